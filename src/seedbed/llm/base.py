@@ -1,0 +1,242 @@
+"""What a model is to seedbed: something that maps a prefix of token ids to one row.
+
+Never in this file: how the row is had (HTTP, a file, a thread), or what is done with it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+
+from seedbed.errors import MalformedRow
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["LLM", "BlockingLLM", "ModelInfo", "Row", "TopLogprobs", "as_row"]
+
+# float32 running sums over a vocabulary leave a log-softmax off by up to 2e-4 (llama.cpp, V = 49,152); beyond 1e-3 it is no distribution.
+NORMALISATION_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is known of a model: found by discovery, given by the caller, or read from a recording.
+
+    Attributes:
+        model: the server's name for it.
+        server: the program that answers, with its version where it tells.
+        fingerprint: changes when weights or engine settings change, as far as the server tells; "" when it does not.
+        vocab_size: length of a full row, or None when unknown.
+        eos_token_ids: the model's own end tokens; () when unknown.
+        context_length: most tokens of prompt and continuation together, or None when unknown.
+        protocol: the name of the protocol spoken, or "" in process.
+        kind: what rows hold: "logits" up to any additive constant, or normalised "logprobs" in nats.
+    """
+
+    model: str = ""
+    server: str = ""
+    fingerprint: str = ""
+    vocab_size: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    context_length: int | None = None
+    protocol: str = ""
+    kind: Literal["logits", "logprobs"] = "logits"
+
+
+class TopLogprobs:
+    """The k most probable tokens of a row, as a server lists them: the rest of the vocabulary is the unseen tail.
+
+    Args:
+        token_ids: k distinct ids in [0, vocab_size), in any order; not modified.
+        logprobs: their natural-log probabilities under the *whole* vocabulary, float32; -inf is allowed, NaN and values above 0 are not.
+        vocab_size: length of the full row, k <= vocab_size.
+
+    Attributes:
+        token_ids: int64, shape (k,), most probable first, equal ones by lowest id; read-only.
+        logprobs: float32, shape (k,), descending; read-only.
+
+    Raises:
+        MalformedRow: ids that repeat or lie outside the vocabulary, values that are no log-probabilities, masses that sum above 1 + 1e-3.
+
+    Example:
+        >>> row = TopLogprobs([7, 2], [-1.5, -0.5], vocab_size=100)
+        >>> row.token_ids.tolist(), row.logprobs.tolist()
+        ([2, 7], [-0.5, -1.5])
+        >>> round(row.tail_mass, 3)
+        0.17
+    """
+
+    __slots__ = ("logprobs", "token_ids", "vocab_size")
+
+    token_ids: NDArray[np.int64]
+    logprobs: NDArray[np.float32]
+    vocab_size: int
+
+    def __init__(self, token_ids: ArrayLike, logprobs: ArrayLike, vocab_size: int) -> None:
+        ids = np.asarray(token_ids, dtype=np.int64)
+        values = np.asarray(logprobs, dtype=np.float32)
+        if ids.ndim != 1 or ids.shape != values.shape or not ids.size:
+            raise MalformedRow(f"top logprobs need k >= 1 ids and as many values, not shapes {ids.shape} and {values.shape}")
+        if ids.min() < 0 or ids.max() >= vocab_size:
+            raise MalformedRow(f"token id {_first_outside(ids, vocab_size)} in the top logprobs is outside the vocabulary of {vocab_size}")
+        order = np.lexsort((ids, -values))
+        ids, values = ids[order], values[order]
+        if len(set(ids.tolist())) != ids.size:
+            raise MalformedRow("a token id stands twice in the top logprobs; a list keyed by text can collapse ids: ask for ids")
+        if not values[0] <= NORMALISATION_TOLERANCE or np.isnan(values).any():
+            raise MalformedRow(f"the top logprobs hold {values.max()!s}, which is no log-probability; are these logits?")
+        mass = float(np.exp(values, dtype=np.float64).sum())
+        if mass > 1 + NORMALISATION_TOLERANCE:
+            raise MalformedRow(f"the top logprobs sum to probability {mass:.6g} > 1; are these logits?")
+        ids.flags.writeable = values.flags.writeable = False
+        self.token_ids, self.logprobs, self.vocab_size = ids, values, int(vocab_size)
+
+    @property
+    def tail_mass(self) -> float:
+        """Probability of all tokens not listed, in [0, 1]; 0 when the whole vocabulary is listed."""
+        if self.token_ids.size == self.vocab_size:
+            return 0.0
+        return max(0.0, 1.0 - float(np.exp(self.logprobs, dtype=np.float64).sum()))
+
+    def __len__(self) -> int:
+        return int(self.token_ids.size)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TopLogprobs):
+            return NotImplemented
+        return (
+            self.vocab_size == other.vocab_size
+            and np.array_equal(self.token_ids, other.token_ids)
+            and np.array_equal(self.logprobs, other.logprobs)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.vocab_size, self.token_ids.tobytes(), self.logprobs.tobytes()))
+
+    def __repr__(self) -> str:
+        head = ", ".join(f"{i}: {lp:.4f}" for i, lp in zip(self.token_ids[:3].tolist(), self.logprobs[:3].tolist(), strict=True))
+        return f"TopLogprobs({len(self)} of {self.vocab_size}: {head}{', ...' if len(self) > 3 else ''})"
+
+
+Row: TypeAlias = "NDArray[np.float32] | TopLogprobs"
+"""One answer: float32 logits of shape (vocab_size,), or the k best."""
+
+
+class LLM(ABC):
+    """A language model that can be asked, from trio, for its next-token logits.
+
+    Implement two methods; everything else has a default. Any object with these two methods is accepted wherever an ``LLM`` is
+    (``as_llm``); inheriting buys the defaults. ``seedbed.testing.check_llm`` holds an implementation to this contract.
+
+    Example:
+        >>> import trio
+        >>> class Uniform(LLM):
+        ...     async def next_token_logits(self, prev_token_ids):
+        ...         await trio.lowlevel.checkpoint()
+        ...         return [0.0, 0.0, 0.0]
+        ...     def get_stop_token_id(self):
+        ...         return 0
+        >>> trio.run(Uniform().next_token_logits, [1, 2])
+        [0.0, 0.0, 0.0]
+    """
+
+    @abstractmethod
+    async def next_token_logits(self, prev_token_ids: Sequence[int]) -> ArrayLike | TopLogprobs:
+        """The row for the token that follows ``prev_token_ids``.
+
+        Args:
+            prev_token_ids: prompt and what was generated so far; at least one id. Not to be modified or kept.
+
+        Returns:
+            Logits of shape (vocab_size,), kept as float32, natural log, any additive constant, -inf = impossible; or
+            ``TopLogprobs``. A function of ``prev_token_ids`` alone, as far as the server can promise it.
+
+        Raises:
+            ServerError: the model could not be asked; what implementers raise otherwise comes out unchanged.
+
+        Concurrency:
+            Called by many tasks at once. On cancellation the answer is dropped; whatever the implementation holds for it
+            (connection, limiter token) must be freed. Must be a checkpoint.
+        """
+
+    @abstractmethod
+    def get_stop_token_id(self) -> int:
+        """The token that ends a sequence; it is generated, kept as the last token, and nothing follows it."""
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """All tokens that end a sequence, for models with several."""
+        return (self.get_stop_token_id(),)
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """What is known of the model, or None."""
+        return None
+
+
+class BlockingLLM(ABC):
+    """The same two methods, blocking: for a model behind a synchronous client.
+
+    Passed wherever an ``LLM`` can be; its ``next_token_logits`` then runs in worker threads (see ``as_llm``), several at
+    once, so it must be thread-safe.
+    """
+
+    @abstractmethod
+    def next_token_logits(self, prev_token_ids: Sequence[int]) -> ArrayLike | TopLogprobs:
+        """As ``LLM.next_token_logits``, blocking; called from worker threads, several at once.
+
+        A long call may notice cancellation with ``trio.from_thread.check_cancelled()``.
+        """
+
+    @abstractmethod
+    def get_stop_token_id(self) -> int:
+        """As ``LLM.get_stop_token_id``; called in the trio thread, so it must not wait."""
+
+
+def as_row(answer: ArrayLike | TopLogprobs, vocab_size: int | None = None) -> Row:
+    """One row in the only form the rest of seedbed knows: float32, shape (vocab_size,), or ``TopLogprobs``.
+
+    Args:
+        answer: what a model returned: an array, a list of numbers, or ``TopLogprobs``; not modified.
+        vocab_size: the length a full row must have; None accepts any.
+
+    Raises:
+        MalformedRow: not one-dimensional, empty, not numbers, or of another length than ``vocab_size``.
+
+    Example:
+        >>> as_row([0.5, -1.0])
+        array([ 0.5, -1. ], dtype=float32)
+    """
+    if isinstance(answer, TopLogprobs):
+        row: Row = answer
+        length = answer.vocab_size
+    else:
+        row = dense = _as_float32(answer)
+        length = dense.shape[0]
+    if vocab_size is not None and length != vocab_size:
+        raise MalformedRow(f"the row is for a vocabulary of {length} tokens, the model's has {vocab_size}")
+    return row
+
+
+def _as_float32(answer: ArrayLike) -> NDArray[np.float32]:
+    try:
+        raw = np.asarray(answer)
+        if raw.dtype.kind in "cmMUS":
+            raise TypeError(f"dtype {raw.dtype} is no real number")
+        with np.errstate(over="ignore"):  # beyond float32 becomes inf, refused by the draw with its position
+            row = raw.astype(np.float32, copy=False)
+    except (TypeError, ValueError) as error:
+        raise MalformedRow(f"a row must be an array of numbers or TopLogprobs, not {type(answer).__name__}: {error}") from error
+    if row.ndim != 1 or not row.size:
+        raise MalformedRow(f"a row must have shape (vocab_size,), not {row.shape}")
+    return row
+
+
+def _first_outside(ids: NDArray[np.int64], vocab_size: int) -> int:
+    return int(ids[(ids < 0) | (ids >= vocab_size)][0])

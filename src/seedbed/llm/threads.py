@@ -1,0 +1,85 @@
+"""How a model that is not an ``LLM`` becomes one: blocking calls go to worker threads, look-alikes are wrapped."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from seedbed.llm.base import LLM, BlockingLLM, ModelInfo, TopLogprobs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import ArrayLike
+
+__all__ = ["as_llm"]
+
+# trio's own default limiter has 40 tokens shared by the whole program; a model gets its own, as many as HTTP connections.
+DEFAULT_THREADS = 64
+
+
+def as_llm(model: object, *, limiter: trio.CapacityLimiter | None = None) -> LLM:
+    """``model`` as an ``LLM``: itself, in worker threads when its method blocks, or wrapped when it only looks like one.
+
+    Args:
+        model: an ``LLM``, a ``BlockingLLM``, or any object with ``next_token_logits`` and ``get_stop_token_id``.
+        limiter: how many blocking calls may run at once; the default is a limiter of 64, made for this model alone.
+
+    Raises:
+        TypeError: the object lacks one of the two methods; the message names it.
+
+    Concurrency:
+        A blocking call that is cancelled is abandoned: the task goes on at once, the thread runs to its end and keeps its
+        limiter token until then, and what it returns or raises is dropped.
+
+    Example:
+        >>> class Blocking(BlockingLLM):
+        ...     def next_token_logits(self, prev_token_ids):
+        ...         return [0.0, 1.0]
+        ...     def get_stop_token_id(self):
+        ...         return 1
+        >>> trio.run(as_llm(Blocking()).next_token_logits, [0])
+        [0.0, 1.0]
+    """
+    if isinstance(model, LLM):
+        return model
+    for name in ("next_token_logits", "get_stop_token_id"):
+        if not callable(getattr(model, name, None)):
+            raise TypeError(f"{type(model).__name__} is no language model: it has no method {name}()")
+    return _Adapted(model, limiter)
+
+
+class _Adapted(LLM):
+    """An object of the right shape behind the interface; ``info`` and ``eos_token_ids`` are passed on when it has them."""
+
+    def __init__(self, model: Any, limiter: trio.CapacityLimiter | None) -> None:
+        self._model = model
+        self._ask: Callable[[Sequence[int]], Any] = model.next_token_logits
+        self._awaits = not isinstance(model, BlockingLLM) and inspect.iscoroutinefunction(inspect.unwrap(self._ask))
+        self._limiter = limiter or trio.CapacityLimiter(DEFAULT_THREADS)
+
+    async def next_token_logits(self, prev_token_ids: Sequence[int]) -> ArrayLike | TopLogprobs:
+        if self._awaits:
+            answer = await self._ask(prev_token_ids)
+        else:
+            answer = await trio.to_thread.run_sync(self._ask, prev_token_ids, limiter=self._limiter, abandon_on_cancel=True)
+            if inspect.isawaitable(answer):  # a plain function that returns a coroutine
+                answer = await answer
+        return answer  # type: ignore[no-any-return]
+
+    def get_stop_token_id(self) -> int:
+        return int(self._model.get_stop_token_id())
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        return tuple(getattr(self._model, "eos_token_ids", (self.get_stop_token_id(),)))
+
+    @property
+    def info(self) -> ModelInfo | None:
+        info = getattr(self._model, "info", None)
+        return info if isinstance(info, ModelInfo) else None
+
+    def __repr__(self) -> str:
+        return f"as_llm({self._model!r})"
