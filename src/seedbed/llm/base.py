@@ -179,6 +179,10 @@ class LLM(ABC):
         """What is known of the model, or None."""
         return None
 
+    def counters(self) -> dict[str, int]:
+        """Running totals of what the model did for everyone: any of "requests", "retries", "bytes_received", "cache_hits"."""
+        return {}
+
 
 class BlockingLLM(ABC):
     """The same two methods, blocking: for a model behind a synchronous client.
