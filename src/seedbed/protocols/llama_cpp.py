@@ -1,0 +1,275 @@
+"""llama.cpp's server: ``POST /completion`` with ``n_predict`` 1 and ``n_probs`` k.
+
+What it reports is a log of float32 *probabilities* of the untouched logits: temperature, bias, grammar and penalties change only the
+token it would take itself. The normaliser is off by up to 2e-4, the same for all entries. There is no cap on k; a full row is some 95
+octets an entry and costs the server far more than the model does, so the k best are the default.
+
+Sent on purpose: ``cache_prompt: false`` (a reused prefix changes rows by up to 0.3 nats), ``samplers: ["temperature"]`` with temperature
+0 (its own choice is then the best token, which checks ids against values at every step), ``response_fields`` (less to parse). Never
+sent: stop strings, which make it drop the probabilities.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from seedbed.errors import (
+    BadRequest,
+    BrokenAnswer,
+    ContextOverflow,
+    DishonestAnswer,
+    NonFiniteLogits,
+    NotReady,
+    RequestRefused,
+    Unauthorized,
+    UnknownModel,
+    UsageError,
+)
+from seedbed.llm.base import ModelInfo, Row, TopLogprobs
+from seedbed.protocols.base import JSON, Discovery, Protocol, field_of, json_body, json_response, known_vocab_size, parse_json, token_ids_of
+from seedbed.protocols.exchange import Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Tokenize
+from seedbed.protocols.refusal import refusal
+from seedbed.protocols.rows import full_row, top_logprobs
+
+if TYPE_CHECKING:
+    from seedbed.errors import SeedbedError
+    from seedbed.llm.base import LLM
+
+__all__ = ["LlamaCpp"]
+
+SERVER_HEADERS = (("server", "llama.cpp"), ("keep-alive", "timeout=5, max=100"))
+FIELDS = ["tokens_evaluated", "tokens_cached", "completion_probabilities"]
+LOWEST = float(np.finfo(np.float32).min)  # how -inf is spelled
+# A token's text comes as a JSON string and again as a list of octets; the longest tokens of known vocabularies are runs of 128 blanks.
+OCTETS_AN_ENTRY = 1024
+
+
+class LlamaCpp(Protocol):
+    """See the module."""
+
+    name = "llama.cpp"
+    default_top_k = 50
+
+    def discover(self) -> Discovery:
+        props = yield HttpRequest("GET", "/props")
+        if props.header("server") == "llama.cpp" and props.status in (401, 403, 503):
+            raise refusal(props)
+        facts = _object(props)
+        if facts is None or "build_info" not in facts:
+            return None
+        listed = _object((yield HttpRequest("GET", "/v1/models"))) or {}
+        model: dict[str, Any] = next(iter(listed.get("data") or []), {})
+        meta = model.get("meta") or {}
+        eos = yield HttpRequest(
+            "POST", "/tokenize", JSON, orjson.dumps({"content": facts.get("eos_token", ""), "add_special": False, "parse_special": True})
+        )
+        eos_ids = (_object(eos) or {}).get("tokens", [])
+        return ModelInfo(
+            model=str(model.get("id") or facts.get("model_path", "")),
+            server=f"llama.cpp {facts['build_info']}",
+            fingerprint=" ".join(str(meta[key]) for key in ("n_params", "size", "ftype") if key in meta),
+            vocab_size=meta.get("n_vocab"),
+            # An end-of-sequence text that is not one token was not understood as one.
+            eos_token_ids=tuple(eos_ids) if len(eos_ids) == 1 else (),
+            context_length=(facts.get("default_generation_settings") or {}).get("n_ctx"),
+            protocol=self.name,
+            kind="logprobs",
+        )
+
+    def encode_request(self, ask: Ask, info: ModelInfo) -> HttpRequest:
+        data: dict[str, object] = {
+            "prompt": ask.token_ids,
+            "n_predict": 1,
+            "n_probs": _entries(ask, info),
+            "temperature": 0,
+            "samplers": ["temperature"],
+            "cache_prompt": False,
+            "response_fields": FIELDS,
+        }
+        if ask.model is not None:
+            data["model"] = ask.model
+        return HttpRequest("POST", "/completion", JSON, orjson.dumps(data))
+
+    def decode_response(self, ask: Ask, info: ModelInfo, response: HttpResponse) -> Answer:
+        if response.status != 200:
+            raise refusal(response)
+        data = parse_json(response, "the answer")
+        if isinstance(data, list) and len(data) == 1:
+            data = data[0]
+        try:
+            step = data["completion_probabilities"][0]
+            listed, chosen = step["top_logprobs"], step["id"]
+            ids = [entry["id"] for entry in listed]
+            values = [entry["logprob"] for entry in listed]
+            prompt_tokens = data.get("tokens_evaluated")
+        except (TypeError, KeyError, IndexError) as error:
+            raise BrokenAnswer("the answer has no completion_probabilities; was n_probs understood?") from error
+        if prompt_tokens is not None and prompt_tokens != len(ask.token_ids):
+            raise DishonestAnswer(
+                f"{len(ask.token_ids)} tokens were sent, the server read {prompt_tokens}: it adds a BOS token or cuts the prompt"
+            )
+        if len(ids) != _entries(ask, info):
+            raise DishonestAnswer(f"{_entries(ask, info)} tokens were asked for, {len(ids)} are listed")
+        row = _row(ids, values, known_vocab_size(info))
+        _check_choice(chosen, row)
+        return Answer(full_row(row) if ask.top_k is None else row, chosen, prompt_tokens, data.get("tokens_cached"))
+
+    def answer_bound(self, ask: Ask, info: ModelInfo) -> int:
+        return 65_536 + OCTETS_AN_ENTRY * _entries(ask, info)
+
+    def encode_tokenize(self, text: str) -> HttpRequest:
+        return HttpRequest("POST", "/tokenize", JSON, orjson.dumps({"content": text, "add_special": False, "parse_special": True}))
+
+    def decode_tokens(self, response: HttpResponse) -> list[int]:
+        return field_of(response, "tokens", list)
+
+    def encode_detokenize(self, token_ids: list[int]) -> HttpRequest:
+        return HttpRequest("POST", "/detokenize", JSON, orjson.dumps({"tokens": token_ids}))
+
+    def decode_text(self, response: HttpResponse) -> str:
+        return field_of(response, "content", str)
+
+    def decode_request(self, request: HttpRequest) -> Question | None:
+        match request.method, request.route:
+            case "GET", "/props" | "/v1/models":
+                return Describe(request.route)
+            case "GET", "/health" | "/v1/health":
+                return Health()
+            case "POST", "/completion":
+                return _ask_from(json_body(request.body))
+            case "POST", "/tokenize":
+                content = json_body(request.body).get("content")
+                if not isinstance(content, str):
+                    raise BadRequest('"content" must be a string', status=400)
+                return Tokenize(content)
+            case "POST", "/detokenize":
+                return Detokenize(token_ids_of(json_body(request.body).get("tokens"), '"tokens"'))
+        return None
+
+    def encode_row(self, ask: Ask, request: HttpRequest, row: Row, llm: LLM) -> HttpResponse:
+        k = row.vocab_size if isinstance(row, TopLogprobs) else row.size
+        top = top_logprobs(row, k if ask.top_k is None else ask.top_k)
+        values = np.maximum(top.logprobs, np.float32(LOWEST)).tolist()
+        entries = [
+            {"id": token_id, "token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": value}
+            for token_id, value in zip(top.token_ids.tolist(), values, strict=True)
+            for piece in (llm.token_bytes(token_id),)
+        ]
+        data = {
+            "index": 0,
+            "content": entries[0]["token"],
+            "tokens": [],
+            "stop": True,
+            "stop_type": "eos" if entries[0]["id"] in llm.eos_token_ids else "limit",
+            "tokens_predicted": 1,
+            "tokens_evaluated": len(ask.token_ids),
+            "tokens_cached": len(ask.token_ids),
+            "truncated": False,
+            "completion_probabilities": [{**entries[0], "top_logprobs": entries}],
+        }
+        wanted = json_body(request.body).get("response_fields")
+        if isinstance(wanted, list) and wanted:
+            data = {key: value for key, value in data.items() if key in wanted}
+        return json_response(data, 200, *SERVER_HEADERS)
+
+    def encode_description(self, question: Describe, info: ModelInfo, llm: LLM) -> HttpResponse:
+        if question.path == "/props":
+            eos = b"".join(llm.token_bytes(token_id) for token_id in info.eos_token_ids[:1])
+            return json_response(
+                {
+                    "default_generation_settings": {"n_ctx": info.context_length},
+                    "total_slots": 1,
+                    "model_path": info.model,
+                    "eos_token": eos.decode("utf-8", "replace"),
+                    "build_info": info.server,
+                },
+                200,
+                *SERVER_HEADERS,
+            )
+        meta = {"n_vocab": info.vocab_size, "n_ctx": info.context_length, "ftype": info.fingerprint}
+        models = [{"id": info.model, "object": "model", "owned_by": "llamacpp", "meta": meta}]
+        return json_response({"object": "list", "data": models}, 200, *SERVER_HEADERS)
+
+    def encode_tokens(self, token_ids: list[int]) -> HttpResponse:
+        return json_response({"tokens": token_ids}, 200, *SERVER_HEADERS)
+
+    def encode_text(self, text: str) -> HttpResponse:
+        return json_response({"content": text}, 200, *SERVER_HEADERS)
+
+    def encode_health(self) -> HttpResponse:
+        return json_response({"status": "ok"}, 200, *SERVER_HEADERS)
+
+    def encode_error(self, error: SeedbedError) -> HttpResponse:
+        kind, status = _envelope(error)
+        data = {"error": {"code": status, "message": str(error), "type": kind}}
+        return json_response(data, status, ("server", "llama.cpp"), ("connection", "close"))
+
+
+def _entries(ask: Ask, info: ModelInfo) -> int:
+    vocab_size = known_vocab_size(info)
+    return vocab_size if ask.top_k is None else min(ask.top_k, vocab_size)
+
+
+def _row(ids: list[Any], values: list[Any], vocab_size: int) -> TopLogprobs:
+    if not all(type(token_id) is int for token_id in ids):
+        raise BrokenAnswer("the token ids are no integers")
+    if None in values:
+        raise NonFiniteLogits(f"the server's logprob of token {ids[values.index(None)]} is null, which is how it writes NaN")
+    try:
+        logprobs = np.array(values, dtype=np.float64)
+        token_ids = np.array(ids, dtype=np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BrokenAnswer(f"the logprobs are no numbers: {error}") from error
+    logprobs[logprobs <= LOWEST] = -np.inf
+    return TopLogprobs(token_ids, logprobs.astype(np.float32), vocab_size)
+
+
+def _check_choice(chosen: object, row: TopLogprobs) -> None:
+    best = row.token_ids[row.logprobs == row.logprobs[0]]
+    if chosen not in best.tolist():
+        raise DishonestAnswer(
+            f"the server's greedy choice is token {chosen}, the best it lists is token {best[0]}: is a logit bias or grammar set on it?"
+        )
+
+
+def _ask_from(data: dict[str, Any]) -> Ask:
+    prompt, n_probs = data.get("prompt"), data.get("n_probs", 0)
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
+        prompt = prompt[0]
+    if type(n_probs) is not int:
+        raise BadRequest(f"Field 'n_probs': type must be number, but is {json.dumps(n_probs)}", status=400)
+    if n_probs < 1:
+        raise BadRequest("this server answers with probabilities only: n_probs must be 1 or more", status=400)
+    model = data.get("model")
+    return Ask(token_ids_of(prompt, '"prompt"'), n_probs, model if isinstance(model, str) else None)
+
+
+def _envelope(error: SeedbedError) -> tuple[str, int]:
+    match error:
+        case ContextOverflow():
+            return "exceed_context_size_error", 400
+        case UnknownModel():
+            return "not_found_error", 404
+        case NotReady():
+            return "unavailable_error", 503
+        case Unauthorized():
+            return "authentication_error", 401
+        case BadRequest() | UsageError():
+            return "invalid_request_error", 400
+        case RequestRefused():
+            return "server_error", error.status
+    return "server_error", 500
+
+
+def _object(response: HttpResponse) -> dict[str, Any] | None:
+    if response.status != 200:
+        return None
+    try:
+        data = orjson.loads(response.body)
+    except orjson.JSONDecodeError:
+        return None
+    return data if isinstance(data, dict) else None
