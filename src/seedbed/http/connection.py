@@ -8,6 +8,8 @@ Rule 3: closing is synchronous, so that a cancelled request closes its connectio
 from __future__ import annotations
 
 import math
+import os
+import socket
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
@@ -76,7 +78,10 @@ def _reason(error: BaseException) -> str:
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]
     shown = cause or error
-    text = getattr(shown, "strerror", None) or str(shown)
+    if isinstance(shown, OSError) and shown.errno is not None and not isinstance(shown, socket.gaierror):
+        text = os.strerror(shown.errno)
+    else:
+        text = getattr(shown, "strerror", None) or str(shown)
     return text[:1].lower() + text[1:]
 
 

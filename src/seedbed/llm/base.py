@@ -6,7 +6,7 @@ Never in this file: how the row is had (HTTP, a file, a thread), or what is done
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -38,6 +38,7 @@ class ModelInfo:
         protocol: the name of the protocol spoken, or "" in process.
         max_top_k: most tokens of a row that can be had; None is all of them.
         kind: what rows hold: "logits" up to any additive constant, or normalised "logprobs" in nats.
+        notes: what discovery noticed that a user should know, such as a server flag that makes rows repeatable; not compared by ``==``.
     """
 
     model: str = ""
@@ -49,6 +50,7 @@ class ModelInfo:
     protocol: str = ""
     max_top_k: int | None = None
     kind: Literal["logits", "logprobs"] = "logits"
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
 
 class TopLogprobs:

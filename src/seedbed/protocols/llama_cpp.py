@@ -62,22 +62,24 @@ class LlamaCpp(Protocol):
         if facts is None or "build_info" not in facts:
             return None
         listed = _object((yield HttpRequest("GET", "/v1/models"))) or {}
-        model: dict[str, Any] = next(iter(listed.get("data") or []), {})
-        meta = model.get("meta") or {}
+        models = listed.get("data")
+        model = _dict(models[0] if isinstance(models, list) and models else None)
+        meta = _dict(model.get("meta"))
         eos = yield HttpRequest(
             "POST", "/tokenize", JSON, orjson.dumps({"content": facts.get("eos_token", ""), "add_special": False, "parse_special": True})
         )
-        eos_ids = (_object(eos) or {}).get("tokens", [])
+        eos_ids = (_object(eos) or {}).get("tokens")
         return ModelInfo(
             model=str(model.get("id") or facts.get("model_path", "")),
             server=f"llama.cpp {facts['build_info']}",
             fingerprint=" ".join(str(meta[key]) for key in ("n_params", "size", "ftype") if key in meta),
-            vocab_size=meta.get("n_vocab"),
+            vocab_size=_int(meta.get("n_vocab")),
             # An end-of-sequence text that is not one token was not understood as one.
-            eos_token_ids=tuple(eos_ids) if len(eos_ids) == 1 else (),
-            context_length=(facts.get("default_generation_settings") or {}).get("n_ctx"),
+            eos_token_ids=(eos_ids[0],) if isinstance(eos_ids, list) and len(eos_ids) == 1 and type(eos_ids[0]) is int else (),
+            context_length=_int(_dict(facts.get("default_generation_settings")).get("n_ctx")),
             protocol=self.name,
             kind="logprobs",
+            notes=_notes(facts),
         )
 
     def encode_request(self, ask: Ask, info: ModelInfo) -> HttpRequest:
@@ -207,6 +209,23 @@ class LlamaCpp(Protocol):
         kind, status = _envelope(error)
         data = {"error": {"code": status, "message": str(error), "type": kind}}
         return json_response(data, status, ("server", "llama.cpp"), ("connection", "close"))
+
+
+def _notes(facts: dict[str, Any]) -> tuple[str, ...]:
+    slots = _int(facts.get("total_slots")) or 1
+    if slots == 1:
+        return ()
+    return (f"it has {slots} slots: rows differ when requests run at the same time; start it with -np 1 for repeatable rows",)
+
+
+def _dict(value: object) -> dict[str, Any]:
+    """What a server says is an object, if it is one."""
+    return value if isinstance(value, dict) else {}
+
+
+def _int(value: object) -> int | None:
+    """What a server says is a number, if it is one."""
+    return value if type(value) is int and value > 0 else None
 
 
 def _entries(ask: Ask, info: ModelInfo) -> int:

@@ -214,7 +214,8 @@ class RecordingWriter:
         manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION, "sealed": sealed}
         if sealed:
             manifest |= {"steps": self._steps, "sha256": hashlib.sha256((self.path / STEPS).read_bytes()).hexdigest()}
-        manifest |= {"tier": "top_k", "top_k": self._top_k, "model": asdict(self._info)}
+        model = {name: value for name, value in asdict(self._info).items() if name != "notes"}
+        manifest |= {"tier": "top_k", "top_k": self._top_k, "model": model}
         temporary = self.path / f".{MANIFEST}"
         with temporary.open("wb") as file:
             file.write(orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
@@ -260,7 +261,7 @@ def _read_manifest(where: Path) -> dict[str, Any]:
 
 def _info_from(data: Any, where: Path) -> ModelInfo:
     try:
-        values = {f.name: data[f.name] for f in fields(ModelInfo)}
+        values = {f.name: data[f.name] for f in fields(ModelInfo) if f.name != "notes"}
         values["eos_token_ids"] = tuple(int(token_id) for token_id in values["eos_token_ids"])
         if type(values["vocab_size"]) is not int or values["vocab_size"] < 1 or not values["eos_token_ids"]:
             raise ValueError("vocab_size or eos_token_ids is wrong")

@@ -67,7 +67,7 @@ class RecordingLLM(LLM):
             raise UsageError("only a model that tells its vocabulary's size can be recorded: give it an info with vocab_size")
         if top_k < 1 or (info.max_top_k is not None and info.max_top_k < min(top_k, info.vocab_size)):
             raise UsageError(f"top_k must be in [1, {info.max_top_k or info.vocab_size}] for this model, not {top_k}")
-        self._info = replace(info, eos_token_ids=self._model.eos_token_ids, max_top_k=top_k)
+        self._info = replace(info, eos_token_ids=self._model.eos_token_ids, max_top_k=top_k, notes=())
 
     async def __aenter__(self) -> Self:
         self._writer = RecordingWriter(self._path, self._info, self._top_k, extend=self._extend)
