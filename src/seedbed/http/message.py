@@ -117,6 +117,8 @@ class ResponseHead(_Head):
         parser = httptools.HttpResponseParser(head)
         _feed(parser, raw)
         head.status = parser.get_status_code()
+        if head.status < 100:  # empty lines only, which httptools skips
+            raise Malformed("no status line")
         head.keeps_alive = head.keeps_alive and parser.get_http_version() == "1.1"
         return head
 

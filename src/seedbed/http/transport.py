@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import ssl
-from typing import TYPE_CHECKING
+from contextlib import aclosing
+from typing import TYPE_CHECKING, cast
 
 import httpx
 import trio
@@ -19,7 +20,7 @@ from seedbed.http.pool import CONNECT_TIMEOUT, Pool, PoolStatistics, check_heade
 from seedbed.protocols.exchange import HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from seedbed.protocols.exchange import Headers
 
@@ -186,8 +187,10 @@ class HttpxSender:
                 follow_redirects=False,  # whatever the client does otherwise: keys are for this server alone
             )
             body = await _read(response, bound, where)
-        except httpx.ConnectError as error:
+        except (httpx.ConnectError, httpx.ProxyError) as error:
             raise ServerUnreachable(f"cannot connect to {where}: {error}") from error
+        except (httpx.LocalProtocolError, httpx.UnsupportedProtocol) as error:
+            raise UsageError(f"the client cannot send that: {error}") from error
         except httpx.TimeoutException as error:
             raise RequestTimeout(f"{where} did not answer in the time the client allows") from error
         except httpx.TransportError as error:
@@ -208,21 +211,30 @@ async def _read(response: httpx.Response, bound: int, where: Origin) -> bytes:
         announced = response.headers.get("content-length", "0")
         if announced.isdecimal() and int(announced) > bound:
             raise AnswerTooLarge(f"{where} announced an answer of {announced} octets; an honest one has at most {bound}")
-        parts, size = [], 0
-        async for part in _raw_parts(response):
-            size += len(part)
-            if size > bound:
-                raise AnswerTooLarge(f"{where}'s answer is longer than {bound} octets, more than an honest one has")
-            parts.append(part)
+        if response.is_stream_consumed or response.is_closed:  # a mock that was given its content whole
+            parts, size = [response.content], len(response.content)
+        else:
+            parts, size = await _read_parts(response, bound)
+        if size > bound:
+            raise AnswerTooLarge(f"{where}'s answer is longer than {bound} octets, more than an honest one has")
         return b"".join(parts)
     finally:
         with trio.CancelScope(shield=True), trio.move_on_after(1):
             await response.aclose()
 
 
-async def _raw_parts(response: httpx.Response) -> AsyncIterator[bytes]:
-    if response.is_stream_consumed or response.is_closed:  # a mock that was given its content whole
-        yield response.content
-        return
-    async for part in response.aiter_raw():
-        yield part
+async def _read_parts(response: httpx.Response, bound: int) -> tuple[list[bytes], int]:
+    """The body's parts, and how much was read: beyond the bound, the last of it is not among the parts."""
+    parts, size = [], 0
+    # Leaving an async iterator early leaves the generators below it open; being cancelled inside closes them.
+    with trio.CancelScope() as enough:
+        async with aclosing(cast("AsyncGenerator[bytes, None]", response.aiter_raw())) as raw:
+            async for part in raw:
+                size += len(part)
+                if size <= bound:
+                    parts.append(part)
+                elif enough.cancel_called:  # there is no checkpoint in there
+                    break
+                else:
+                    enough.cancel()
+    return parts, size
