@@ -261,22 +261,20 @@ class Connection:
             One task; always a checkpoint. On any exception, Cancelled included, the connection is closed; the server may still do the
             work.
         """
-        self._is_answered = False
+        self._is_answered = is_over = False
         try:
             response = await self._exchange(request, bound, bodiless)
-        except BaseException as error:
-            self.close()
-            match error:
-                case Malformed():
-                    raise BrokenAnswer(f"{self._origin} answered with something that is not HTTP/1.1: {error}") from error
-                case TooLong():
-                    raise AnswerTooLarge(f"{self._origin}'s answer is refused: {error}, more than an honest one has") from error
-                case trio.BrokenResourceError():
-                    where = "in the middle of its answer" if self._is_answered else "before it answered"
-                    raise ConnectionLost(f"{self._origin} closed the connection {where}", answer_begun=self._is_answered) from error
-            raise
-        if not self.is_reusable:
-            self.close()
+            is_over = True
+        except Malformed as error:
+            raise BrokenAnswer(f"{self._origin} answered with something that is not HTTP/1.1: {error}") from error
+        except TooLong as error:
+            raise AnswerTooLarge(f"{self._origin}'s answer is refused: {error}, more than an honest one has") from error
+        except trio.BrokenResourceError as error:
+            where = "in the middle of its answer" if self._is_answered else "before it answered"
+            raise ConnectionLost(f"{self._origin} closed the connection {where}", answer_begun=self._is_answered) from error
+        finally:
+            if not (is_over and self.is_reusable):
+                self.close()
         return response
 
     async def _exchange(self, request: bytes, bound: int, bodiless: bool) -> HttpResponse:

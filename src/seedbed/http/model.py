@@ -370,13 +370,14 @@ async def _discover(wire: _Wire, protocols: list[ServerProtocol]) -> tuple[Serve
                 return protocol, learnt.value
         except SeedbedError as error:
             error.add_note(f"while asking {wire.where} whether it speaks {protocol.name}")
+            wire.secrets.hide_in_error(error)
             raise
     # A gateway that wants a key, moved or broke hides what is behind it; that is worth more than that nobody was recognised.
     for response in seen:
         if response.status in (401, 403, 407) or 300 <= response.status < 400 or response.status >= 500:
-            raise refusal(response)
-    last = seen[-1]
-    server = f", server {last.header('server')}" if last.header("server") else ""
+            raise refusal(wire.secrets.hide_in(response))
+    last = wire.secrets.hide_in(seen[-1])
+    server = f", server {(last.header('server') or '')[:60]}" if last.header("server") else ""
     names = " or ".join(protocol.name for protocol in protocols)
     raise NotAModelServer(f"{wire.where} answers HTTP (status {last.status}{server}), but does not speak {names}; is the URL right?")
 
@@ -416,7 +417,13 @@ def _checked_url(base_url: str) -> httpx.URL:
     except (httpx.InvalidURL, TypeError, UnicodeError):
         url = None
     # What was given is not shown: it may hold a password.
-    if url is None or url.scheme not in ("http", "https") or not url.host or url.port == 0:
+    if (
+        url is None
+        or url.scheme not in ("http", "https")
+        or not url.host
+        or "%" in url.host
+        or not (url.port is None or 0 < url.port < 65_536)
+    ):
         raise UsageError("the server's URL must look like http://host:port")
     return url
 

@@ -111,7 +111,9 @@ class Retry:
         """None when there is time for another attempt."""
         if waited + delay > self.budget:
             return f"; another would need a wait of {delay:.3g} s, beyond the budget of {self.budget:g} s"
-        if trio.current_time() + delay >= trio.current_effective_deadline():
+        # A deadline that has passed, or a cancellation, is for trio to deliver: the wait is its checkpoint.
+        now = trio.current_time()
+        if now < trio.current_effective_deadline() <= now + delay:
             return f"; another would need a wait of {delay:.3g} s, beyond the caller's deadline"
         return None
 

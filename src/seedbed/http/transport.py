@@ -175,6 +175,7 @@ class HttpxSender:
     async def send(self, request: HttpRequest, bound: int) -> HttpResponse:
         """As ``Pool.send``; the transport below may have read more than ``bound`` before it is refused."""
         assert self._client is not None
+        await trio.lowlevel.checkpoint()  # a mock may have none
         if self._client.is_closed:
             raise trio.ClosedResourceError("this client has been closed")
         url = self._base_url.copy_with(raw_path=request.path.encode("ascii"), username=None, password=None)
