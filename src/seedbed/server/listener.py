@@ -89,9 +89,11 @@ async def serve(
     speaks = [protocol_named(name) for name in protocols]
     if not speaks:
         raise UsageError("a server needs at least one protocol")
+    if not 0 <= port < 65_536:  # getaddrinfo takes it modulo 65,536
+        raise UsageError(f"a port is in [0, 65536), not {port}")
     try:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
-    except (OSError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
         raise UsageError(f"cannot listen on {host}:{port}: {error}") from error
     bound_host, bound_port = listeners[0].socket.getsockname()[:2]
     server = Server(f"http://{f'[{bound_host}]' if ':' in bound_host else bound_host}:{bound_port}")
