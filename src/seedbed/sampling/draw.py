@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
     from seedbed.sampling.candidates import Candidates
 
-__all__ = ["Winner", "gumbel_max"]
+__all__ = ["Winner", "gumbel_argmax", "gumbel_max"]
 
 NEAR_TIE = 1e-12
 # A word below this gains at most -ln(-ln(1 - 2**-10)) = 6.9310 from its noise, so most of a vocabulary needs no logarithm.
 LUCKY_WORD = np.uint64(2**64 - 2**54)
 UNLUCKY_GAIN = 6.94
 PRUNE_FROM = 4096  # below, the bookkeeping costs more than the logarithms
+LARGEST = float(np.finfo(np.float64).max)
 
 
 class Winner(NamedTuple):
@@ -48,53 +49,65 @@ class Winner(NamedTuple):
 
 
 def gumbel_max(candidates: Candidates, address: Address) -> Winner:
-    """Draw from softmax(candidates.logits). The tokens of an unseen tail take no part."""
-    logits, ids = candidates.logits, candidates.ids
-    kept = np.flatnonzero(logits > -np.inf)
-    if kept.size == 1:
-        return Winner(int(kept[0]), candidates.gap if candidates.gap is not None else np.inf)
-    if kept.size == logits.size and ids is None:
-        return _argmax(logits - logits.max(), address.words(logits.size, Purpose.GUMBEL))
-    words = address.words_at(kept if ids is None else ids[kept], Purpose.GUMBEL)
-    left = logits[kept]
-    winner = _argmax(left - left.max(), words)
-    return Winner(int(kept[winner.position]), winner.margin)
+    """Draw from softmax(candidates.values). The tokens of an unseen tail take no part."""
+    values, ids = candidates.values, candidates.ids
+    if values.size == 1:
+        return Winner(0, candidates.gap if candidates.gap is not None else np.inf)
+    if ids is None and values.min() > -np.inf:
+        return _argmax(values, address.words(values.size, Purpose.GUMBEL))
+    left = np.flatnonzero(values > -np.inf)
+    words = address.words_at(left if ids is None else ids[left], Purpose.GUMBEL)
+    winner = _argmax(values[left], words)
+    return Winner(int(left[winner.position]), winner.margin)
 
 
-def _argmax(z: NDArray[np.float64], words: NDArray[np.uint64]) -> Winner:
-    """``z``: finite, its maximum is 0; positions in the order of ascending ids."""
-    contenders = _contenders(z, words)
-    scores = _scores(z[contenders], words[contenders])
+def _argmax(values: NDArray[np.float32] | NDArray[np.float64], words: NDArray[np.uint64]) -> Winner:
+    """``values``: finite; positions in the order of ascending ids."""
+    contenders = _contenders(values, words)
+    z = values[contenders].astype(np.float64) - float(values.max())
+    winner = gumbel_argmax(z, uniform(words[contenders]))
+    return Winner(int(contenders[winner.position]), winner.margin)
+
+
+def _contenders(values: NDArray[np.float32] | NDArray[np.float64], words: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """Positions, ascending, that certainly include the best and the second best score."""
+    if values.size < PRUNE_FROM:
+        return np.arange(values.size)
+    top = int(values.argmax())
+    lucky = np.flatnonzero(words >= LUCKY_WORD)
+    some = np.union1d(lucky, [top])
+    if some.size < 2:
+        return np.arange(values.size)
+    scores = values[some].astype(np.float64) - float(values[top]) - np.log(-np.log(uniform(words[some])))
+    # What the second best of a few already scores, nobody without luck reaches from below here. Rounded down to the row's own dtype,
+    # which makes it let pass too many rather than too few.
+    bar = np.nextafter(
+        values.dtype.type(float(np.partition(scores, -2)[-2]) - UNLUCKY_GAIN + float(values[top])), -np.inf, dtype=values.dtype
+    )
+    return np.union1d(some, np.flatnonzero(values > bar))
+
+
+def gumbel_argmax(z: NDArray[np.float64], u: NDArray[np.float64], least_rate: float = 0.0) -> Winner:
+    """The best of ``z - ln(-ln u)``, the same on every CPU; exact ties go to the first.
+
+    Args:
+        z: at or below 0; -inf never wins.
+        u: in [0, 1].
+        least_rate: ``-ln u`` is taken as at least this much, and as at most the largest float64; engines that let u reach 0 and 1 do so.
+    """
+    with np.errstate(divide="ignore"):
+        rates = np.minimum(np.maximum(-np.log(u), least_rate), LARGEST)
+    scores = z - np.log(rates)
     first = int(scores.argmax())
     best = scores[first]
     near = np.flatnonzero(scores >= best - NEAR_TIE)
     if near.size > 1:
-        first = int(near[_argmax_decimal(z[contenders[near]], words[contenders[near]])])
+        exact = [_score_decimal(z[place], u[place], least_rate) for place in near]
+        first = int(near[exact.index(max(exact))])
     scores[first] = -np.inf
-    return Winner(int(contenders[first]), float(max(0.0, best - scores.max())))
+    return Winner(first, float(max(0.0, best - scores.max())) if scores.size > 1 else np.inf)
 
 
-def _scores(z: NDArray[np.float64], words: NDArray[np.uint64]) -> NDArray[np.float64]:
-    return z - np.log(-np.log(uniform(words)))
-
-
-def _contenders(z: NDArray[np.float64], words: NDArray[np.uint64]) -> NDArray[np.intp]:
-    """Positions, ascending, that certainly include the best and the second best score."""
-    if z.size < PRUNE_FROM:
-        return np.arange(z.size)
-    lucky = words >= LUCKY_WORD
-    lucky[z.argmax()] = True
-    some = np.flatnonzero(lucky)
-    if some.size < 2:
-        return np.arange(z.size)
-    runner_up = np.partition(_scores(z[some], words[some]), -2)[-2]
-    return np.flatnonzero(lucky | (z > runner_up - UNLUCKY_GAIN))
-
-
-def _argmax_decimal(z: NDArray[np.float64], words: NDArray[np.uint64]) -> int:
-    """The best of a few near ties, in 50 digits; exact ties go to the lowest id."""
-    scores = [
-        DIGITS.subtract(Decimal(value), DIGITS.ln(-DIGITS.ln(Decimal(u))))
-        for value, u in zip(z.tolist(), uniform(words).tolist(), strict=True)
-    ]
-    return scores.index(max(scores))
+def _score_decimal(z: float, u: float, least_rate: float) -> Decimal:
+    rate = Decimal(LARGEST) if u == 0.0 else min(max(-DIGITS.ln(Decimal(float(u))), Decimal(least_rate)), Decimal(LARGEST))
+    return DIGITS.subtract(Decimal(float(z)), DIGITS.ln(rate))

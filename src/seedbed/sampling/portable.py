@@ -7,6 +7,7 @@ nothing can be fused into an FMA), sequential ``cumsum``, and ``decimal``, which
 
 from __future__ import annotations
 
+import math
 from decimal import Context, Decimal
 from functools import cache
 from typing import TYPE_CHECKING
@@ -16,9 +17,10 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["exp", "ln", "log_softmax", "log_sum_exp", "power", "total"]
+__all__ = ["DIGITS", "LN2", "exp", "exp_scalar", "ln", "log_softmax", "log_sum_exp", "power", "total"]
 
 DIGITS = Context(prec=50)
+LN2 = float.fromhex("0x1.62e42fefa39efp-1")
 
 # ln(2)/32 in two parts: the high one has its low 24 bits zero, so k * high is exact for every k that occurs (|k| < 2**16).
 _STEP_HIGH = float.fromhex("0x1.62e42ff000000p-6")
@@ -76,8 +78,20 @@ def _exp_chunk(x: NDArray[np.float64], out: NDArray[np.float64]) -> None:
 
 
 def total(x: NDArray[np.float64]) -> float:
-    """The sum from left to right. ``sum`` adds in blocks, and how is numpy's own business."""
-    return float(x.cumsum()[-1]) if x.size else 0.0
+    """The sum from left to right, chunk by chunk. ``sum`` adds in blocks of its own choosing; a running sum can add only one way."""
+    return math.fsum(float(chunk.cumsum()[-1]) for chunk in _chunks(x))
+
+
+def exp_scalar(x: float) -> float:
+    """e**x of one number, correctly rounded; inf where float64 overflows, 0 where it underflows.
+
+    Example:
+        >>> exp_scalar(0.0), exp_scalar(1e9), exp_scalar(-1e9)
+        (1.0, inf, 0.0)
+    """
+    if not -746.0 < x < 710.0:
+        return math.inf if x > 0 else 0.0
+    return float(DIGITS.exp(Decimal(x)))
 
 
 def ln(x: float) -> float:
