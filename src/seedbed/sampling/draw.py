@@ -12,6 +12,7 @@ machines agree; if not, the few contenders are scored again with 50 decimal digi
 
 from __future__ import annotations
 
+import threading
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,7 +33,33 @@ NEAR_TIE = 1e-12
 LUCKY_WORD = np.uint64(2**64 - 2**54)
 UNLUCKY_GAIN = 6.94
 PRUNE_FROM = 4096  # below, the bookkeeping costs more than the logarithms
+KEEP_SCRATCH = 2**20  # words; a thread that once drew from a longer row does not hold on to it
 LARGEST = float(np.finfo(np.float64).max)
+
+
+class _Scratch(threading.local):
+    """Each thread's own arrays for a whole row: fresh ones cost a page fault for every 4 KiB, a third of the time of a draw."""
+
+    def __init__(self) -> None:
+        self._words = np.empty(0, dtype=np.uint64)
+        self._mask = np.empty(0, dtype=np.bool_)
+
+    def words(self, size: int) -> NDArray[np.uint64]:
+        if size > KEEP_SCRATCH:
+            return np.empty(size, dtype=np.uint64)
+        if size > self._words.size:
+            self._words = np.empty(size, dtype=np.uint64)
+        return self._words[:size]
+
+    def mask(self, size: int) -> NDArray[np.bool_]:
+        if size > KEEP_SCRATCH:
+            return np.empty(size, dtype=np.bool_)
+        if size > self._mask.size:
+            self._mask = np.empty(size, dtype=np.bool_)
+        return self._mask[:size]
+
+
+_scratch = _Scratch()
 
 
 class Winner(NamedTuple):
@@ -53,8 +80,11 @@ def gumbel_max(candidates: Candidates, address: Address) -> Winner:
     values, ids = candidates.values, candidates.ids
     if values.size == 1:
         return Winner(0, candidates.gap if candidates.gap is not None else np.inf)
-    if ids is None and values.min() > -np.inf:
-        return _argmax(values, address.words(values.size, Purpose.GUMBEL))
+    # A row with much excluded (by a grammar, say) needs few words; whether it is one shows in a sample of it.
+    if ids is None and values[::64].min() > -np.inf:
+        words = _scratch.words(values.size)
+        address.write_words(words, Purpose.GUMBEL)
+        return _argmax(values, words)
     left = np.flatnonzero(values > -np.inf)
     words = address.words_at(left if ids is None else ids[left], Purpose.GUMBEL)
     winner = _argmax(values[left], words)
@@ -62,29 +92,28 @@ def gumbel_max(candidates: Candidates, address: Address) -> Winner:
 
 
 def _argmax(values: NDArray[np.float32] | NDArray[np.float64], words: NDArray[np.uint64]) -> Winner:
-    """``values``: finite; positions in the order of ascending ids."""
-    contenders = _contenders(values, words)
-    z = values[contenders].astype(np.float64) - float(values.max())
-    winner = gumbel_argmax(z, uniform(words[contenders]))
+    """``values``: no NaN and no +inf, the largest finite; positions in the order of ascending ids."""
+    top = int(values.argmax())
+    contenders = _contenders(values, words, top)
+    winner = gumbel_argmax(values[contenders].astype(np.float64) - float(values[top]), uniform(words[contenders]))
     return Winner(int(contenders[winner.position]), winner.margin)
 
 
-def _contenders(values: NDArray[np.float32] | NDArray[np.float64], words: NDArray[np.uint64]) -> NDArray[np.intp]:
+def _contenders(values: NDArray[np.float32] | NDArray[np.float64], words: NDArray[np.uint64], top: int) -> NDArray[np.intp]:
     """Positions, ascending, that certainly include the best and the second best score."""
     if values.size < PRUNE_FROM:
         return np.arange(values.size)
-    top = int(values.argmax())
-    lucky = np.flatnonzero(words >= LUCKY_WORD)
-    some = np.union1d(lucky, [top])
+    mask = np.greater_equal(words, LUCKY_WORD, out=_scratch.mask(values.size))
+    mask[top] = True
+    some = np.flatnonzero(mask)
     if some.size < 2:
         return np.arange(values.size)
     scores = values[some].astype(np.float64) - float(values[top]) - np.log(-np.log(uniform(words[some])))
-    # What the second best of a few already scores, nobody without luck reaches from below here. Rounded down to the row's own dtype,
-    # which makes it let pass too many rather than too few.
-    bar = np.nextafter(
-        values.dtype.type(float(np.partition(scores, -2)[-2]) - UNLUCKY_GAIN + float(values[top])), -np.inf, dtype=values.dtype
-    )
-    return np.union1d(some, np.flatnonzero(values > bar))
+    # What the second best of a few already scores, nobody reaches from below here without luck.
+    bar = float(np.partition(scores, -2)[-2]) - UNLUCKY_GAIN + float(values[top])
+    # One step down in the row's own dtype: rounding may let too many pass, never too few.
+    mask |= values > np.nextafter(values.dtype.type(bar), -np.inf, dtype=values.dtype)
+    return np.flatnonzero(mask)
 
 
 def gumbel_argmax(z: NDArray[np.float64], u: NDArray[np.float64], least_rate: float = 0.0) -> Winner:

@@ -10,15 +10,18 @@ from __future__ import annotations
 import math
 from decimal import Context, Decimal
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DIGITS", "LN2", "exp", "exp_scalar", "ln", "log_softmax", "log_sum_exp", "power", "total"]
+Number = TypeVar("Number", np.float32, np.float64)
 
+__all__ = ["DIGITS", "LN2", "chunks", "exp", "exp_scalar", "ln", "log_softmax", "log_sum_exp", "power", "total"]
+
+CHUNK = 16_384
 DIGITS = Context(prec=50)
 LN2 = float.fromhex("0x1.62e42fefa39efp-1")
 
@@ -47,39 +50,49 @@ def exp(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     out = np.empty(x.shape, dtype=np.float64)
     # Chunks that stay in the second-level cache: twice as fast as whole passes over a vocabulary.
-    for source, target in zip(_chunks(x), _chunks(out), strict=True):
-        _exp_chunk(source, target)
+    scratch = np.empty((3, min(x.size, CHUNK)))
+    for source, target in zip(chunks(x), chunks(out), strict=True):
+        _exp_chunk(source, target, *scratch[:, : source.size])
     return out
 
 
-def _chunks(x: NDArray[np.float64], size: int = 16_384) -> list[NDArray[np.float64]]:
+def chunks(x: NDArray[Number]) -> list[NDArray[Number]]:
+    """``x`` in pieces that fit the second-level cache."""
     flat = x.reshape(-1)
-    return [flat[at : at + size] for at in range(0, flat.size, size)]
+    return [flat[at : at + CHUNK] for at in range(0, flat.size, CHUNK)]
 
 
-def _exp_chunk(x: NDArray[np.float64], out: NDArray[np.float64]) -> None:
-    clipped = np.maximum(x, _LOWEST)
-    k = np.rint(clipped * _STEPS_PER_UNIT)
-    r = clipped - k * _STEP_HIGH
-    r -= k * _STEP_LOW
+def _exp_chunk(
+    x: NDArray[np.float64], p: NDArray[np.float64], r: NDArray[np.float64], k: NDArray[np.float64], product: NDArray[np.float64]
+) -> None:
+    """Write e**x to ``p``; the others are scratch."""
+    np.maximum(x, _LOWEST, out=r)
+    np.multiply(r, _STEPS_PER_UNIT, out=k)
+    np.rint(k, out=k)
+    r -= np.multiply(k, _STEP_HIGH, out=product)
+    r -= np.multiply(k, _STEP_LOW, out=product)
     # Taylor to the sixth power: |r| <= ln(2)/64, so what is left out is below 2**-63.
-    p = np.full_like(r, 1 / 720)
+    np.multiply(r, 1 / 720, out=p)
     for coefficient in (1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0):
-        p *= r
         p += coefficient
-    p *= r  # e**r - 1; added to the table's value last, where it costs the least precision
+        p *= r
+    # p is e**r - 1; added to the table's value last, where it costs the least precision.
     whole = k.astype(np.int64)
-    step = _powers_of_two()[whole & 31]
-    np.multiply(p, step, out=out)
-    out += step
+    step = _powers_of_two().take(whole & 31, out=product, mode="clip")
+    p *= step
+    p += step
     # Multiplying by 2**n, exactly, by building the float from its exponent bits.
-    out *= ((whole >> 5) + 1023 << 52).view(np.float64)
-    out[x < _LOWEST] = 0.0
+    whole >>= 5
+    whole += 1023
+    whole <<= 52
+    p *= whole.view(np.float64)
+    if x.min() < _LOWEST:
+        p[x < _LOWEST] = 0.0
 
 
 def total(x: NDArray[np.float64]) -> float:
     """The sum from left to right, chunk by chunk. ``sum`` adds in blocks of its own choosing; a running sum can add only one way."""
-    return math.fsum(float(chunk.cumsum()[-1]) for chunk in _chunks(x))
+    return math.fsum(float(chunk.cumsum()[-1]) for chunk in chunks(x))
 
 
 def exp_scalar(x: float) -> float:

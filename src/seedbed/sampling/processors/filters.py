@@ -10,7 +10,7 @@ import numpy as np
 
 from seedbed.errors import InvalidSampler, TruncatedRow
 from seedbed.sampling import portable
-from seedbed.sampling.mass import Mass, kth_largest, lightest_first
+from seedbed.sampling.mass import FAST_ERROR, Mass, kth_largest, lightest_first
 from seedbed.sampling.processors.base import History, Processor, require, require_int
 
 if TYPE_CHECKING:
@@ -116,13 +116,19 @@ class TopP(Processor):
     def apply(self, candidates: Candidates, history: History) -> Candidates:
         if self.p == 1.0:
             return candidates
+        if candidates.tail is None and candidates.values.size > 1024:
+            # Almost always the cut is nowhere near a boundary, and numpy's exponentials settle it.
+            mass = Mass.of(candidates, portably=False)
+            kept, distance = self._kept(mass, mass.listed)
+            if distance > FAST_ERROR * mass.listed:
+                return candidates.keep(kept)
         mass = Mass.of(candidates)
-        kept = self._kept(mass, mass.high)
+        kept, _ = self._kept(mass, mass.high)
         if candidates.tail is not None:
             self._refuse_unsure(candidates, mass, kept)
         return candidates.keep(kept)
 
-    def _kept(self, mass: Mass, whole: float) -> NDArray[np.bool_]:
+    def _kept(self, mass: Mass, whole: float) -> tuple[NDArray[np.bool_], float]:
         least = max(1, self.min_keep)
         return lightest_first(mass.depth, mass.weights, self.p * whole, inclusive=self.rule == "<=", at_least=least)
 
@@ -135,7 +141,7 @@ class TopP(Processor):
         reached = held > target if self.rule == "<=" else held >= target
         lowest = candidates.values[kept].min()
         outranked = candidates.tail.ceiling > lowest
-        if reached and enough and not outranked and np.array_equal(kept, self._kept(mass, mass.low)):
+        if reached and enough and not outranked and np.array_equal(kept, self._kept(mass, mass.low)[0]):
             return
         missing = max(0.0, target - mass.listed)
         more = 1 if outranked or not missing else math.ceil(min(missing / max(mass.ceiling, 1e-300), candidates.vocab_size))
