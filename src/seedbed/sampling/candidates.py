@@ -107,6 +107,7 @@ class Candidates:
         tail = self.tail
         if tail is not None:
             unseen = ~listed & (token_ids >= 0) & (token_ids < self.vocab_size)
+            unseen[unseen] = tail.holds(token_ids[unseen])
             tail = tail.moved(new(np.full(np.count_nonzero(unseen), tail.ceiling), unseen))
         return replace(self, values=logits, tail=tail)
 
@@ -117,7 +118,7 @@ class Candidates:
         values[places] = -np.inf
         tail = self.tail
         if tail is not None:
-            tail = tail.without(int(np.count_nonzero(~listed & (token_ids >= 0) & (token_ids < self.vocab_size))))
+            tail = tail.without(token_ids[~listed & (token_ids >= 0) & (token_ids < self.vocab_size)])
         return replace(self, values=values, tail=tail)
 
     def keep(self, kept: NDArray[np.bool_], *, tail: bool = False) -> Candidates:
@@ -126,7 +127,10 @@ class Candidates:
         if places.size == kept.size and (tail or self.tail is None):
             return self
         ids = places.astype(np.int64, copy=False) if self.ids is None else self.ids[places]
-        return replace(self, ids=ids, values=self.values[places], tail=self.tail if tail else None)
+        unseen = self.tail if tail else None
+        if unseen is not None and self.ids is not None:
+            unseen = replace(unseen, out=unseen.out.union(self.ids[~kept].tolist()))
+        return replace(self, ids=ids, values=self.values[places], tail=unseen)
 
     def full_row(self) -> NDArray[np.float64]:
         """A new array of float64 logits over the whole vocabulary, -inf for what is dropped or not listed."""

@@ -34,6 +34,8 @@ class Tail:
         ceiling: none of them has a logit above this one.
         reference: the logit that counts as weight 1 in ``low`` and ``high``: the best listed one as the server gave it, heated along.
         low, high: bounds of the sum of e**(logit - reference) over them.
+        out: ids not listed that were excluded, and listed ones that a filter dropped without excluding the tail.
+        only: where all but some ids were excluded, those.
     """
 
     count: int
@@ -41,6 +43,8 @@ class Tail:
     reference: float
     low: float
     high: float
+    out: frozenset[int] = frozenset()
+    only: frozenset[int] | None = None
 
     @classmethod
     def of(cls, row: TopLogprobs) -> Tail | None:
@@ -101,23 +105,37 @@ class Tail:
         rest = 0.0 if full == self.count else max(0.0, weight - full * ceiling)
         return full * portable.power(ceiling, exponent) + portable.power(rest, exponent)
 
+    def holds(self, token_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of ``token_ids``, none of them listed, are still in the race."""
+        inside = np.array([token_id not in self.out for token_id in token_ids.tolist()], dtype=np.bool_)
+        if self.only is not None:
+            inside &= np.array([token_id in self.only for token_id in token_ids.tolist()], dtype=np.bool_)
+        return inside
+
     def moved(self, ceilings: NDArray[np.float64]) -> Tail:
-        """After some unseen tokens were moved, one by one; ``ceilings``: where each is now at most."""
-        raised, lowered = ceilings[ceilings >= self.ceiling], np.count_nonzero(ceilings <= self.ceiling)
+        """After some that it holds were moved, one by one; ``ceilings``: where each is now at most."""
         if not ceilings.size:
             return self
+        raised, lowered = ceilings[ceilings >= self.ceiling], np.count_nonzero(ceilings <= self.ceiling)
         low = max(0.0, self.low - lowered * portable.exp_scalar(self.ceiling - self.reference))
         added = sum(portable.exp_scalar(float(ceiling) - self.reference) for ceiling in raised)
         # The others, if there are any, stay below the old ceiling.
         ceiling = float(ceilings.max()) if ceilings.size == self.count else max(self.ceiling, float(ceilings.max()))
         return replace(self, ceiling=ceiling, low=low, high=self.high + added)
 
-    def without(self, count: int) -> Tail | None:
-        """After ``count`` of the unseen tokens were excluded."""
+    def without(self, token_ids: NDArray[np.int64]) -> Tail | None:
+        """After ``token_ids``, none of them listed, were excluded."""
+        return self._left(replace(self, out=self.out | set(token_ids.tolist())), self.count - int(np.count_nonzero(self.holds(token_ids))))
+
+    def restricted(self, token_ids: NDArray[np.int64]) -> Tail | None:
+        """After all but ``token_ids``, none of them listed, were excluded."""
+        left = token_ids[self.holds(token_ids)]
+        return self._left(replace(self, only=frozenset(left.tolist())), left.size)
+
+    def _left(self, tail: Tail, count: int) -> Tail | None:
+        if count == self.count:
+            return tail
         if count == 0:
-            return self
-        if count >= self.count:
             return None
         each = portable.exp_scalar(self.ceiling - self.reference)
-        left = self.count - count
-        return replace(self, count=left, low=max(0.0, self.low - count * each), high=min(self.high, left * each))
+        return replace(tail, count=count, low=max(0.0, self.low - (self.count - count) * each), high=min(self.high, count * each))

@@ -54,7 +54,7 @@ class AllowedTokenIds(Processor):
         values[places] = candidates.values[places]
         tail = candidates.tail
         if tail is not None:
-            tail = tail.without(tail.count - int(np.count_nonzero(~listed)))
+            tail = tail.restricted(ids[~listed])
         return replace(candidates, values=values, tail=tail)
 
 

@@ -139,10 +139,15 @@ class TopP(Processor):
         enough = np.count_nonzero(kept) >= self.min_keep
         held = portable.total(mass.weights[kept])
         reached = held > target if self.rule == "<=" else held >= target
-        lowest = candidates.values[kept].min()
-        outranked = candidates.tail.ceiling > lowest
-        if reached and enough and not outranked and np.array_equal(kept, self._kept(mass, mass.low)[0]):
+        outranked = candidates.tail.ceiling > candidates.values[kept].min()
+        same = np.array_equal(kept, self._kept(mass, mass.low)[0])
+        if reached and enough and same and not outranked:
             return
+        if reached and not same and mass.high - mass.low < 1e-4 * mass.high:
+            raise TruncatedRow(
+                f"top_p={self.p} cuts so near a token that the rounding of the listed logprobs decides: only the whole row can tell",
+                needed=candidates.vocab_size,
+            )
         missing = max(0.0, target - mass.listed)
         more = 1 if outranked or not missing else math.ceil(min(missing / max(mass.ceiling, 1e-300), candidates.vocab_size))
         needed = min(candidates.vocab_size, size + max(1, more))
