@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from decimal import Context, Decimal
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -107,8 +107,9 @@ def exp_scalar(x: float) -> float:
     return float(DIGITS.exp(Decimal(x)))
 
 
+@lru_cache(maxsize=1024)
 def ln(x: float) -> float:
-    """The natural logarithm of a number in (0, inf), correctly rounded; tens of microseconds.
+    """The natural logarithm of a number in (0, inf), correctly rounded; tens of microseconds, but a filter asks for the same each step.
 
     Example:
         >>> ln(1.0)
