@@ -27,11 +27,13 @@ test: $(READY) ## the test suite
 test-real: $(LLAMA_READY) ## the tests that talk to a real llama.cpp server
 	$(BIN)/python -m pytest -m real
 
+# Rules that do not fit: 109, timeout= is the public contract; 124, an interface may be async without awaiting; 127, our pytest fixtures are
+# synchronous on purpose; 9xx, guaranteed checkpoints are held by tests, which see through helper functions as the linter cannot.
 check: $(READY) ## types, lint, layers, doctests
 	$(BIN)/mypy
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/flake8-async --enable=ASYNC --disable=ASYNC109,ASYNC124,ASYNC127 src
+	$(BIN)/flake8-async --disable=ASYNC109,ASYNC124,ASYNC127,ASYNC9 $$(find src -name '*.py')
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --doctest-modules --pyargs seedbed
 

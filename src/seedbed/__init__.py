@@ -1,1 +1,86 @@
-"""Sample from language models in the client, reproducibly."""
+"""Sample from language models in the client, reproducibly: ask, draw, follow; over the wire, from disk, as a server.
+
+Names are imported when they are first used, so that ``import seedbed`` costs nothing, and the pytest plugin with it.
+
+Public are the names listed here and in ``seedbed.sampling``, ``seedbed.recording``, ``seedbed.server``, ``seedbed.http``,
+``seedbed.testing`` and ``seedbed.errors``. Deeper imports work, and are at the caller's risk.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from seedbed.errors import DeadlineExceeded, SeedbedError
+    from seedbed.generation import (
+        GenerationResult,
+        SampledSequence,
+        generate,
+        generate_token_ids,
+        generate_token_ids_multiple,
+        open_generation,
+    )
+    from seedbed.http import HTTPModel, Retry, connect
+    from seedbed.llm import LLM, BlockingLLM, ModelInfo, TopLogprobs, as_llm
+    from seedbed.recording import RecordingLLM, ReplayLLM, open_recording, replay_transport
+    from seedbed.sampling import Sampler, softmax
+    from seedbed.server import HashLM, TinyLM, serve
+
+__all__ = [
+    "LLM",
+    "BlockingLLM",
+    "DeadlineExceeded",
+    "GenerationResult",
+    "HTTPModel",
+    "HashLM",
+    "ModelInfo",
+    "RecordingLLM",
+    "ReplayLLM",
+    "Retry",
+    "SampledSequence",
+    "Sampler",
+    "SeedbedError",
+    "TinyLM",
+    "TopLogprobs",
+    "as_llm",
+    "connect",
+    "generate",
+    "generate_token_ids",
+    "generate_token_ids_multiple",
+    "open_generation",
+    "open_recording",
+    "replay_transport",
+    "serve",
+    "softmax",
+]
+
+_ROOMS = {
+    "seedbed.errors": ("DeadlineExceeded", "SeedbedError"),
+    "seedbed.generation": (
+        "GenerationResult",
+        "SampledSequence",
+        "generate",
+        "generate_token_ids",
+        "generate_token_ids_multiple",
+        "open_generation",
+    ),
+    "seedbed.http": ("HTTPModel", "Retry", "connect"),
+    "seedbed.llm": ("LLM", "BlockingLLM", "ModelInfo", "TopLogprobs", "as_llm"),
+    "seedbed.recording": ("RecordingLLM", "ReplayLLM", "open_recording", "replay_transport"),
+    "seedbed.sampling": ("Sampler", "softmax"),
+    "seedbed.server": ("HashLM", "TinyLM", "serve"),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'seedbed' has no attribute {name!r}")
+    value = getattr(import_module(_ROOM_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

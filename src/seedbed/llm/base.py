@@ -6,12 +6,12 @@ Never in this file: how the row is had (HTTP, a file, a thread), or what is done
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from seedbed.errors import MalformedRow
+from seedbed.errors import MalformedRow, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,9 @@ class ModelInfo:
         eos_token_ids: the model's own end tokens; () when unknown.
         context_length: most tokens of prompt and continuation together, or None when unknown.
         protocol: the name of the protocol spoken, or "" in process.
+        max_top_k: most tokens of a row that can be had; None is all of them.
         kind: what rows hold: "logits" up to any additive constant, or normalised "logprobs" in nats.
+        notes: what discovery noticed that a user should know, such as a server flag that makes rows repeatable; not compared by ``==``.
     """
 
     model: str = ""
@@ -46,7 +48,9 @@ class ModelInfo:
     eos_token_ids: tuple[int, ...] = ()
     context_length: int | None = None
     protocol: str = ""
+    max_top_k: int | None = None
     kind: Literal["logits", "logprobs"] = "logits"
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
 
 class TopLogprobs:
@@ -179,6 +183,36 @@ class LLM(ABC):
         """What is known of the model, or None."""
         return None
 
+    async def tokenize(self, text: str) -> list[int]:
+        """The token ids of a text, without any the tokenizer would add in front.
+
+        Raises:
+            UsageError: the model has no tokenizer.
+
+        Concurrency:
+            As ``next_token_logits``.
+        """
+        raise UsageError("this model has no tokenizer: give token ids instead of text")
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids; octets that are no UTF-8 become U+FFFD.
+
+        Raises:
+            UsageError: the model has no tokenizer.
+
+        Concurrency:
+            As ``next_token_logits``.
+        """
+        raise UsageError("this model has no tokenizer: its tokens cannot be shown as text")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The octets of one token, for servers whose answers carry them; b"" when unknown."""
+        return b""
+
+    def counters(self) -> dict[str, int]:
+        """Running totals of what the model did for everyone: any of "requests", "retries", "bytes_received", "cache_hits"."""
+        return {}
+
 
 class BlockingLLM(ABC):
     """The same two methods, blocking: for a model behind a synchronous client.
@@ -227,7 +261,7 @@ def as_row(answer: ArrayLike | TopLogprobs, vocab_size: int | None = None) -> Ro
 def _as_float32(answer: ArrayLike) -> NDArray[np.float32]:
     try:
         raw = np.asarray(answer)
-        if raw.dtype.kind in "cmMUS":
+        if raw.dtype.kind in "cmMOSU":
             raise TypeError(f"dtype {raw.dtype} is no real number")
         with np.errstate(over="ignore"):  # beyond float32 becomes inf, refused by the draw with its position
             row = raw.astype(np.float32, copy=False)

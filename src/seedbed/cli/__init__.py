@@ -1,0 +1,79 @@
+"""The ``seedbed`` command. Nothing here is needed to use the library; everything here is a thin edge over it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import click
+
+from seedbed.cli.doctor import doctor
+from seedbed.cli.generate import generate, record
+from seedbed.cli.serve import replay, serve
+from seedbed.errors import SeedbedError
+
+__all__ = ["main", "run"]
+
+EXIT_CODES = """\b
+Exit codes: 0 done; 2 wrong usage; 3 the model server; 5 a recording;
+130 interrupted.
+"""
+
+
+@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="seedbed")
+def main() -> None:
+    """Sample from language-model servers in the client, reproducibly.
+
+    \b
+    Try it without a model:
+      seedbed serve                                   # in one terminal
+      seedbed generate http://127.0.0.1:8017 --prompt "The seed" -n 8 --seed 7
+    """
+
+
+for command in (generate, record, replay, serve, doctor):
+    main.add_command(command)
+
+
+def run() -> None:
+    """Run the command, turn what went wrong into one line and an exit code."""
+    sys.exit(_exit_code())
+
+
+def _exit_code() -> int:
+    code = 0
+    try:
+        code = _run_main()
+    except* (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        code = 130
+    return code
+
+
+def _run_main() -> int:
+    try:
+        result = main.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except SeedbedError as error:
+        _complain(error)
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; keep the interpreter from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("SEEDBED_TRACEBACK"):
+            traceback.print_exc()
+        else:
+            click.echo(f"Error: a fault in seedbed itself: {error!r}. SEEDBED_TRACEBACK=1 shows where; please report it.", err=True)
+        return 70
+    return result if isinstance(result, int) else 0
+
+
+def _complain(error: SeedbedError) -> None:
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    click.echo(f"Error: {error}{notes}", err=True)

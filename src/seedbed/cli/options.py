@@ -1,0 +1,108 @@
+"""Options that several commands share, and what they mean."""
+
+from __future__ import annotations
+
+import functools
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from seedbed.errors import UsageError
+from seedbed.http import connect
+from seedbed.protocols import PROTOCOLS
+from seedbed.recording import ReplayLLM
+from seedbed.sampling import Sampler
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from seedbed.llm import LLM
+
+__all__ = ["as_json_option", "connection_options", "open_model", "prompts_of", "sampling_options"]
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
+    return lambda function: functools.reduce(lambda inner, option: option(inner), reversed(options), function)
+
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
+
+connection_options = _all_of(
+    click.option("--protocol", type=click.Choice(["auto", *PROTOCOLS]), default="auto", show_default=True, help="How the server is asked."),
+    click.option("--model", metavar="NAME", help="Which of the server's models; refused if it has another."),
+    click.option("--rows", metavar="K|all", help="Tokens of each row to ask the server for.  [default: what suits the protocol]"),
+    click.option("--connections", type=click.IntRange(1), default=64, show_default=True, help="Requests under way at once."),
+    click.option("--request-timeout", type=float, default=60.0, show_default=True, metavar="SECONDS", help="For one request."),
+    click.option("--api-key", envvar="SEEDBED_API_KEY", help="Sent as a bearer token; or set SEEDBED_API_KEY."),
+    click.option("--eos-token-id", "eos_token_ids", type=int, multiple=True, metavar="ID", help="For servers that do not tell."),
+    click.option("--vocab-size", type=click.IntRange(1), help="For servers that do not tell."),
+)
+
+sampling_options = _all_of(
+    click.option("--prompt", "texts", multiple=True, metavar="TEXT", help="A prompt; the server tokenizes it. Repeat for several."),
+    click.option("--token-ids", "id_lists", multiple=True, metavar="ID,ID,...", help="A prompt as token ids. Repeat for several."),
+    click.option("-n", type=click.IntRange(0), default=1, show_default=True, help="Sequences from each prompt."),
+    click.option("--seed", type=str, help="The seed, 0 to 2**128 - 1.  [default: a fresh one, which is printed]"),
+    click.option("--max-new-tokens", type=click.IntRange(0), default=64, show_default=True, help="Most tokens of a sequence."),
+    click.option("--temperature", type=float, default=1.0, show_default=True, help="0 is greedy."),
+    click.option("--top-k", type=int, default=0, help="Keep the k most probable tokens.  [default: all]"),
+    click.option("--top-p", type=float, default=1.0, help="Keep the most probable tokens up to this mass.  [default: 1, all]"),
+    click.option("--min-p", type=float, default=0.0, help="Keep tokens this many times as probable as the best.  [default: 0, all]"),
+    click.option("--timeout", type=float, default=float("inf"), metavar="SECONDS", help="For everything; keeps what there is by then."),
+)
+
+
+@asynccontextmanager
+async def open_model(source: str, options: dict[str, Any]) -> AsyncIterator[LLM]:
+    """The model a command was pointed at: behind a URL, or in a recording's directory."""
+    if _is_path(source):
+        yield ReplayLLM(source)
+        return
+    rows = options["rows"]
+    if rows is not None and rows != "all" and not rows.isdecimal():
+        raise UsageError(f"--rows must be a number or 'all', not {rows!r}")
+    async with connect(
+        source,
+        options["protocol"],
+        model=options["model"],
+        top_k=int(rows) if rows is not None and rows != "all" else rows,
+        max_connections=options["connections"],
+        request_timeout=options["request_timeout"],
+        api_key=options["api_key"],
+        eos_token_ids=options["eos_token_ids"] or None,
+        vocab_size=options["vocab_size"],
+    ) as model:
+        yield model
+
+
+def _is_path(source: str) -> bool:
+    return "://" not in source and Path(source).exists()
+
+
+def sampler_of(options: dict[str, Any]) -> Sampler:
+    """The sampler the options describe."""
+    return Sampler(options["temperature"], options["top_k"], options["top_p"], options["min_p"])
+
+
+def seed_of(options: dict[str, Any]) -> int | None:
+    """The seed given, or None for a fresh one."""
+    try:
+        return None if options["seed"] is None else int(options["seed"], 0)
+    except ValueError:
+        raise UsageError(f"--seed must be a whole number, not {options['seed']!r}") from None
+
+
+async def prompts_of(model: LLM, options: dict[str, Any]) -> list[list[int]]:
+    """All prompts given: texts in their order, then id lists in theirs."""
+    try:
+        ids = [[int(token_id) for token_id in text.replace(",", " ").split()] for text in options["id_lists"]]
+    except ValueError as error:
+        raise UsageError(f"--token-ids must be whole numbers with commas between: {error}") from None
+    prompts = [await model.tokenize(text) for text in options["texts"]] + ids
+    if not prompts:
+        raise UsageError("give a prompt: --prompt TEXT, or --token-ids 1,2,3")
+    return prompts

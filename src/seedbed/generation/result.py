@@ -1,0 +1,184 @@
+"""What a generation leaves behind: values, complete in themselves, that survive a round trip through JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+
+from seedbed.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["FinishReason", "GenerationResult", "ResumePoint", "SampledSequence", "Stats"]
+
+FinishReason = Literal["stop", "length", "deadline", "error", "cancelled"]
+"""Why a sequence ended: a stop token or stop sequence; max_new_tokens; a deadline of the caller's; its own error; cancelled by a sibling's
+error, by leaving early, or from outside. All but "stop" are censored: the model had not said it was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResumePoint:
+    """With the tokens so far, all that the rest of a sequence depends on.
+
+    Attributes:
+        seed: the run's seed.
+        sampler_state: what a stateful processor carries from token to token (JSON values), or None.
+    """
+
+    seed: int
+    sampler_state: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class SampledSequence:
+    """One sampled continuation.
+
+    Attributes:
+        prompt_index: which prompt it continues.
+        index: which of that prompt's sequences it is; with the seed, this names its randomness.
+        prompt_token_ids: the prompt.
+        token_ids: what was generated; ends with the stop token when that ended it.
+        logprobs: a value a token: log-probability under the model itself, in nats; None where the row's normaliser is unknown.
+        processed_logprobs: the same under what was drawn from, after the sampler chain; None where that is unknown.
+        margins: a value a token: how far it led the runner-up; inf where it was the only candidate. No change of the processed logits
+            by less than half a margin changes that token.
+        tail_masses: a value a token: probability of the unlisted tokens that should have taken part in the draw and could not; 0 where
+            the draw was exact.
+        finish_reason: "stop", "length", "deadline", "error" or "cancelled".
+        stop_match: the token ids that ended it, when ``finish_reason`` is "stop": one stop token, or a stop sequence.
+        error: what went wrong, as "Type: message", when ``finish_reason`` is "error".
+        started, finished: seconds on trio's clock since the generation began; not compared by ``==``, and None if it never started.
+        resume: with the tokens, what exactly the same continuation can be had from.
+
+    Token ids are the same on every CPU; the floats beside them are the same to about 1e-6.
+    """
+
+    prompt_index: int
+    index: int
+    prompt_token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float | None, ...]
+    processed_logprobs: tuple[float | None, ...]
+    margins: tuple[float, ...]
+    tail_masses: tuple[float, ...]
+    finish_reason: FinishReason
+    resume: ResumePoint
+    stop_match: tuple[int, ...] | None = None
+    error: str | None = None
+    started: float | None = field(default=None, compare=False)
+    finished: float | None = field(default=None, compare=False)
+
+    @property
+    def logprob(self) -> float | None:
+        """Log-probability of the whole continuation under the model itself, in nats; None when that of any token is unknown."""
+        known = [value for value in self.logprobs if value is not None]
+        return math.fsum(known) if len(known) == len(self.logprobs) else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; ``from_dict`` gives an equal sequence back. Seeds are decimal strings, infinite margins the string "inf"."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["margins"] = ["inf" if math.isinf(margin) else margin for margin in self.margins]
+        values["resume"] = {"seed": str(self.resume.seed), "sampler_state": self.resume.sampler_state}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The sequence that ``to_dict`` wrote.
+
+        Raises:
+            UsageError: not such a dict; names what is missing or wrong.
+        """
+        try:
+            resume = ResumePoint(int(values["resume"]["seed"]), values["resume"]["sampler_state"])
+            given: dict[str, Any] = {f.name: values[f.name] for f in fields(cls)} | {
+                "resume": resume,
+                "margins": [float(margin) for margin in values["margins"]],
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"this is not a sampled sequence as to_dict() writes it: {error!r}") from error
+        if given["finish_reason"] not in get_args(FinishReason):
+            raise UsageError(f"finish_reason {given['finish_reason']!r} is none of {', '.join(get_args(FinishReason))}")
+        arguments: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+        return cls(**arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a generation cost.
+
+    Attributes:
+        tokens: tokens generated, by all sequences together.
+        rows: rows asked of the model; more than tokens when some were cut off while waiting.
+        waited: seconds all sequences together waited for rows, on trio's clock.
+        requests, retries, bytes_received, cache_hits: what the model counted in that time, by everyone who used it; 0 if it counts none.
+    """
+
+    tokens: int = 0
+    rows: int = 0
+    waited: float = 0.0
+    requests: int = 0
+    retries: int = 0
+    bytes_received: int = 0
+    cache_hits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """All sequences of a generation, in order: by prompt, then by index, whatever order they finished in.
+
+    Finishing order is length-biased, so "the first k to finish" is not an independent sample of the model; sequences whose
+    ``finish_reason`` is not "stop" are censored.
+
+    Attributes:
+        sequences: every sequence asked for, finished or not.
+        seed: the seed used, fresh if none was given; with it the run can be repeated.
+        sampler: the sampler's repr, which is its configuration.
+        stats: what it cost; not compared by ``==``.
+    """
+
+    sequences: tuple[SampledSequence, ...]
+    seed: int
+    sampler: str
+    stats: Stats = field(default=Stats(), compare=False)
+
+    @property
+    def token_ids(self) -> list[list[int]]:
+        """The generated ids alone, in order."""
+        return [list(sequence.token_ids) for sequence in self.sequences]
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 over all tokens with their places: equal when, and only when, every sequence has the same tokens.
+
+        One line a sequence, ASCII: prompt index, index, then the token ids, separated by blanks.
+        """
+        digest = hashlib.sha256()
+        for sequence in self.sequences:
+            digest.update(" ".join(map(str, (sequence.prompt_index, sequence.index, *sequence.token_ids))).encode() + b"\n")
+        return digest.hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; ``from_dict`` gives an equal result back."""
+        return {
+            "seed": str(self.seed),
+            "sampler": self.sampler,
+            "sha256": self.sha256,
+            "stats": {f.name: getattr(self.stats, f.name) for f in fields(self.stats)},
+            "sequences": [sequence.to_dict() for sequence in self.sequences],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The result that ``to_dict`` wrote.
+
+        Raises:
+            UsageError: not such a dict.
+        """
+        try:
+            sequences = tuple(SampledSequence.from_dict(sequence) for sequence in values["sequences"])
+            return cls(sequences, int(values["seed"]), str(values["sampler"]), Stats(**values["stats"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"this is not a generation result as to_dict() writes it: {error}") from error

@@ -1,0 +1,113 @@
+"""When a request is tried again, and how long to wait before: capped exponential, jittered without a random stream, on trio's clock."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from seedbed.errors import (
+    ConnectionLost,
+    EngineFailed,
+    Overloaded,
+    RequestRefused,
+    RequestTimeout,
+    ServerError,
+    ServerUnreachable,
+    UsageError,
+)
+from seedbed.sampling.randomness import Address, Purpose
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+__all__ = ["Retry"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often and how patiently a request is repeated. Every request reads only, so repeating one is always safe.
+
+    Tried again: 429, 503 and 500 (the last once only), a lost connection, no connection, no answer in time. Not tried again: any other
+    refusal, and answers that are broken or dishonest. The wait before attempt k + 1 is ``base * 2**k``, at most ``cap``, times a number in
+    [0.5, 1) that is a hash of the request and k, or what the server asked for with Retry-After if that is longer.
+
+    Args:
+        attempts: how often a request is sent at most; 1 never repeats it.
+        base: seconds before the second attempt.
+        cap: the longest wait in seconds, unless the server asks for more.
+        budget: seconds that all waits of one request may take together; an attempt that would need more is not made.
+
+    Raises:
+        UsageError: a number outside its range.
+
+    Example:
+        >>> Retry(base=1.0).delay(b"request", 0)
+        0.556614083731773
+    """
+
+    attempts: int = 5
+    base: float = 0.25
+    cap: float = 8.0
+    budget: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or not self.base >= 0 or not self.cap >= 0 or not self.budget >= 0:
+            raise UsageError(f"retry needs attempts >= 1 and waits >= 0, not {self}")
+
+    def delay(self, request: bytes, attempt: int) -> float:
+        """Seconds to wait after failed attempt number ``attempt``, from 0: the same for the same request."""
+        seed = int.from_bytes(hashlib.blake2b(request, digest_size=16).digest(), "little")
+        jitter = Address(seed, step=attempt).uniform(Purpose.RETRY_JITTER)
+        return min(self.cap, self.base * 2.0**attempt) * (0.5 + jitter / 2)
+
+    async def call(
+        self,
+        send: Callable[[], Awaitable[T]],
+        request: bytes,
+        *,
+        on_retry: Callable[[], object] = lambda: None,
+        may_help: Callable[[ServerError, int], bool] | None = None,
+    ) -> T:
+        """``await send()``, again and again while it may help.
+
+        Args:
+            send: one attempt.
+            request: what is sent, for the jitter.
+            on_retry: called before each repetition.
+            may_help: whether to try again after this error of attempt number k, from 0; the default is the rule above.
+
+        Raises:
+            ServerError: the last attempt's error, with a note how many there were. Never sleeps past the caller's deadline: an attempt
+                that could only begin after it is not waited for.
+
+        Concurrency:
+            As ``send``; cancelled while waiting: nothing happened.
+        """
+        waited = 0.0
+        for attempt in range(self.attempts):
+            try:
+                return await send()
+            except ServerError as error:
+                delay = max(self.delay(request, attempt), getattr(error, "retry_after", None) or 0.0)
+                left = min(self.budget - waited, trio.current_effective_deadline() - trio.current_time())
+                if not (may_help or _may_help)(error, attempt) or attempt + 1 == self.attempts or delay > left:
+                    if attempt:
+                        error.add_note(f"after {attempt + 1} attempts")
+                    raise
+            on_retry()
+            waited += delay
+            await trio.sleep(delay)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _may_help(error: ServerError, attempt: int) -> bool:
+    if isinstance(error, EngineFailed):
+        return attempt == 0
+    if isinstance(error, RequestRefused):
+        return error.retryable
+    return isinstance(error, (ConnectionLost, ServerUnreachable, RequestTimeout, Overloaded))

@@ -1,0 +1,33 @@
+"""Question and answer as bytes, both directions: one file per protocol, no I/O anywhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from seedbed.errors import UsageError
+from seedbed.protocols.llama_cpp import LlamaCpp
+from seedbed.protocols.native import Native
+
+if TYPE_CHECKING:
+    from seedbed.protocols.base import Protocol
+
+__all__ = ["PROTOCOLS", "protocol_named"]
+
+PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (Native(), LlamaCpp())}
+"""Every protocol by name, in the order discovery tries them."""
+
+
+def protocol_named(name: str) -> Protocol:
+    """The protocol of that name.
+
+    Raises:
+        UsageError: there is none; the message lists those there are.
+
+    Example:
+        >>> protocol_named("llama.cpp").name
+        'llama.cpp'
+    """
+    try:
+        return PROTOCOLS[name]
+    except KeyError:
+        raise UsageError(f"unknown protocol {name!r}; known are {', '.join(PROTOCOLS)}") from None

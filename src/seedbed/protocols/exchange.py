@@ -1,0 +1,114 @@
+"""The two things that travel, a request and a response, and the questions a request can carry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from seedbed.llm.base import Row
+
+__all__ = ["Answer", "Ask", "Describe", "Detokenize", "Health", "HttpRequest", "HttpResponse", "Question", "Tokenize"]
+
+Headers: TypeAlias = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """An HTTP request without its host: method, path with query, headers beyond those HTTP itself needs, body."""
+
+    method: str
+    path: str
+    headers: Headers = ()
+    body: bytes = b""
+
+    @property
+    def route(self) -> str:
+        """The path without its query."""
+        return self.path.split("?", 1)[0]
+
+    def header(self, name: str) -> str | None:
+        """The first header of that name (any case), or None."""
+        return _header(self.headers, name)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """An HTTP response, read whole."""
+
+    status: int
+    headers: Headers = ()
+    body: bytes | bytearray = b""
+
+    def header(self, name: str) -> str | None:
+        """The first header of that name (any case), or None."""
+        return _header(self.headers, name)
+
+
+def _header(headers: Headers, name: str) -> str | None:
+    name = name.lower()
+    return next((value for key, value in headers if key.lower() == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What row follows ``token_ids``: the k best of it, or all of it when ``top_k`` is None.
+
+    Attributes:
+        token_ids: the prefix.
+        top_k: how many tokens of the row are wanted.
+        model: for servers with several.
+        force: a token the server is to choose whatever the row says, for protocols where its choice can withhold the row; None lets it
+            choose the best, which checks ids against values.
+    """
+
+    token_ids: tuple[int, ...]
+    top_k: int | None = None
+    model: str | None = None
+    force: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Describe:
+    """What model is this? ``path`` says which of a protocol's several ways to ask."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenize:
+    """What token ids is this text?"""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Detokenize:
+    """What text are these token ids?"""
+
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Are you ready?"""
+
+
+Question: TypeAlias = Ask | Describe | Tokenize | Detokenize | Health
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an answer to ``Ask`` says.
+
+    Attributes:
+        row: the row.
+        chosen: the token the server itself would have taken, greedily; None when it does not say.
+        prompt_tokens: how many tokens the server says it read; None when it does not say. More than were sent means an added BOS.
+        cached_tokens: how many of them it had in its prefix cache; None when it does not say.
+    """
+
+    row: Row
+    chosen: int | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None

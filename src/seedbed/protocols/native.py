@@ -1,0 +1,223 @@
+"""The native protocol: the least a server must say for its logits to be sampled from, octets for full rows, JSON for the rest.
+
+::
+
+    GET  /v1/model                  -> {"model", "server", "vocab_size", "eos_token_ids", "context_length", "fingerprint",
+                                        "max_top_k"?}
+    POST /v1/next_token_logits      {"token_ids": [...], "top_k": k?, "model": name?}
+         Accept: application/octet-stream and no top_k
+                                    -> little-endian row; Seedbed-Dtype: float32 | float16 | bfloat16, Seedbed-Rows: 1
+         no top_k                   -> {"logits": [...]}, null for -inf
+         top_k                      -> {"top": {"token_ids": [...], "logprobs": [...]}}, null for -inf
+    POST /v1/tokenize               {"text"} -> {"token_ids"}
+    POST /v1/detokenize             {"token_ids"} -> {"text"}
+    GET  /health                    -> {"status": "ok"}
+    errors                          -> {"error": {"type", "message"}}
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer, RequestRefused, UsageError
+from seedbed.llm.base import ModelInfo, Row, TopLogprobs
+from seedbed.protocols.base import JSON, Discovery, Protocol, field_of, json_body, json_response, known_vocab_size, parse_json, token_ids_of
+from seedbed.protocols.exchange import Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Tokenize
+from seedbed.protocols.refusal import refusal
+from seedbed.protocols.rows import full_row, top_logprobs
+from seedbed.sampling.candidates import Candidates
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from seedbed.errors import SeedbedError
+    from seedbed.llm.base import LLM
+
+__all__ = ["Native"]
+
+OCTETS = "application/octet-stream"
+ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_NEITHER = "the answer is neither octets nor {'logits'} nor {'top'}"
+
+
+class Native(Protocol):
+    """See the module."""
+
+    name = "native"
+    default_top_k = None
+
+    def discover(self) -> Discovery:
+        response = yield HttpRequest("GET", "/v1/model")
+        if response.status != 200:
+            return None
+        try:
+            data: Any = orjson.loads(response.body)
+            return ModelInfo(
+                model=str(data["model"]),
+                server=str(data["server"]),
+                fingerprint=str(data["fingerprint"]),
+                vocab_size=int(data["vocab_size"]),
+                eos_token_ids=tuple(int(token_id) for token_id in data["eos_token_ids"]),
+                context_length=None if data["context_length"] is None else int(data["context_length"]),
+                protocol=self.name,
+                max_top_k=None if data.get("max_top_k") is None else int(data["max_top_k"]),
+                kind="logits",
+            )
+        except (ValueError, TypeError, KeyError):
+            return None
+
+    def encode_request(self, ask: Ask, info: ModelInfo) -> HttpRequest:
+        data: dict[str, object] = {"token_ids": ask.token_ids}
+        if ask.top_k is not None:
+            data["top_k"] = ask.top_k
+        if ask.model is not None:
+            data["model"] = ask.model
+        accept = (("accept", OCTETS),) if ask.top_k is None else ()
+        return HttpRequest("POST", "/v1/next_token_logits", (*JSON, *accept), orjson.dumps(data))
+
+    def decode_response(self, ask: Ask, info: ModelInfo, response: HttpResponse) -> Answer:
+        if response.status != 200:
+            raise refusal(response)
+        if (response.header("content-type") or "").startswith(OCTETS):
+            row: Row = _row_from_octets(response)
+        else:
+            row = _row_from_json(parse_json(response, "the answer"), info)
+        _check_length(row, ask, info)
+        return Answer(row)
+
+    def answer_bound(self, ask: Ask, info: ModelInfo) -> int:
+        entries = ask.top_k if ask.top_k is not None else info.vocab_size
+        return 16_777_216 if entries is None else 4096 + 48 * entries
+
+    def encode_tokenize(self, text: str) -> HttpRequest:
+        return HttpRequest("POST", "/v1/tokenize", JSON, orjson.dumps({"text": text}))
+
+    def decode_tokens(self, response: HttpResponse) -> list[int]:
+        return field_of(response, "token_ids", list)
+
+    def encode_detokenize(self, token_ids: list[int]) -> HttpRequest:
+        return HttpRequest("POST", "/v1/detokenize", JSON, orjson.dumps({"token_ids": token_ids}))
+
+    def decode_text(self, response: HttpResponse) -> str:
+        return field_of(response, "text", str)
+
+    def decode_request(self, request: HttpRequest) -> Question | None:
+        match request.method, request.route:
+            case "GET", "/v1/model":
+                return Describe(request.route)
+            case "GET", "/health":
+                return Health()
+            case "POST", "/v1/next_token_logits":
+                return _ask_from(json_body(request.body))
+            case "POST", "/v1/tokenize":
+                text = json_body(request.body).get("text")
+                if not isinstance(text, str):
+                    raise BadRequest("text must be a string", status=400)
+                return Tokenize(text)
+            case "POST", "/v1/detokenize":
+                return Detokenize(token_ids_of(json_body(request.body).get("token_ids"), "token_ids"))
+        return None
+
+    def encode_row(self, ask: Ask, request: HttpRequest, row: Row, llm: LLM) -> HttpResponse:
+        if ask.top_k is not None:
+            top = top_logprobs(row, ask.top_k)
+            return json_response({"top": {"token_ids": top.token_ids, "logprobs": top.logprobs}})
+        dense = full_row(row)
+        if OCTETS in (request.header("accept") or ""):
+            headers = (("content-type", OCTETS), ("seedbed-dtype", "float32"), ("seedbed-rows", "1"))
+            return HttpResponse(200, headers, dense.astype("<f4", copy=False).tobytes())
+        Candidates.of(dense)  # JSON has no NaN: it would arrive as null, which is -inf
+        return json_response({"logits": dense})
+
+    def encode_description(self, question: Describe, info: ModelInfo, llm: LLM) -> HttpResponse:
+        return json_response(
+            {
+                "model": info.model,
+                "server": info.server,
+                "vocab_size": info.vocab_size,
+                "eos_token_ids": info.eos_token_ids,
+                "context_length": info.context_length,
+                "fingerprint": info.fingerprint,
+                "max_top_k": info.max_top_k,
+            }
+        )
+
+    def encode_tokens(self, token_ids: list[int]) -> HttpResponse:
+        return json_response({"token_ids": token_ids})
+
+    def encode_text(self, text: str) -> HttpResponse:
+        return json_response({"text": text})
+
+    def encode_health(self) -> HttpResponse:
+        return json_response({"status": "ok"})
+
+    def encode_error(self, error: SeedbedError) -> HttpResponse:
+        status = error.status if isinstance(error, RequestRefused) else 400 if isinstance(error, UsageError) else 500
+        return json_response({"error": {"type": _snake(type(error).__name__), "message": str(error)}}, status)
+
+
+def _ask_from(data: dict[str, Any]) -> Ask:
+    top_k, model = data.get("top_k"), data.get("model")
+    if top_k is not None and (type(top_k) is not int or top_k < 1):
+        raise BadRequest("top_k must be an int of 1 or more, or absent for the full row", status=400)
+    if model is not None and not isinstance(model, str):
+        raise BadRequest("model must be a string", status=400)
+    return Ask(token_ids_of(data.get("token_ids"), "token_ids"), top_k, model)
+
+
+def _row_from_octets(response: HttpResponse) -> NDArray[np.float32]:
+    dtype, rows = response.header("seedbed-dtype") or "", response.header("seedbed-rows") or "1"
+    if dtype not in ITEM_SIZES:
+        raise BrokenAnswer(f"Seedbed-Dtype must be one of {', '.join(ITEM_SIZES)}, not {dtype!r}")
+    if rows != "1":
+        raise DishonestAnswer(f"one row was asked for, Seedbed-Rows says {rows!r}")
+    if not response.body or len(response.body) % ITEM_SIZES[dtype]:
+        raise BrokenAnswer(f"{len(response.body)} octets are no row of {dtype}")
+    if dtype == "float32":
+        row = np.frombuffer(response.body, "<f4")
+    elif dtype == "float16":
+        row = np.frombuffer(response.body, "<f2").astype(np.float32)
+    else:
+        row = (np.frombuffer(response.body, "<u2").astype(np.uint32) << 16).view(np.float32)
+    return row
+
+
+def _row_from_json(data: Any, info: ModelInfo) -> Row:
+    try:
+        if "logits" in data:
+            return _numbers(data["logits"])
+        top = data["top"]
+        ids = np.array(top["token_ids"])
+        if ids.dtype.kind != "i":
+            raise BrokenAnswer("the token ids are no integers")
+        return TopLogprobs(ids, _numbers(top["logprobs"]), known_vocab_size(info))
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
+        if isinstance(error, BrokenAnswer):
+            raise
+        raise BrokenAnswer(f"{_NEITHER}: {error!r}") from error
+
+
+def _check_length(row: Row, ask: Ask, info: ModelInfo) -> None:
+    if isinstance(row, TopLogprobs):
+        want = min(ask.top_k, row.vocab_size) if ask.top_k is not None else row.vocab_size
+        if len(row) != want:
+            raise DishonestAnswer(f"{want} tokens were asked for, {len(row)} are listed")
+    elif ask.top_k is not None:
+        raise DishonestAnswer(f"the {ask.top_k} best were asked for, the answer is a full row")
+    elif info.vocab_size is not None and row.size != info.vocab_size:
+        raise DishonestAnswer(f"the row has {row.size} entries, the model's vocabulary {info.vocab_size}")
+
+
+def _numbers(values: Any) -> NDArray[np.float32]:
+    """JSON numbers as float32; null is -inf."""
+    try:
+        return np.array(values, dtype=np.float64).astype(np.float32)
+    except TypeError:  # a null among them
+        return np.array([-np.inf if value is None else value for value in values], dtype=np.float64).astype(np.float32)
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")

@@ -1,0 +1,7 @@
+"""Answering questions: one sans-IO ``answer``, mounted over HTTP by ``serve``, and models small enough to ship."""
+
+from seedbed.server.answer import answer
+from seedbed.server.listener import Server, serve
+from seedbed.server.models import HashLM, TinyLM
+
+__all__ = ["HashLM", "Server", "TinyLM", "answer", "serve"]

@@ -1,0 +1,85 @@
+"""A request and a model in, a response out: everything a model server is, but the sockets.
+
+The mounts are elsewhere: our listener and ASGI beside this file, a respx router in ``recording.replay``. A server is then a model:
+``serve(TinyLM())`` is a reference, ``serve(ReplayLLM(path))`` a replay, ``serve(RecordingLLM(model, path))`` a recording proxy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from seedbed.errors import EngineFailed, SeedbedError, UnknownModel
+from seedbed.llm.base import LLM, ModelInfo, TopLogprobs, as_row
+from seedbed.protocols.base import check_ask
+from seedbed.protocols.exchange import Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Tokenize
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from seedbed.protocols.base import Protocol
+
+__all__ = ["MAX_BODY", "answer"]
+
+MAX_BODY = 67_108_864
+"""The longest request body a mount takes, in octets: a prompt of a million ids is 8 MB of JSON; Triton's own default is 64 MB too."""
+
+
+async def answer(
+    llm: LLM, protocols: Sequence[Protocol], request: HttpRequest, *, through: tuple[type[SeedbedError], ...] = ()
+) -> HttpResponse:
+    """The response a server of ``llm`` gives to one request, in the first of ``protocols`` that knows its path.
+
+    Args:
+        llm: the model.
+        protocols: at least one; the first one's envelope is used for paths that none of them knows.
+        request: what came.
+        through: errors to raise as they are, instead of encoding them; for mounts in the same process as the client.
+
+    Raises:
+        SeedbedError: only of the types in ``through``; all other errors become responses.
+
+    Concurrency:
+        As the model's ``next_token_logits``.
+    """
+    for protocol in protocols:
+        try:
+            question = protocol.decode_request(request)
+            if question is not None:
+                return await _answer_in(protocol, question, request, llm)
+        except through:
+            raise
+        except SeedbedError as error:
+            return protocol.encode_error(error)
+        except Exception as error:
+            # The model's own fault; its text may hold anything, so only its type goes out.
+            return protocol.encode_error(EngineFailed(f"the model failed with {type(error).__name__}", status=500))
+    return protocols[0].encode_error(UnknownModel(f"no such path: {request.method} {request.route}", status=404))
+
+
+async def _answer_in(protocol: Protocol, question: Question, request: HttpRequest, llm: LLM) -> HttpResponse:
+    match question:
+        case Ask():
+            info = llm.info or ModelInfo()
+            check_ask(question, info)
+            row = as_row(await llm.next_token_logits(question.token_ids), info.vocab_size)
+            return protocol.encode_row(question, request, row, llm)
+        case Describe():
+            return protocol.encode_description(question, await _describe(llm), llm)
+        case Tokenize():
+            return protocol.encode_tokens(await llm.tokenize(question.text))
+        case Detokenize():
+            return protocol.encode_text(await llm.detokenize(question.token_ids))
+        case Health():
+            return protocol.encode_health()
+
+
+async def _describe(llm: LLM) -> ModelInfo:
+    """What the model says of itself, with what a client cannot do without filled in."""
+    info = llm.info or ModelInfo(model=type(llm).__name__)
+    if not info.eos_token_ids:
+        info = replace(info, eos_token_ids=llm.eos_token_ids)
+    if info.vocab_size is None:
+        row = as_row(await llm.next_token_logits([llm.get_stop_token_id()]))
+        info = replace(info, vocab_size=row.vocab_size if isinstance(row, TopLogprobs) else row.size)
+    return info

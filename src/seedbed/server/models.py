@@ -1,0 +1,168 @@
+"""Two models that need no download: a small real one to read, and a large empty one for load."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from functools import lru_cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import numpy as np
+import trio
+
+from seedbed.llm.base import LLM, ModelInfo
+from seedbed.sampling import portable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["HashLM", "TinyLM"]
+
+END = 256
+END_TEXT = "<|end|>"
+
+
+class TinyLM(LLM):
+    """A byte-level n-gram model of a short text of our own: real probabilities, readable samples, the same rows on every CPU.
+
+    Token ids 0 to 255 are octets, 256 is the end. With c(u, v) how often v follows the context u in the text, and u_k the last k tokens
+    of the prefix, ``p(v)`` is proportional to ``1 + sum over k = 0..order of 32**k c(u_k, v)``: an integer, whose correctly rounded
+    logarithm is the logit. So there is no floating-point sum to disagree about.
+
+    Args:
+        order: the longest context looked at, in tokens.
+        context_length: most tokens of prompt and continuation together.
+
+    Concurrency:
+        Any number of tasks. Every call is a checkpoint.
+
+    Example:
+        >>> model = TinyLM()
+        >>> row = trio.run(model.next_token_logits, list(b"The seed is an addres"))
+        >>> chr(int(row.argmax())), row.shape
+        ('s', (257,))
+    """
+
+    vocab_size = END + 1
+
+    def __init__(self, order: int = 6, *, context_length: int = 2048) -> None:
+        text = files("seedbed.server").joinpath("tiny_lm.txt").read_text("utf-8")
+        self._order = order
+        self._followers: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        for line in text.splitlines():
+            self._learn([END, *line.encode(), END])
+        self._row = lru_cache(4096)(self._row_after)
+        digest = hashlib.sha256(f"{order} {text}".encode()).hexdigest()
+        self._info = ModelInfo(
+            model="tiny-lm",
+            server="seedbed",
+            fingerprint=digest[:16],
+            vocab_size=self.vocab_size,
+            eos_token_ids=(END,),
+            context_length=context_length,
+        )
+
+    def _learn(self, token_ids: list[int]) -> None:
+        for place in range(1, len(token_ids)):
+            for length in range(min(self._order, place) + 1):
+                self._followers[_key(token_ids[place - length : place])][token_ids[place]] += 1
+
+    def _row_after(self, context: str) -> NDArray[np.float32]:
+        scores = [1] * self.vocab_size
+        for length in range(len(context) + 1):
+            for token_id, count in self._followers.get(context[len(context) - length :], {}).items():
+                scores[token_id] += 32**length * count
+        row = np.array([_ln(score) for score in scores], dtype=np.float32)
+        row.flags.writeable = False
+        return row
+
+    async def next_token_logits(self, prev_token_ids: Sequence[int]) -> NDArray[np.float32]:
+        await trio.lowlevel.checkpoint()
+        return self._row(_key(prev_token_ids[-self._order :] if self._order else ()))
+
+    def get_stop_token_id(self) -> int:
+        return END
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    async def tokenize(self, text: str) -> list[int]:
+        await trio.lowlevel.checkpoint()
+        pieces = re.split(f"({re.escape(END_TEXT)})", text)
+        return [token_id for piece in pieces for token_id in ([END] if piece == END_TEXT else piece.encode())]
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        await trio.lowlevel.checkpoint()
+        return bytes(token_id for token_id in token_ids if token_id < END).decode("utf-8", "replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return END_TEXT.encode() if token_id == END else bytes([token_id])
+
+    def __repr__(self) -> str:
+        return f"TinyLM(order={self._order})"
+
+
+def _key(token_ids: Sequence[int]) -> str:
+    """Token ids as a string of one character each: a cheap dict key, cheap to cut."""
+    return "".join(map(chr, token_ids))
+
+
+@lru_cache(65_536)
+def _ln(n: int) -> float:
+    return portable.ln(n)
+
+
+class HashLM(LLM):
+    """A model of any size that knows nothing: each row is a hash of the whole prefix, uniform in [-8, 8).
+
+    For load and for plumbing: rows of two prefixes have nothing in common, and every CPU makes the same ones.
+
+    Args:
+        vocab_size: entries of a row, at least 1.
+        eos_token_id: the token that ends a sequence.
+        context_length: most tokens of prompt and continuation together.
+
+    Concurrency:
+        Any number of tasks. Every call is a checkpoint.
+
+    Example:
+        >>> row = trio.run(HashLM(1000).next_token_logits, [1, 2, 3])
+        >>> row.shape, bool(row.min() >= -8 and row.max() < 8)
+        ((1000,), True)
+    """
+
+    def __init__(self, vocab_size: int, *, eos_token_id: int = 0, context_length: int = 131_072) -> None:
+        self._info = ModelInfo(
+            model=f"hash-lm-{vocab_size}",
+            server="seedbed",
+            fingerprint=f"philox-{vocab_size}",
+            vocab_size=vocab_size,
+            eos_token_ids=(eos_token_id,),
+            context_length=context_length,
+        )
+        self._vocab_size = vocab_size
+
+    async def next_token_logits(self, prev_token_ids: Sequence[int]) -> NDArray[np.float32]:
+        await trio.lowlevel.checkpoint()
+        prefix = np.asarray(prev_token_ids, dtype="<i8").tobytes()
+        key = np.frombuffer(hashlib.blake2b(prefix, digest_size=16).digest(), dtype="<u8")
+        words = np.random.Philox(key=key).random_raw((self._vocab_size + 1) // 2).astype("<u8", copy=False).view("<u4")
+        row = (words[: self._vocab_size] >> np.uint32(8)).astype(np.float32)
+        row *= np.float32(2.0**-20)
+        row -= np.float32(8.0)
+        return row
+
+    def get_stop_token_id(self) -> int:
+        return self._info.eos_token_ids[0]
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    def __repr__(self) -> str:
+        return f"HashLM({self._vocab_size})"

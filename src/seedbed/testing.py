@@ -1,0 +1,292 @@
+"""Tools for testing programs that sample: a model without a server, and ways to try every schedule and every cancellation.
+
+These are public and stable, and meant for your tests too. They need nothing but seedbed itself.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import trio
+import trio.testing
+from trio._core import _run as _trio_run  # private: see _scheduler()
+
+from seedbed.llm.base import LLM, ModelInfo, TopLogprobs, as_row
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import ArrayLike
+
+__all__ = ["ScriptedLLM", "assert_same_distribution", "cancel_at_each_step", "check_llm", "schedules"]
+
+T = TypeVar("T")
+
+
+class ScriptedLLM(LLM):
+    """A model that answers by a script: no server, no weights, any delay, any failure.
+
+    Args:
+        script: what to answer to which prefix (a tuple of ids): a row, ``TopLogprobs``, or an exception to raise; or a function from the
+            prefix to one of these.
+        default: the answer to every prefix that is not in the script.
+        stop_token_id: the token that ends a sequence.
+        delay: seconds before every answer, on trio's clock, or a function from the prefix to them.
+        info: what ``.info`` says.
+
+    Attributes:
+        asked: every prefix asked for, in order, as tuples.
+
+    Raises:
+        LookupError: asked for a prefix that has no answer.
+
+    Example:
+        >>> llm = ScriptedLLM({(5,): [0.0, 9.0]}, default=[9.0, 0.0])
+        >>> trio.run(llm.next_token_logits, [5]), trio.run(llm.next_token_logits, [5, 1]), llm.asked
+        ([0.0, 9.0], [9.0, 0.0], [(5,), (5, 1)])
+    """
+
+    def __init__(
+        self,
+        script: Mapping[tuple[int, ...], Any] | Callable[[tuple[int, ...]], Any],
+        *,
+        default: Any = None,
+        stop_token_id: int = 0,
+        delay: float | Callable[[tuple[int, ...]], float] = 0.0,
+        info: ModelInfo | None = None,
+    ) -> None:
+        self.asked: list[tuple[int, ...]] = []
+        self._answer: Callable[[tuple[int, ...]], Any] = script if callable(script) else lambda prefix: script.get(prefix, default)
+        self._stop_token_id, self._delay, self._info = stop_token_id, delay, info
+
+    async def next_token_logits(self, prev_token_ids: Sequence[int]) -> ArrayLike | TopLogprobs:
+        prefix = tuple(prev_token_ids)
+        self.asked.append(prefix)
+        await trio.sleep(self._delay(prefix) if callable(self._delay) else self._delay)
+        answer = self._answer(prefix)
+        if isinstance(answer, BaseException):
+            raise answer
+        if answer is None:
+            raise LookupError(f"the script has no answer for {list(prefix)}")
+        return answer  # type: ignore[no-any-return]
+
+    def get_stop_token_id(self) -> int:
+        return self._stop_token_id
+
+    @property
+    def info(self) -> ModelInfo | None:
+        return self._info
+
+
+async def check_llm(llm: LLM, prefixes: Sequence[Sequence[int]] = ((1,), (1, 2), (1,))) -> None:
+    """Hold an implementation of ``LLM`` to its contract; raises AssertionError with what it broke.
+
+    Checked: rows are well-formed and of one length, the same for the same prefix, alone and with others in flight; the prefix is not
+    modified; every call is a checkpoint; a cancelled call ends and leaves the next one right; stop tokens are inside the vocabulary.
+
+    Args:
+        llm: the model.
+        prefixes: what to ask; ids of its vocabulary.
+
+    Concurrency:
+        Needs the model to itself.
+    """
+    alone = []
+    for prefix in prefixes:
+        asked = list(prefix)
+        with trio.testing.assert_checkpoints():
+            answer = await llm.next_token_logits(asked)
+        assert asked == list(prefix), f"next_token_logits modified its argument: want {list(prefix)}, have {asked}"
+        alone.append(as_row(answer))
+    lengths = {_length(row) for row in alone}
+    assert len(lengths) == 1, f"rows of several lengths: {sorted(lengths)}"
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await llm.next_token_logits(list(prefixes[0]))
+    assert scope.cancelled_caught, "a call inside a cancelled scope must raise Cancelled: it has no checkpoint"
+    together: list[Any] = [None] * len(prefixes)
+
+    async def ask(place: int) -> None:
+        together[place] = as_row(await llm.next_token_logits(list(prefixes[place])))
+
+    async with trio.open_nursery() as nursery:
+        for place in range(len(prefixes)):
+            nursery.start_soon(ask, place)
+    for prefix, want, have in zip(prefixes, alone, together, strict=True):
+        assert _same(want, have), f"prefix {list(prefix)} alone and with others in flight: want {want!r}, have {have!r}"
+    for token_id in (llm.get_stop_token_id(), *llm.eos_token_ids):
+        assert 0 <= token_id < max(lengths), f"stop token {token_id} is outside the vocabulary of {max(lengths)}"
+
+
+def cancel_at_each_step(
+    main: Callable[[], Awaitable[T]], check: Callable[[], object] = lambda: None, *, clock: Callable[[], trio.abc.Clock] | None = None
+) -> int:
+    """Run ``main`` again and again, cancelling it before its 1st, 2nd, 3rd ... step, until it runs to its end; returns how often.
+
+    A step is the stretch between two checkpoints of any task ``main`` started. Use it to show that cancellation, wherever it strikes,
+    leaks nothing.
+
+    Args:
+        main: an async function; each run gets a trio loop of its own.
+        check: called after every cancelled run; asserts what must hold then.
+        clock: makes a clock a run; the default is a virtual one that skips all waiting.
+
+    Example:
+        >>> async def main():
+        ...     for _ in range(3):
+        ...         await trio.lowlevel.checkpoint()
+        >>> cancel_at_each_step(main) > 3
+        True
+    """
+    k = 0
+    while True:
+        k += 1
+        canceller = _Canceller(k)
+        trio.run(canceller.run, main, instruments=[canceller], clock=_virtual_clock() if clock is None else clock())
+        if not canceller.struck:
+            return k
+        check()
+
+
+class _Canceller(trio.abc.Instrument):
+    """Cancels before the k-th step of any task under ``run``."""
+
+    def __init__(self, k: int) -> None:
+        self._left, self._scope = k, trio.CancelScope()
+        self._root: trio.lowlevel.Task | None = None
+        self._entry: trio.lowlevel.Task | None = None
+        self.struck = False
+
+    async def run(self, main: Callable[[], Awaitable[object]]) -> None:
+        self._entry = trio.lowlevel.current_task()
+        with self._scope:
+            await main()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if self._entry is None or self.struck or not self._is_ours(task):
+            return
+        self._left -= 1
+        if self._left == 0:
+            self.struck = True
+            self._scope.cancel()
+
+    def _is_ours(self, task: trio.lowlevel.Task) -> bool:
+        at: trio.lowlevel.Task | None = task
+        while at is not None:
+            if at is self._entry:
+                return True
+            at = at.parent_nursery.parent_task if at.parent_nursery is not None else None
+        return False
+
+
+def schedules(count: int = 50) -> Iterator[Callable[..., Any]]:
+    """``count`` runners, each like ``trio.run`` but with the scheduler's choices fixed by a seed of its own.
+
+    trio shuffles tasks that become ready together; "the same under any schedule" means: run under each of these, compare.
+
+    Example:
+        >>> async def main():
+        ...     order = []
+        ...     async def note(k):
+        ...         order.append(k)
+        ...     async with trio.open_nursery() as nursery:
+        ...         for k in range(4):
+        ...             nursery.start_soon(note, k)
+        ...     return tuple(order)
+        >>> len({run(main) for run in schedules(50)}) > 10
+        True
+    """
+    for seed in range(count):
+        yield lambda main, *args, seed=seed: _run_scheduled(seed, main, args)
+
+
+def _run_scheduled(seed: int, main: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
+    before = _trio_run._ALLOW_DETERMINISTIC_SCHEDULING
+    state = _trio_run._r.getstate()
+    _trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
+    _trio_run._r.seed(seed)
+    try:
+        return trio.run(main, *args, clock=_virtual_clock())
+    finally:
+        _trio_run._ALLOW_DETERMINISTIC_SCHEDULING = before  # type: ignore[misc]
+        _trio_run._r.setstate(state)
+
+
+def _virtual_clock() -> trio.testing.MockClock:
+    return trio.testing.MockClock(autojump_threshold=0)
+
+
+def assert_same_distribution(counts: ArrayLike, probabilities: ArrayLike, *, alpha: float = 1e-6) -> float:
+    """Assert that observed counts could well come from a distribution; returns the p-value of the chi-square test.
+
+    Cells with an expected count below 5 are merged into one. With fixed seeds the outcome is fixed too: a failure is a change.
+
+    Args:
+        counts: how often each outcome was seen, shape (k,).
+        probabilities: of each outcome, shape (k,), summing to 1; an outcome of probability 0 must not have been seen.
+        alpha: the p-value below which it fails.
+
+    Raises:
+        AssertionError: with the cells that are furthest off.
+
+    Example:
+        >>> assert_same_distribution([520, 480], [0.5, 0.5]) > 0.2
+        True
+    """
+    seen, p = np.asarray(counts, dtype=np.float64), np.asarray(probabilities, dtype=np.float64)
+    assert seen.shape == p.shape, f"{seen.shape} counts for {p.shape} probabilities"
+    assert abs(p.sum() - 1) < 1e-9, f"the probabilities sum to {p.sum()}"
+    assert not seen[p == 0].any(), f"outcomes of probability 0 were seen: {np.flatnonzero((p == 0) & (seen > 0)).tolist()}"
+    expected = p * seen.sum()
+    small = expected < 5
+    have, want = np.append(seen[~small], seen[small].sum()), np.append(expected[~small], expected[small].sum())
+    have, want = have[want > 0], want[want > 0]
+    terms = (have - want) ** 2 / want
+    p_value = _chi_square_tail(float(terms.sum()), len(terms) - 1)
+    worst = np.argsort(-terms, kind="stable")[:3]
+    report = "; ".join(f"cell {cell}: want {want[cell]:.1f}, have {have[cell]:.0f}" for cell in worst.tolist())
+    assert p_value >= alpha, f"p = {p_value:.3g} < {alpha:g} over {len(terms)} cells; {report}"
+    return p_value
+
+
+def _chi_square_tail(statistic: float, degrees: int) -> float:
+    """P(chi-square with ``degrees`` > statistic): the upper regularised gamma function at (degrees/2, statistic/2).
+
+    Source: Abramowitz and Stegun 6.5.29 (series) and 6.5.31 (continued fraction, by Lentz's method).
+    """
+    a, x = degrees / 2, statistic / 2
+    if degrees == 0 or x <= 0:
+        return 1.0
+    scale = math.exp(a * math.log(x) - x - math.lgamma(a))
+    if x < a + 1:
+        term = total = 1 / a
+        k = a
+        while term > total * 1e-16:
+            k += 1
+            term *= x / k
+            total += term
+        return max(0.0, 1 - scale * total)
+    b = x + 1 - a
+    c, d = math.inf, 1 / b
+    fraction = d
+    for k in range(1, 10_000):
+        numerator = k * (a - k)
+        b += 2
+        d = 1 / (numerator * d + b)
+        c = b + numerator / c
+        fraction *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return scale * fraction
+
+
+def _length(row: Any) -> int:
+    return row.vocab_size if isinstance(row, TopLogprobs) else int(row.shape[0])
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, TopLogprobs) or isinstance(other, TopLogprobs):
+        return bool(one == other)
+    return np.array_equal(one, other)
