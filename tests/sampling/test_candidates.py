@@ -72,7 +72,7 @@ def test_moving_a_dropped_token_does_not_bring_it_back():
 def test_banning_all_that_is_listed_is_not_banning_all_there_is():
     listed = Candidates.of(TopLogprobs([1, 4], np.log([0.5, 0.25]), vocab_size=10))
 
-    with pytest.raises(TruncatedRow, match="a ban excludes all 2 tokens the server listed") as raised:
+    with pytest.raises(TruncatedRow, match="excludes all that is listed; the server listed 2 of 10 tokens: ask it for top_k=3") as raised:
         listed.ban(ids(1, 4)).refuse_unusable("a ban")
     assert raised.value.needed == 3
 

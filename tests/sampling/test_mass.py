@@ -102,6 +102,6 @@ def test_numpy_s_exponentials_stay_within_the_error_said_of_them():
 def test_a_probability_that_the_unseen_tokens_could_reach_is_refused():
     listed = Candidates.of(TopLogprobs([0, 1], np.log([0.5, 0.25]), vocab_size=8))
 
-    assert Mass.of(listed).at_least(0.4, "the filter").tolist() == [True, False]
+    assert Mass.of(listed).at_least(listed, 0.4, "the filter").tolist() == [True, False]
     with pytest.raises(TruncatedRow, match="the filter"):
-        Mass.of(listed).at_least(0.1, "the filter")
+        Mass.of(listed).at_least(listed, 0.1, "the filter")

@@ -16,7 +16,7 @@ LOGITS = st.lists(st.floats(-12, 12, width=32), min_size=3, max_size=24)
 
 
 def logprobs_of(values):
-    return portable.log_softmax(np.array(values, dtype=np.float64))
+    return portable.log_softmax(np.array(values, dtype=np.float64)).astype(np.float32)
 
 
 def listed(logprobs, k):
@@ -40,7 +40,7 @@ def test_the_bounds_hold_for_the_true_tail_through_every_change(values, data, ch
     logprobs = logprobs_of(values)
     k = data.draw(st.integers(1, len(values) - 1))
     candidates = Candidates.of(listed(logprobs, k))
-    truth, unseen = logprobs.copy(), np.ones(logprobs.size, dtype=bool)
+    truth, unseen = logprobs.astype(np.float64), np.ones(logprobs.size, dtype=bool)
     unseen[candidates.ids] = False
     for name, what in changes:
         if name == "heat":
@@ -100,7 +100,7 @@ def test_a_list_that_sums_to_more_than_1_is_trusted_no_further_than_that():
 
 
 def test_what_was_negligible_beside_the_best_is_not_once_the_best_is_gone():
-    tail = Tail(count=10, ceiling=-2000.0, reference=0.0, low=0.0, high=0.0)
+    tail = Tail(listed=2, count=10, ceiling=-2000.0, reference=0.0, low=0.0, high=0.0)
 
     assert tail.weight_bounds(0.0) == (0.0, 0.0)
     assert tail.weight_bounds(-2000.0)[1] == 10.0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seedbed.errors import TruncatedRow
+from seedbed.errors import NothingToDraw, TruncatedRow
 from seedbed.llm import TopLogprobs
 from seedbed.sampling import (
     Address,
@@ -75,6 +75,10 @@ def test_what_a_chain_keeps_of_a_list_is_what_it_keeps_of_the_whole_row(values, 
         logprobs = sampler.process(row, prompt, output)
     except TruncatedRow as error:
         needed = error.needed
+    except NothingToDraw:
+        with pytest.raises(NothingToDraw):
+            sampler.process(full, prompt, output)
+        return
     else:
         needed = None
     if needed is not None:

@@ -71,13 +71,17 @@ class Candidates:
             return
         if top == -np.inf:
             if self.tail is not None:
-                raise TruncatedRow(
-                    f"{culprit} excludes all {self.values.size} tokens the server listed: ask it for more than top_k={self.values.size}",
-                    needed=self.values.size + 1,
-                )
+                raise self.truncated(f"{culprit} excludes all that is listed")
             raise NothingToDraw(f"{culprit} excludes every token")
         position = int(np.flatnonzero(np.isnan(self.values) | np.isposinf(self.values))[0])
         raise NonFiniteLogits(f"{culprit} holds {self.values[position]} for token {self.token_id(position)}")
+
+    def truncated(self, reason: str, *, more: int | None = 1) -> TruncatedRow:
+        """The error to raise when a step needs ``more`` tokens than are listed; None: all of them."""
+        assert self.tail is not None
+        needed = self.vocab_size if more is None else min(self.vocab_size, self.tail.listed + more)
+        ask = "full rows, or put a top_k first" if needed == self.vocab_size else f"top_k={needed} or more"
+        return TruncatedRow(f"{reason}; the server listed {self.tail.listed} of {self.vocab_size} tokens: ask it for {ask}", needed=needed)
 
     def token_id(self, position: int) -> int:
         """The id of the token at ``position``."""

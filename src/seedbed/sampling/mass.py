@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 
-from seedbed.errors import TruncatedRow
 from seedbed.sampling import portable
 
 if TYPE_CHECKING:
@@ -64,25 +63,18 @@ class Mass:
         terms: NDArray[np.float64] = self.weights * np.where(self.weights > 0.0, self.depth, 0.0)
         return terms
 
-    def at_least(self, probability: float, what: str) -> NDArray[np.bool_]:
-        """Which listed tokens have at least this ``probability`` among all tokens still in the race.
+    def at_least(self, candidates: Candidates, probability: float, what: str) -> NDArray[np.bool_]:
+        """Which listed ``candidates`` have at least this ``probability`` among all tokens still in the race.
 
         Raises:
             TruncatedRow: it depends on what the unseen tokens weigh, or one of them might be among them; ``what`` names the filter.
         """
         kept: NDArray[np.bool_] = self.weights >= probability * self.high
-        if self.low == self.high == self.listed:
-            return kept
-        size = self.weights.size
-        if self.ceiling >= probability * self.low:
-            raise TruncatedRow(
-                f"{what} may reach tokens beyond the {size} the server listed: ask it for more than top_k={size}", needed=size + 1
-            )
-        if not np.array_equal(kept, self.weights >= probability * self.low):
-            raise TruncatedRow(
-                f"{what} cuts where the mass of the tokens beyond the {size} the server listed decides: ask it for more than top_k={size}",
-                needed=size + 1,
-            )
+        if candidates.tail is not None:
+            if self.ceiling >= probability * self.low:
+                raise candidates.truncated(f"{what} may reach a token that is not listed")
+            if not np.array_equal(kept, self.weights >= probability * self.low):
+                raise candidates.truncated(f"{what} cuts where the mass of the tokens that are not listed decides")
         return kept
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from seedbed.errors import InvalidSampler, RowError, TruncatedRow
+from seedbed.errors import InvalidSampler, RowError
 from seedbed.llm.base import Row, TopLogprobs, as_row
 from seedbed.sampling import engines, portable
 from seedbed.sampling.candidates import Candidates
@@ -211,10 +211,7 @@ class Sampler:
         """
         candidates = self._run(Candidates.of(as_row(logits)), History(prompt_token_ids, token_ids, address, state))
         if candidates.tail is not None:
-            raise TruncatedRow(
-                f"the normaliser is unknown: the server listed {candidates.values.size} of {candidates.vocab_size} tokens",
-                needed=candidates.vocab_size,
-            )
+            raise candidates.truncated("the normaliser is unknown", more=None)
         values = portable.log_softmax(candidates.logits)
         if candidates.ids is None:
             return values

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Tail"]
 
 _LEAST = 5e-324
+UNSEEN_ROUNDING = 2.0**-18  # half a float32 step of a logprob of -64, relative to the mass
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,8 @@ class Tail:
     """The unseen tokens at one point of the chain.
 
     Attributes:
-        count: how many they are.
+        listed: how many tokens the server listed.
+        count: how many it did not and are still in the race.
         ceiling: none of them has a logit above this one.
         reference: the logit that counts as weight 1 in ``low`` and ``high``: the best listed one as the server gave it, heated along.
         low, high: bounds of the sum of e**(logit - reference) over them.
@@ -38,6 +40,7 @@ class Tail:
         only: where all but some ids were excluded, those.
     """
 
+    listed: int
     count: int
     ceiling: float
     reference: float
@@ -50,23 +53,24 @@ class Tail:
     def of(cls, row: TopLogprobs) -> Tail | None:
         """What the list leaves unseen, or None when it is the whole vocabulary.
 
-        The missing mass is known as well as the listed logprobs are: each to half a float32 step, and, when they sum to more than 1, no
-        better than by that excess.
+        The missing mass is known as well as the server's logprobs are: each to half a float32 step, listed or not, and, when the listed
+        ones sum to more than 1, no better than by that excess.
         """
         count = row.vocab_size - len(row)
         if not count:
             return None
         finite = row.logprobs[row.logprobs > -np.inf]
         if not finite.size:
-            return cls(count, -math.inf, 0.0, 0.0, 0.0)
+            return cls(len(row), count, -math.inf, 0.0, 0.0, 0.0)
         reference = float(finite[0])
         weights = portable.exp(finite.astype(np.float64) - reference)
         whole, listed = portable.exp_scalar(-reference), portable.total(weights)
         rounding = portable.total(weights * np.abs(np.spacing(finite)).astype(np.float64)) / 2
-        slack = max(rounding, listed - whole)
+        missing = max(0.0, whole - listed)
+        slack = max(rounding + missing * UNSEEN_ROUNDING, listed - whole)
         ceiling = float(row.logprobs[-1])
         most = count * portable.exp_scalar(ceiling - reference)
-        return cls(count, ceiling, reference, min(max(0.0, whole - listed - slack), most), min(max(0.0, whole - listed) + slack, most))
+        return cls(len(row), count, ceiling, reference, min(max(0.0, missing - slack), most), min(missing + slack, most))
 
     def weight_bounds(self, top: float) -> tuple[float, float]:
         """Least and most that the sum of e**(logit - top) over the unseen tokens can be."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seedbed.errors import InvalidSampler, TruncatedRow
+from seedbed.errors import InvalidSampler
 from seedbed.sampling.processors.base import History, Processor
 
 if TYPE_CHECKING:
@@ -45,11 +45,7 @@ class Custom(Processor):
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
         if candidates.tail is not None:
-            raise TruncatedRow(
-                f"a function of your own needs the whole row, the server listed {candidates.values.size} of {candidates.vocab_size}: "
-                "ask it for full rows, or put a top_k first",
-                needed=candidates.vocab_size,
-            )
+            raise candidates.truncated("a function of your own needs the whole row", more=None)
         prefix = [*history.prompt_token_ids, *history.token_ids]
         answer = self.function(prefix, candidates.full_row())
         try:

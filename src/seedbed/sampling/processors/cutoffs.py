@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from seedbed.errors import InvalidSampler, TruncatedRow
+from seedbed.errors import InvalidSampler
 from seedbed.sampling import portable
 from seedbed.sampling.mass import Mass, lightest_first
 from seedbed.sampling.processors.base import History, Processor, finite, require, require_int
@@ -99,7 +99,7 @@ class EpsilonCutoff(Processor):
         if self.epsilon == 0.0:
             return candidates
         mass = Mass.of(candidates)
-        return candidates.keep(mass.at_least(float(self.epsilon), f"epsilon_cutoff={self.epsilon}") | (mass.depth == 0.0))
+        return candidates.keep(mass.at_least(candidates, float(self.epsilon), f"epsilon_cutoff={self.epsilon}") | (mass.depth == 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class EtaCutoff(Processor):
         mass = Mass.of(candidates)
         epsilon = float(self.epsilon)
         threshold = min(epsilon, math.sqrt(epsilon) * portable.exp_scalar(-mass.entropy()))
-        return candidates.keep(mass.at_least(threshold, f"eta_cutoff={self.epsilon}") | (mass.depth == 0.0))
+        return candidates.keep(mass.at_least(candidates, threshold, f"eta_cutoff={self.epsilon}") | (mass.depth == 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,10 +237,10 @@ class Xtc(Processor):
         require_int("min_keep", self.min_keep, 0)
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
-        if self.probability == 0.0 or self.threshold > 0.5 or candidates.values.size < 2 or not self._fires(history):
+        if self.probability == 0.0 or self.threshold > 0.5 or not self._fires(history):
             return candidates
         mass = Mass.of(candidates)
-        above = np.flatnonzero(mass.at_least(float(self.threshold), f"xtc_threshold={self.threshold}"))
+        above = np.flatnonzero(mass.at_least(candidates, float(self.threshold), f"xtc_threshold={self.threshold}"))
         order = above[np.argsort(mass.depth[above], kind="stable")]
         if order.size < 2 or mass.depth.size - (order.size - 1) < self.min_keep:
             return candidates
@@ -262,8 +262,4 @@ def _require_share(name: str, value: float) -> None:
 
 def _refuse_tail(candidates: Candidates, what: str) -> None:
     if candidates.tail is not None:
-        raise TruncatedRow(
-            f"{what} needs the whole row, the server listed {candidates.values.size} of {candidates.vocab_size}: ask it for full rows, "
-            "or put a top_k first",
-            needed=candidates.vocab_size,
-        )
+        raise candidates.truncated(f"{what} needs the whole row", more=None)

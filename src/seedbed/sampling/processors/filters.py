@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from seedbed.errors import InvalidSampler, TruncatedRow
+from seedbed.errors import InvalidSampler
 from seedbed.sampling import portable
 from seedbed.sampling.mass import FAST_ERROR, Mass, kth_largest, lightest_first
 from seedbed.sampling.processors.base import History, Processor, require, require_int
@@ -58,16 +58,12 @@ class TopK(Processor):
         if k >= candidates.vocab_size:
             return candidates
         if candidates.tail is not None and k > values.size:
-            raise TruncatedRow(f"top_k={k} needs {k} tokens, the server listed {values.size}: ask it for top_k={k} or more", needed=k)
+            raise candidates.truncated(f"top_k={k} needs {k} tokens", more=k - values.size)
         if k > values.size:
             return candidates
         threshold = kth_largest(values, k)
         if candidates.tail is not None and candidates.tail.ceiling > threshold:
-            raise TruncatedRow(
-                f"after the biases and penalties a token the server did not list may be among the top_k={k}: "
-                f"ask it for more than top_k={values.size}",
-                needed=values.size + 1,
-            )
+            raise candidates.truncated(f"after the biases and penalties, a token that is not listed may be among the top_k={k}")
         if self.ties == "keep":
             return candidates.keep(values >= threshold)
         kept = values > threshold
@@ -135,27 +131,20 @@ class TopP(Processor):
     def _refuse_unsure(self, candidates: Candidates, mass: Mass, kept: NDArray[np.bool_]) -> None:
         """The kept set is certain when it is the same at both bounds, reaches p, and lies above all that is unseen."""
         assert candidates.tail is not None
-        size, target = mass.weights.size, self.p * mass.high
+        target = self.p * mass.high
         enough = np.count_nonzero(kept) >= self.min_keep
-        held = portable.total(mass.weights[kept])
-        reached = held > target if self.rule == "<=" else held >= target
+        weight = portable.total(mass.weights[kept])
+        reached = weight > target if self.rule == "<=" else weight >= target
         outranked = candidates.tail.ceiling > candidates.values[kept].min()
         same = np.array_equal(kept, self._kept(mass, mass.low)[0])
         if reached and enough and same and not outranked:
             return
         if reached and not same and mass.high - mass.low < 1e-4 * mass.high:
-            raise TruncatedRow(
-                f"top_p={self.p} cuts so near a token that the rounding of the listed logprobs decides: only the whole row can tell",
-                needed=candidates.vocab_size,
-            )
+            raise candidates.truncated(f"top_p={self.p} cuts so near a token that the rounding of the listed logprobs decides", more=None)
         missing = max(0.0, target - mass.listed)
         more = 1 if outranked or not missing else math.ceil(min(missing / max(mass.ceiling, 1e-300), candidates.vocab_size))
-        needed = min(candidates.vocab_size, size + max(1, more))
-        raise TruncatedRow(
-            f"top_p={self.p} reaches beyond the {size} tokens the server listed (they hold at least {mass.listed / mass.high:.4f} of the "
-            f"mass): ask it for top_k={needed} or more, or put a top_k before top_p",
-            needed=needed,
-        )
+        held = f"(they hold at least {mass.listed / mass.high:.4f} of the mass)"
+        raise candidates.truncated(f"top_p={self.p} reaches beyond the tokens that are listed {held}", more=more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +184,7 @@ class MinP(Processor):
         most = -portable.ln(float(self.p))
         kept = depth <= most
         if candidates.tail is not None and top - candidates.tail.ceiling <= most:
-            raise TruncatedRow(
-                f"min_p={self.p} may keep tokens beyond the {values.size} the server listed: ask it for more than top_k={values.size}",
-                needed=min(values.size + 1, candidates.vocab_size),
-            )
+            raise candidates.truncated(f"min_p={self.p} may keep a token that is not listed")
         if self.min_keep > 1 and np.count_nonzero(kept) < self.min_keep:
             return TopK(self.min_keep).apply(candidates, history)
         return candidates.keep(kept)

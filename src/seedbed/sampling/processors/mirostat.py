@@ -110,7 +110,7 @@ class MirostatV2(_Feedback):
     def apply(self, candidates: Candidates, history: History) -> Candidates:
         mass = Mass.of(candidates)
         least = min(1.0, portable.exp_scalar(-self._mu(history.state) * portable.LN2))
-        kept = mass.at_least(least, f"mirostat at mu={self._mu(history.state):.3f}")
+        kept = mass.at_least(candidates, least, f"mirostat at mu={self._mu(history.state):.3f}")
         kept[candidates.values.argmax()] = True
         return candidates.keep(kept)
 

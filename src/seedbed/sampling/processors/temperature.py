@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seedbed.errors import TruncatedRow
 from seedbed.sampling import portable
 from seedbed.sampling.mass import Mass
 from seedbed.sampling.processors.base import History, Processor, require
@@ -84,11 +83,7 @@ class DynamicTemperature(Processor):
         if self.range == 0.0 or count == 1:
             return heat(candidates, float(self.t))
         if candidates.tail is not None:
-            raise TruncatedRow(
-                f"a dynamic temperature needs the entropy of the whole row, the server listed {count} of {candidates.vocab_size}: "
-                "ask it for full rows, or put a top_k first",
-                needed=candidates.vocab_size,
-            )
+            raise candidates.truncated("a dynamic temperature needs the entropy of the whole row", more=None)
         low, high = max(0.0, self.t - self.range), self.t + self.range
         share = min(1.0, Mass.of(candidates).entropy() / portable.ln(float(count)))
         return heat(candidates, low + (high - low) * portable.power(share, float(self.exponent)))
@@ -121,10 +116,6 @@ def _greedy(candidates: Candidates) -> Candidates:
     others = [float(values[part].max()) for part in (slice(best), slice(best + 1, None)) if values[part].size]
     if candidates.tail is not None:
         if candidates.tail.ceiling > top:
-            raise TruncatedRow(
-                f"the most probable token may be one the server did not list, after the biases and penalties: "
-                f"ask it for more than top_k={values.size}",
-                needed=values.size + 1,
-            )
+            raise candidates.truncated("after the biases and penalties, the most probable token may be one that is not listed")
         others.append(candidates.tail.ceiling)
     return replace(candidates.keep(kept), gap=top - max(others, default=-math.inf))
