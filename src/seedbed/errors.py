@@ -21,6 +21,7 @@
     │   ├── RequestTimeout (also TimeoutError)  connected, but no whole answer in time
     │   ├── BrokenAnswer                    answered, but not in the protocol's terms
     │   │   ├── AnswerTooLarge              head, body or nesting beyond the bound
+    │   │   ├── RowWithheld                 the server answered, but kept the row to itself
     │   │   └── DishonestAnswer             well-formed, and contradicts the request or itself
     │   ├── NotAModelServer                 an HTTP server, but none of the protocols known
     │   └── RequestRefused                  the server said no; ``.status`` has its HTTP status
@@ -84,6 +85,7 @@ __all__ = [
     "RequestRefused",
     "RequestTimeout",
     "RowError",
+    "RowWithheld",
     "SeedbedError",
     "ServerError",
     "ServerUnreachable",
@@ -223,6 +225,10 @@ class BrokenAnswer(ServerError):
 
 class AnswerTooLarge(BrokenAnswer):
     """The head, the body or the nesting of an answer is beyond its bound; the rest was not read."""
+
+
+class RowWithheld(BrokenAnswer):
+    """The server answered, but kept the row to itself; the message says why."""
 
 
 class DishonestAnswer(BrokenAnswer):

@@ -123,7 +123,8 @@ async def _print_json(result: GenerationResult, model: LLM) -> None:
 async def _print_lines(result: GenerationResult, model: LLM) -> None:
     for sequence in result.sequences:
         text = await shown_text(model, sequence.token_ids)
-        click.echo(f"{sequence.prompt_index}.{sequence.index:<4} {sequence.finish_reason:<9} {len(sequence.token_ids):>5} tokens  {text}")
+        place = f"{sequence.prompt_index}.{sequence.index}"
+        click.echo(f"{place:<6} {sequence.finish_reason:<9} {len(sequence.token_ids):>5} tokens  {text}".rstrip())
     name = model.info.model if model.info else "the model"
     click.echo(f"{len(result.sequences)} sequences, {result.stats.tokens} tokens from {name}")
     click.echo(f"seed   {result.seed}")

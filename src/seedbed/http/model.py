@@ -19,6 +19,7 @@ from seedbed.errors import (
     NotReady,
     Overloaded,
     RequestTimeout,
+    RowWithheld,
     SeedbedError,
     ServerError,
     UnknownModel,
@@ -193,7 +194,7 @@ class HTTPModel(LLM):
             Any number of tasks; as many as ``max_connections`` are under way, the others wait in turn. Cancelled: its connection is
             closed, nothing else is touched; the server may still do the work. Always a checkpoint.
         """
-        return (await self._ask(Ask(tuple(prev_token_ids), self.top_k, self._model))).row
+        return (await self._ask(Ask(tuple(prev_token_ids), self.top_k, self._model, self._info.eos_token_ids[0]))).row
 
     async def verify(self) -> Answer:
         """Ask for one row after one token, and check whatever can be checked about the answer.
@@ -201,7 +202,11 @@ class HTTPModel(LLM):
         Raises:
             DishonestAnswer: the row's length, its greedy choice or its prompt length is not what it should be.
         """
-        return await self._ask(Ask((self._info.eos_token_ids[0],), self.top_k, self._model))
+        end = self._info.eos_token_ids[0]
+        try:
+            return await self._ask(Ask((end,), self.top_k, self._model))
+        except RowWithheld:
+            return await self._ask(Ask((end,), self.top_k, self._model, end))
 
     def get_stop_token_id(self) -> int:
         return self._info.eos_token_ids[0]

@@ -261,7 +261,7 @@ def as_row(answer: ArrayLike | TopLogprobs, vocab_size: int | None = None) -> Ro
 def _as_float32(answer: ArrayLike) -> NDArray[np.float32]:
     try:
         raw = np.asarray(answer)
-        if raw.dtype.kind in "cmMUS":
+        if raw.dtype.kind in "cmMOSU":
             raise TypeError(f"dtype {raw.dtype} is no real number")
         with np.errstate(over="ignore"):  # beyond float32 becomes inf, refused by the draw with its position
             row = raw.astype(np.float32, copy=False)

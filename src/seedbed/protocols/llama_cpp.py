@@ -5,8 +5,10 @@ token it would take itself. The normaliser is off by up to 2e-4, the same for al
 octets an entry and costs the server far more than the model does, so the k best are the default.
 
 Sent on purpose: ``cache_prompt: false`` (a reused prefix changes rows by up to 0.3 nats), ``samplers: ["temperature"]`` with temperature
-0 (its own choice is then the best token, which checks ids against values at every step), ``response_fields`` (less to parse). Never
-sent: stop strings, which make it drop the probabilities.
+0 (its own choice is then the best token), ``response_fields`` (less to parse), and a ``logit_bias`` that forces the end token as its
+choice. The last one because the server withholds the row when the token it chose ends in the middle of a UTF-8 character; the bias does not
+touch the row, bit for bit. Only the verifying probe goes without, to check its choice against the best listed token. Never sent: stop
+strings, which make it drop the probabilities.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from seedbed.errors import (
     NonFiniteLogits,
     NotReady,
     RequestRefused,
+    RowWithheld,
     Unauthorized,
     UnknownModel,
     UsageError,
@@ -33,7 +36,7 @@ from seedbed.llm.base import ModelInfo, Row, TopLogprobs
 from seedbed.protocols.base import JSON, Discovery, Protocol, field_of, json_body, json_response, known_vocab_size, parse_json, token_ids_of
 from seedbed.protocols.exchange import Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Tokenize
 from seedbed.protocols.refusal import refusal
-from seedbed.protocols.rows import full_row, top_logprobs
+from seedbed.protocols.rows import full_row, logprob_of, top_logprobs
 
 if TYPE_CHECKING:
     from seedbed.errors import SeedbedError
@@ -43,6 +46,7 @@ __all__ = ["LlamaCpp"]
 
 SERVER_HEADERS = (("server", "llama.cpp"), ("keep-alive", "timeout=5, max=100"))
 FIELDS = ["tokens_evaluated", "tokens_cached", "completion_probabilities"]
+FORCING_BIAS = 1000.0
 LOWEST = float(np.finfo(np.float32).min)  # how -inf is spelled
 # A token's text comes as a JSON string and again as a list of octets; the longest tokens of known vocabularies are runs of 128 blanks.
 OCTETS_AN_ENTRY = 1024
@@ -92,6 +96,8 @@ class LlamaCpp(Protocol):
             "cache_prompt": False,
             "response_fields": FIELDS,
         }
+        if ask.force is not None:
+            data["logit_bias"] = [[ask.force, FORCING_BIAS]]
         if ask.model is not None:
             data["model"] = ask.model
         return HttpRequest("POST", "/completion", JSON, orjson.dumps(data))
@@ -102,6 +108,8 @@ class LlamaCpp(Protocol):
         data = parse_json(response, "the answer")
         if isinstance(data, list) and len(data) == 1:
             data = data[0]
+        if isinstance(data, dict) and "tokens_evaluated" in data and "completion_probabilities" not in data:
+            raise RowWithheld("the server answered without a row: the token it chose ends in the middle of a character")
         try:
             step = data["completion_probabilities"][0]
             listed, chosen = step["top_logprobs"], step["id"]
@@ -117,7 +125,7 @@ class LlamaCpp(Protocol):
         if len(ids) != _entries(ask, info):
             raise DishonestAnswer(f"{_entries(ask, info)} tokens were asked for, {len(ids)} are listed")
         row = _row(ids, values, known_vocab_size(info))
-        _check_choice(chosen, row)
+        _check_choice(ask.force, chosen, step.get("logprob"), row)
         return Answer(full_row(row) if ask.top_k is None else row, chosen, prompt_tokens, data.get("tokens_cached"))
 
     def answer_bound(self, ask: Ask, info: ModelInfo) -> int:
@@ -155,23 +163,19 @@ class LlamaCpp(Protocol):
     def encode_row(self, ask: Ask, request: HttpRequest, row: Row, llm: LLM) -> HttpResponse:
         k = row.vocab_size if isinstance(row, TopLogprobs) else row.size
         top = top_logprobs(row, k if ask.top_k is None else ask.top_k)
-        values = np.maximum(top.logprobs, np.float32(LOWEST)).tolist()
-        entries = [
-            {"id": token_id, "token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": value}
-            for token_id, value in zip(top.token_ids.tolist(), values, strict=True)
-            for piece in (llm.token_bytes(token_id),)
-        ]
+        entries = [_entry(token_id, value, llm) for token_id, value in zip(top.token_ids.tolist(), top.logprobs.tolist(), strict=True)]
+        chosen = entries[0] if ask.force is None else _entry(ask.force, logprob_of(row, ask.force), llm)
         data = {
             "index": 0,
-            "content": entries[0]["token"],
+            "content": chosen["token"],
             "tokens": [],
             "stop": True,
-            "stop_type": "eos" if entries[0]["id"] in llm.eos_token_ids else "limit",
+            "stop_type": "eos" if chosen["id"] in llm.eos_token_ids else "limit",
             "tokens_predicted": 1,
             "tokens_evaluated": len(ask.token_ids),
             "tokens_cached": len(ask.token_ids),
             "truncated": False,
-            "completion_probabilities": [{**entries[0], "top_logprobs": entries}],
+            "completion_probabilities": [{**chosen, "top_logprobs": entries}],
         }
         wanted = json_body(request.body).get("response_fields")
         if isinstance(wanted, list) and wanted:
@@ -247,12 +251,31 @@ def _row(ids: list[Any], values: list[Any], vocab_size: int) -> TopLogprobs:
     return TopLogprobs(token_ids, logprobs.astype(np.float32), vocab_size)
 
 
-def _check_choice(chosen: object, row: TopLogprobs) -> None:
-    best = row.token_ids[row.logprobs == row.logprobs[0]]
-    if chosen not in best.tolist():
+def _check_choice(forced: int | None, chosen: object, logprob: object, row: TopLogprobs) -> None:
+    """The server's own choice must be the one we made for it, with the value it is listed with; or else the best one listed."""
+    best = row.token_ids[row.logprobs == row.logprobs[0]].tolist()
+    if forced is None and chosen not in best:
         raise DishonestAnswer(
             f"the server's greedy choice is token {chosen}, the best it lists is token {best[0]}: is a logit bias or grammar set on it?"
         )
+    if forced is not None and chosen != forced:
+        raise DishonestAnswer(f"the server was made to choose token {forced} and chose {chosen}: is a grammar set on it?")
+    listed = row.logprobs[row.token_ids == chosen]
+    if listed.size and isinstance(logprob, float) and np.float32(max(logprob, LOWEST)) != max(listed[0], np.float32(LOWEST)):
+        raise DishonestAnswer(f"the server's choice, token {chosen}, has logprob {logprob}, and is listed with {listed[0]}")
+
+
+def _entry(token_id: int, logprob: float, llm: LLM) -> dict[str, Any]:
+    piece = llm.token_bytes(token_id)
+    return {"id": token_id, "token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": max(logprob, LOWEST)}
+
+
+def _forced(data: dict[str, Any]) -> int | None:
+    """The one token a request's bias makes certain, if it has such a bias."""
+    match data.get("logit_bias"):
+        case [[int(token_id), float() | int() as bias]] if bias >= FORCING_BIAS and token_id >= 0:
+            return token_id
+    return None
 
 
 def _ask_from(data: dict[str, Any]) -> Ask:
@@ -264,7 +287,7 @@ def _ask_from(data: dict[str, Any]) -> Ask:
     if n_probs < 1:
         raise BadRequest("this server answers with probabilities only: n_probs must be 1 or more", status=400)
     model = data.get("model")
-    return Ask(token_ids_of(prompt, '"prompt"'), n_probs, model if isinstance(model, str) else None)
+    return Ask(token_ids_of(prompt, '"prompt"'), n_probs, model if isinstance(model, str) else None, _forced(data))
 
 
 def _envelope(error: SeedbedError) -> tuple[str, int]:

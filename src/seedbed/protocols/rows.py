@@ -14,7 +14,7 @@ from seedbed.sampling.candidates import Candidates
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["full_row", "log_probabilities", "top_logprobs"]
+__all__ = ["full_row", "log_probabilities", "logprob_of", "top_logprobs"]
 
 
 def log_probabilities(row: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -47,6 +47,14 @@ def top_logprobs(row: Row, k: int) -> TopLogprobs:
     candidates = np.flatnonzero(values >= threshold)
     best = candidates[np.argsort(-values[candidates], kind="stable")][:k]
     return TopLogprobs(best, values[best], values.size)
+
+
+def logprob_of(row: Row, token_id: int) -> float:
+    """One token's log-probability; -inf when the row does not list it."""
+    if isinstance(row, TopLogprobs):
+        listed = row.logprobs[row.token_ids == token_id]
+        return float(listed[0]) if listed.size else -np.inf
+    return float(log_probabilities(row)[token_id]) if token_id < row.size else -np.inf
 
 
 def full_row(row: Row) -> NDArray[np.float32]:

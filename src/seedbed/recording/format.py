@@ -248,7 +248,9 @@ def _read_manifest(where: Path) -> dict[str, Any]:
         manifest = orjson.loads(data)
         if manifest["format"] != FORMAT:
             raise ValueError(f"format is {manifest['format']!r}")
-        if type(manifest["version"]) is int and manifest["version"] > VERSION:
+        if type(manifest["version"]) is not int or manifest["version"] < 1:
+            raise ValueError(f"version is {manifest['version']!r}")
+        if manifest["version"] > VERSION:
             raise RecordingTooNew(
                 f"{where} is version {manifest['version']} of the format, this seedbed reads up to {VERSION}: update seedbed"
             )

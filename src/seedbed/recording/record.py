@@ -35,7 +35,8 @@ class RecordingLLM(LLM):
         extend: continue a finished recording; the default refuses.
 
     Used as an async context manager: entering opens the recording, leaving seals it. When an exception leaves the block the recording
-    stays unsealed and can be continued.
+    stays unsealed and can be continued. The first row recorded is the one after the stop token alone: what ``connect`` asks any server
+    to verify it, so that it can verify a replay too.
 
     Raises:
         UsageError: the model does not tell its vocabulary's size, or lists fewer than ``top_k`` tokens.
@@ -71,7 +72,11 @@ class RecordingLLM(LLM):
 
     async def __aenter__(self) -> Self:
         self._writer = RecordingWriter(self._path, self._info, self._top_k, extend=self._extend)
-        await trio.lowlevel.checkpoint()
+        try:
+            await self.next_token_logits([self.get_stop_token_id()])
+        except BaseException:
+            self._writer.abandon()
+            raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:

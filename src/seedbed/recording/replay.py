@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import trio
 
-from seedbed.errors import MissingExtra, RecordingMiss, RowError
+from seedbed.errors import MissingExtra, RecordingMiss, RowError, UsageError
 from seedbed.llm.base import LLM, ModelInfo, TopLogprobs
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import HttpRequest
@@ -61,6 +62,17 @@ class ReplayLLM(LLM):
     @property
     def info(self) -> ModelInfo:
         return self._info
+
+    async def tokenize(self, text: str) -> list[int]:
+        """Token ids spelled as ``token_bytes`` spells them; no other text, since a recording has no tokenizer."""
+        await trio.lowlevel.checkpoint()
+        if not re.fullmatch(r"(<\|\d+\|>)+", text):
+            raise UsageError("a recording has no tokenizer: give token ids instead of text")
+        return [int(token_id) for token_id in re.findall(r"\d+", text)]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """A spelling for protocols that name tokens by text: ``<|7|>`` for token 7."""
+        return f"<|{token_id}|>".encode()
 
     def _miss(self, prefix: Sequence[int]) -> RecordingMiss:
         nearest = self.recording.trie.nearest(prefix)

@@ -123,6 +123,13 @@ class Address:
         """Words 0 to ``count`` - 1, uint64."""
         return self._philox(purpose).random_raw(count)
 
+    def write_words(self, out: NDArray[np.uint64], purpose: Purpose) -> None:
+        """Words 0 to ``len(out) - 1`` into ``out``. Through pieces small enough that the allocator need not ask the system for each."""
+        philox = self._philox(purpose)
+        for at in range(0, out.size, 32_768):
+            piece = out[at : at + 32_768]
+            piece[:] = philox.random_raw(piece.size)
+
     def words_at(self, positions: NDArray[np.int64], purpose: Purpose) -> NDArray[np.uint64]:
         """The words at ascending ``positions``, uint64; the same values as ``words(max + 1)[positions]``, without making all of them."""
         if not positions.size:
