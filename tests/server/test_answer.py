@@ -56,7 +56,7 @@ async def test_a_row_is_answered() -> None:
         (Overloaded("o", status=429), 429),
         (EngineFailed("e", status=500), 500),
         (UsageError("v"), 400),
-        (RecordingMiss("r", prev_token_ids=(1,), known=0), 500),
+        (RecordingMiss("r", prev_token_ids=(1,), known=0), 400),  # trying again cannot help
         (SeedbedError("s"), 500),
     ],
     ids=lambda value: type(value).__name__,
@@ -135,7 +135,7 @@ async def test_a_row_that_is_none_is_the_servers_fault(row: object) -> None:
 async def test_a_truncated_row_is_not_passed_off_as_full() -> None:
     status, body = await said(ScriptedLLM({}, default=TopLogprobs([1, 2], [-1.0, -2.0], 4), info=INFO))
 
-    assert status == 500
+    assert status == 400
     assert body["error"]["type"] == "truncated_row"
 
 

@@ -129,7 +129,7 @@ async def connect(
     sender = _sender(url, sent, transport, client, ssl_context, connect_timeout)
     wire = _Wire(sender, url, Secrets.of(url, sent, client), max_connections, request_timeout, retry or Retry())
     try:
-        spoken, info = await _discover(wire, speaks)
+        spoken, info = await _discover(wire, speaks, model)
         info = _with_overrides(info, model, eos_token_ids, vocab_size)
         asked = _asked(info, spoken.default_top_k, top_k)
         connected = HTTPModel(wire, spoken, info, asked, model, decode_in_thread_above)
@@ -360,10 +360,10 @@ def _is_not_ready(error: ServerError) -> bool:
     return isinstance(error, (NotReady, Overloaded, ConnectionLost))
 
 
-async def _discover(wire: _Wire, protocols: list[ServerProtocol]) -> tuple[ServerProtocol, ModelInfo]:
+async def _discover(wire: _Wire, protocols: list[ServerProtocol], model: str | None) -> tuple[ServerProtocol, ModelInfo]:
     seen: list[HttpResponse] = []
     for protocol in protocols:
-        discovery = protocol.discover()
+        discovery = protocol.discover(model)
         request = next(discovery)
         try:
             while True:
@@ -372,7 +372,8 @@ async def _discover(wire: _Wire, protocols: list[ServerProtocol]) -> tuple[Serve
                 request = discovery.send(response)
         except StopIteration as learnt:
             if learnt.value is not None:
-                return protocol, learnt.value
+                narrowed, info = learnt.value  # the protocol, knowing what the server has
+                return narrowed, info
         except SeedbedError as error:
             error.add_note(f"while asking {wire.where} whether it speaks {protocol.name}")
             wire.secrets.hide_in_error(error)

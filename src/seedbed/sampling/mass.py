@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from seedbed.sampling.candidates import Candidates
 
-__all__ = ["FAST_ERROR", "Mass", "kth_largest", "lightest_first"]
+__all__ = ["FAST_ERROR", "Mass", "best_few", "fast_total", "kth_largest", "lightest_first"]
+
+BINS = 1024
 
 # Of a sum of numpy's exponentials, relative to the whole: each is right to 4 ulp, and adding up a million adds at most 2**-33.
 FAST_ERROR = 1e-9
@@ -47,7 +49,8 @@ class Mass:
         """Weigh the tokens still in the race; not ``portably`` is five times faster and right to ``FAST_ERROR`` in every sum."""
         top = float(candidates.values.max())
         depth = np.subtract(top, candidates.values, dtype=np.float64)
-        weights = portable.exp(-depth) if portably else np.exp(-depth)
+        weights = -depth
+        weights = portable.exp(weights) if portably else np.exp(weights, out=weights)
         listed = portable.total(weights) if portably else float(weights.sum())
         if candidates.tail is None:
             return cls(depth, weights, listed, listed, listed, 0.0)
@@ -78,6 +81,15 @@ class Mass:
         return kept
 
 
+def fast_total(values: NDArray[np.float32] | NDArray[np.float64], top: float) -> float:
+    """The sum of e**(value - top), right to ``FAST_ERROR``, without an array as long as the row."""
+    total = 0.0
+    for at in range(0, values.size, portable.CHUNK):
+        depth = np.subtract(values[at : at + portable.CHUNK], top, dtype=np.float64)
+        total += float(np.exp(depth, out=depth).sum())
+    return total
+
+
 def lightest_first(
     keys: NDArray[np.float64], weights: NDArray[np.float64], limit: float, *, inclusive: bool = False, at_least: int = 1
 ) -> tuple[NDArray[np.bool_], float]:
@@ -95,15 +107,21 @@ def lightest_first(
         A mask, and the distance of ``limit`` from the nearest weight at which the answer would have been another.
     """
     side: Literal["left", "right"] = "right" if inclusive else "left"
-    before = 0.0
+    kept, undecided, before = np.zeros(keys.shape, dtype=bool), np.arange(keys.size), 0.0
     if keys.size > 2048:
-        bins = np.minimum(keys * 8.0, 1023.0).astype(np.intp)
-        upto = np.bincount(bins, weights=weights, minlength=1024).cumsum()
+        # In chunks, so that nothing as long as the vocabulary is allocated, which costs more than the arithmetic.
+        masses = np.zeros(BINS)
+        for some, weights_there in zip(portable.chunks(keys), portable.chunks(weights), strict=True):
+            masses += np.bincount(_bins(some), weights=weights_there, minlength=BINS)
+        upto = masses.cumsum()
         cut = int(np.searchsorted(upto, limit, side=side))
         before = float(upto[cut - 1]) if cut else 0.0
-        kept, undecided = bins < cut, np.flatnonzero(bins == cut)
-    else:
-        kept, undecided = np.zeros(keys.shape, dtype=bool), np.arange(keys.size)
+        found = []
+        for at in range(0, keys.size, portable.CHUNK):
+            bins = _bins(keys[at : at + portable.CHUNK])
+            np.less(bins, cut, out=kept[at : at + bins.size])
+            found.append(np.flatnonzero(bins == cut) + at)
+        undecided = np.concatenate(found)
     order = undecided[np.argsort(keys[undecided], kind="stable")]
     boundaries = before + np.concatenate(([0.0], weights[order].cumsum()))
     count = int(np.searchsorted(boundaries[: order.size], limit, side=side))
@@ -111,6 +129,17 @@ def lightest_first(
     if np.count_nonzero(kept) < at_least:
         kept[np.argsort(keys, kind="stable")[:at_least]] = True
     return kept, float(np.abs(boundaries[max(0, count - 1) : count + 1] - limit).min())
+
+
+def _bins(keys: NDArray[np.float64]) -> NDArray[np.intp]:
+    return np.minimum(keys * 8.0, BINS - 1.0).astype(np.intp)
+
+
+def best_few(values: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.intp]:
+    """Where the largest values are, all ties included: some hundreds of a long row, all of a short one."""
+    if values.size < 4096:
+        return np.arange(values.size)
+    return np.flatnonzero(values >= kth_largest(values, 256))
 
 
 def kth_largest(values: NDArray[np.float32] | NDArray[np.float64], k: int) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 
 from seedbed.errors import InvalidSampler
 from seedbed.sampling import portable
-from seedbed.sampling.mass import FAST_ERROR, Mass, kth_largest, lightest_first
+from seedbed.sampling.mass import FAST_ERROR, Mass, best_few, fast_total, kth_largest, lightest_first
 from seedbed.sampling.processors.base import History, Processor, require, require_int
 
 if TYPE_CHECKING:
@@ -114,6 +114,8 @@ class TopP(Processor):
             return candidates
         if candidates.tail is None and candidates.values.size > 1024:
             # Almost always the cut is nowhere near a boundary, and numpy's exponentials settle it.
+            if (places := self._among_the_best(candidates)) is not None:
+                return candidates.keep_at(places)
             mass = Mass.of(candidates, portably=False)
             kept, distance = self._kept(mass, mass.listed)
             if distance > FAST_ERROR * mass.listed:
@@ -123,6 +125,19 @@ class TopP(Processor):
         if candidates.tail is not None:
             self._refuse_unsure(candidates, mass, kept)
         return candidates.keep(kept)
+
+    def _among_the_best(self, candidates: Candidates) -> NDArray[np.intp] | None:
+        """Where the kept ones are, when they are certain to be among the few best."""
+        values = candidates.values
+        top, few = float(values.max()), best_few(values)
+        depth = np.subtract(top, values[few], dtype=np.float64)
+        weights = np.exp(-depth)
+        whole = fast_total(values, top)
+        limit, slack = self.p * whole, FAST_ERROR * whole
+        if few.size < self.min_keep or weights.sum() < limit + slack:
+            return None
+        kept, distance = lightest_first(depth, weights, limit, inclusive=self.rule == "<=", at_least=max(1, self.min_keep))
+        return few[kept] if distance > slack else None
 
     def _kept(self, mass: Mass, whole: float) -> tuple[NDArray[np.bool_], float]:
         least = max(1, self.min_keep)
