@@ -11,6 +11,7 @@ from seedbed.errors import TruncatedRow
 from seedbed.llm import TopLogprobs
 from seedbed.sampling.candidates import Candidates
 from seedbed.sampling.mass import FAST_ERROR, Mass, fast_total, kth_largest, lightest_first
+from seedbed.sampling.tail import Tail
 
 SIXTEENTHS = st.integers(0, 160).map(lambda n: n / 16)
 
@@ -105,3 +106,13 @@ def test_a_probability_that_the_unseen_tokens_could_reach_is_refused():
     assert Mass.of(listed).at_least(listed, 0.4, "the filter").tolist() == [True, False]
     with pytest.raises(TruncatedRow, match="the filter"):
         Mass.of(listed).at_least(listed, 0.1, "the filter")
+
+
+def test_a_probability_whose_reach_the_unseen_mass_decides_is_refused():
+    """Token 1 has 0.25 of the whole if the unseen ones are light, and not if they are heavy."""
+    tail = Tail(listed=2, count=100, ceiling=-3.0, reference=0.0, low=0.1, high=2.0)
+    candidates = Candidates(np.array([0, 1]), np.array([0.0, -0.5]), 102, tail)
+
+    with pytest.raises(TruncatedRow, match="mass of the tokens that are not listed decides"):
+        Mass.of(candidates).at_least(candidates, 0.25, "the filter")
+    assert Mass.of(candidates).at_least(candidates, 0.1, "the filter").tolist() == [True, True]
