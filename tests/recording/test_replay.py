@@ -108,8 +108,11 @@ class TestMisses:
             assert model.counters()["requests"] == before["requests"] + 1
 
     async def test_more_of_a_row_than_was_kept_is_refused_with_how_much_there_is(self) -> None:
-        with pytest.raises(TruncatedRow, match="30 tokens were asked for, 20 are known"):
+        with pytest.raises(UsageError, match="the 20 best tokens at most, not 30"):
             async with connect("http://nobody.invalid", transport=replay_transport(TINY), top_k=30):
+                pass
+        with pytest.raises(TruncatedRow, match="30 tokens were asked for, 20 are known"):
+            async with connect("http://nobody.invalid", transport=replay_transport(TINY, "llama.cpp"), top_k=30):
                 pass
 
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seedbed.errors import MalformedRow, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
 __all__ = ["LLM", "BlockingLLM", "ModelInfo", "Row", "TopLogprobs", "as_row"]
 
@@ -128,7 +129,7 @@ class TopLogprobs:
         return f"TopLogprobs({len(self)} of {self.vocab_size}: {head}{', ...' if len(self) > 3 else ''})"
 
 
-Row: TypeAlias = "NDArray[np.float32] | TopLogprobs"
+Row: TypeAlias = NDArray[np.float32] | TopLogprobs
 """One answer: float32 logits of shape (vocab_size,), or the k best."""
 
 
