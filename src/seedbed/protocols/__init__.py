@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 from seedbed.errors import UsageError
 from seedbed.protocols.llama_cpp import LlamaCpp
 from seedbed.protocols.native import Native
+from seedbed.protocols.vllm import VLLM
+from seedbed.protocols.vllm_generate import VLLMGenerate
 
 if TYPE_CHECKING:
     from seedbed.protocols.base import Protocol
 
 __all__ = ["PROTOCOLS", "protocol_named"]
 
-PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (Native(), LlamaCpp())}
+PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (Native(), LlamaCpp(), VLLM(), VLLMGenerate())}
 """Every protocol by name, in the order discovery tries them."""
 
 
