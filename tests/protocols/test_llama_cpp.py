@@ -328,7 +328,7 @@ def test_discovery_survives_any_answer(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"7", b'"build_info"', b"null", b'{"build_info": 7}', b"\xff"])
-@pytest.mark.parametrize("status", [200, 404, 401, 503])
+@pytest.mark.parametrize("status", [200, 404, 403, 503])
 def test_discovery_of_something_else_finds_nothing(body: bytes, status: int) -> None:
     """HTML, nothing, or JSON of another kind is not llama.cpp."""
     assert wire.discovered(PROTOCOL, lambda _: HttpResponse(status, (), body)) is None

@@ -19,6 +19,7 @@ from seedbed.errors import (
     NonFiniteAtServer,
     NonFiniteLogits,
     SeedbedError,
+    Unauthorized,
 )
 from seedbed.llm.base import ModelInfo, TopLogprobs
 from seedbed.protocols.exchange import Ask, Describe, Health, HttpRequest, HttpResponse
@@ -140,7 +141,13 @@ def test_discovery_survives_any_answer(data: st.DataObject) -> None:
     assert wire.is_well_typed(found)
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"7", b'"x"', b"null", b"[" * 5000, b"\xff"])
+def test_a_server_that_wants_a_key_first_is_named() -> None:
+    """Whatever it speaks; a client without the key cannot find out."""
+    with pytest.raises(Unauthorized, match="api_key="):
+        wire.discovered(PROTOCOL, lambda _: HttpResponse(401, (), b""))
+
+
+@pytest.mark.parametrize("body", wire.SOMETHING_ELSE)
 @pytest.mark.parametrize("status", [200, 404, 500])
 def test_discovery_of_something_else_finds_nothing(body: bytes, status: int) -> None:
     """HTML, nothing, or JSON of another kind is not a native server."""

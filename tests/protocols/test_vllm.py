@@ -335,6 +335,22 @@ def test_a_server_that_tells_nothing_but_its_name_is_still_one() -> None:
         PROTOCOL.encode_request(TOP2, found[1])
 
 
+@pytest.mark.parametrize("version", ["0.8.4", "0.9.2", "main", ""])
+def test_what_would_end_an_old_engine_is_not_sent(version: str) -> None:
+    """Before 0.9 a bias for a token that cannot be is not refused."""
+    real, bodies = real_server(), []
+
+    def answers(request: HttpRequest) -> HttpResponse:
+        bodies.append(request.body)
+        return said({"version": version}) if request.route == "/version" else real(request)
+
+    found = wire.discovered(PROTOCOL, answers)
+
+    assert not any(b"logit_bias" in body for body in bodies)
+    assert (found is None) == (not version)
+    assert found is None or found[1].vocab_size is None
+
+
 def test_one_of_several_models_is_found_by_name() -> None:
     """Adapters are listed beside their base; without a name it is the base."""
     entries = [
@@ -352,9 +368,9 @@ def test_one_of_several_models_is_found_by_name() -> None:
         assert (found[1].model, found[1].context_length) == (name, context_length)
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/completions"])
+@pytest.mark.parametrize("path", ["/version", "/v1/models", "/v1/completions"])
 def test_a_missing_key_is_named(path: str) -> None:
-    """The version is open, the rest is not."""
+    """The version is open in vLLM, the rest is not; behind a gateway nothing is."""
     real = real_server()
     with pytest.raises(Unauthorized):
         wire.discovered(PROTOCOL, lambda request: said({"error": "Unauthorized"}, 401) if request.route == path else real(request))
@@ -365,7 +381,7 @@ def test_a_missing_key_is_named(path: str) -> None:
     st.builds(
         ModelInfo,
         model=wire.names,
-        server=wire.names.map("vLLM {}".format),
+        server=st.sampled_from(["vLLM 0.10.0", "vLLM 0.33.1.dev5+gabc", "vLLM v1.0"]),
         fingerprint=wire.names,
         vocab_size=st.just(12),
         context_length=st.none() | st.integers(2, 2**40),
@@ -402,7 +418,7 @@ def test_discovery_survives_any_answer(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("body", wire.SOMETHING_ELSE)
-@pytest.mark.parametrize("status", [200, 404, 401, 503])
+@pytest.mark.parametrize("status", [200, 404, 403, 503])
 def test_discovery_of_something_else_finds_nothing(body: bytes, status: int) -> None:
     """HTML, nothing, or JSON of another kind is not vLLM; nor is what is owned by another."""
     assert wire.discovered(PROTOCOL, lambda _: HttpResponse(status, (), body)) is None

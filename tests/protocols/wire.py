@@ -242,6 +242,7 @@ def same_row(have: Row, want: Row) -> bool:
 
 def holds_for_every_truncation(protocol: Protocol, ask: Ask, info: ModelInfo, response: HttpResponse) -> None:
     """An answer cut anywhere is a typed error, never a row."""
+    assert not isinstance(outcome(protocol, ask, info, response), SeedbedError)
     body = bytes(response.body)
     for length in range(len(body)):
         cut = outcome(protocol, ask, info, HttpResponse(response.status, response.headers, body[:length]))
@@ -257,6 +258,7 @@ def holds_for_every_changed_byte(
     step: int = 1,
 ) -> None:
     """An answer with one octet changed is a typed error, or the row that a plain reading of the changed octets gives."""
+    assert not isinstance(outcome(protocol, ask, info, response), SeedbedError)
     body = bytearray(response.body)
     for place in range(0, len(body), step):
         original = body[place]

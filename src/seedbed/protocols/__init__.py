@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from seedbed.errors import UsageError
 from seedbed.protocols.llama_cpp import LlamaCpp
 from seedbed.protocols.native import Native
+from seedbed.protocols.sglang import SGLang
 from seedbed.protocols.vllm import VLLM
 from seedbed.protocols.vllm_generate import VLLMGenerate
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PROTOCOLS", "protocol_named"]
 
-PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (Native(), LlamaCpp(), VLLM(), VLLMGenerate())}
+PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (Native(), LlamaCpp(), VLLM(), VLLMGenerate(), SGLang())}
 """Every protocol by name, in the order discovery tries them."""
 
 

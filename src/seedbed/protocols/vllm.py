@@ -38,6 +38,7 @@ from seedbed.protocols.fields import (
     as_count,
     as_facts,
     as_text,
+    as_version,
     check_entries,
     check_prompt_tokens,
     entries_asked,
@@ -72,6 +73,7 @@ AT_SENTINEL = -9998.5
 KEY = "token_id:"
 TOO_MANY = 1_000_000_000  # logprobs; no vocabulary has as many, so the refusal tells the cap and nothing is computed
 NO_TOKEN = 2**31 - 1  # no vocabulary has it, so the refusal of a bias for it tells the size
+REFUSES_BIAS = (0, 10, 0)  # before 0.9 such a bias is not refused but ends the engine
 PROBE_LOGPROBS = 20  # what every server allows, unless told to allow less
 OCTETS_AN_ENTRY = 64
 # "llamacpp" is how a server in the box that speaks both answers the path they share.
@@ -195,7 +197,9 @@ class VLLM(Protocol):
 
     def encode_description(self, question: Describe, info: ModelInfo, llm: LLM) -> HttpResponse:
         if question.path == "/version":
-            return json_response({"version": info.server.removeprefix("vLLM ") or "seedbed"}, 200, *ALWAYS)
+            # The release it behaves like; a client asks old ones for less.
+            version = info.server.removeprefix("vLLM ") if info.server.startswith("vLLM ") else "0.33.0+seedbed"
+            return json_response({"version": version}, 200, *ALWAYS)
         entry = {
             "id": info.model,
             "object": "model",
@@ -260,7 +264,9 @@ def learn(
     if refused.status in (401, 403):
         raise refusal(refused)
     cap = _number_in(refused, _CAP)
-    vocab_size = _number_in((yield completion(_request(name, (0,), 1) | {"logit_bias": {str(NO_TOKEN): 1}})), _VOCAB_SIZE)
+    vocab_size = None
+    if as_version(version) >= REFUSES_BIAS:
+        vocab_size = _number_in((yield completion(_request(name, (0,), 1) | {"logit_bias": {str(NO_TOKEN): 1}})), _VOCAB_SIZE)
     asked = min(k for k in (cap, vocab_size, PROBE_LOGPROBS) if k is not None)
     answer = yield completion(_request(name, (0,), asked))
     kind: Literal["logits", "logprobs"] = "logits" if _are_logits(answer, vocab_size) else "logprobs"
