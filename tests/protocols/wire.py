@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from seedbed.protocols.base import Protocol
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "wire"
-same_every_time = settings(derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
-thorough = settings(same_every_time, max_examples=300)
+same_every_time = settings(max_examples=40, derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+thorough = settings(same_every_time, max_examples=120)
 
 
 # Captured exchanges.

@@ -263,6 +263,8 @@ def learn(
     refused = yield completion(_request(name, (0,), TOO_MANY))
     if refused.status in (401, 403):
         raise refusal(refused)
+    if refused.status == 404:  # it has the model, so what it has not is the path
+        return None
     cap = _number_in(refused, _CAP)
     vocab_size = None
     if as_version(version) >= REFUSES_BIAS:
