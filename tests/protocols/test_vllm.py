@@ -513,7 +513,7 @@ def minimal(**change: Any) -> bytes:
         (step((3, -1.0), (4, -1.5), (5, -2.0), taken="token_id:9"), DishonestAnswer, "2 tokens were asked for, 3 are listed"),
         (step((5, -2.0), (3, -1.0), (4, -1.5)), DishonestAnswer, "greedy choice, token 5, is not among the 2 best"),
         (step((3, -0.7), (12, -0.7)), MalformedRow, "outside the vocabulary"),
-        (step((3, -0.7), (2**64, -0.7)), BrokenAnswer, "64 bits"),
+        (step((3, -0.7), (2**63, -0.7)), BrokenAnswer, "64 bits"),
         (step((3, -0.7), ("token_id:03", -0.7)), FeatureOff, "by their texts"),
         (step((3, -0.7), ("token_id:-3", -0.7)), MalformedRow, "outside the vocabulary"),
         (step((3, -0.7), ("token_id: 4", -0.7)), FeatureOff, "by their texts"),

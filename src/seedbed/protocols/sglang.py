@@ -55,7 +55,7 @@ from seedbed.protocols.fields import (
     token_ids_of,
 )
 from seedbed.protocols.refusal import error_text, refusal, retry_after_header, status_for, told
-from seedbed.protocols.rows import LOWEST, check_choice, full_row, listed_row, numbers, token_id_array, top_logprobs
+from seedbed.protocols.rows import LOWEST, check_choice, numbers, row_of, token_id_array, top_logprobs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,13 +123,13 @@ class SGLang(Protocol):
         check_entries(len(token_ids), entries_asked(ask, info))
         if np.isnan(logprobs).any():
             raise NonFiniteLogits(f"the server's logprob of token {token_ids[np.isnan(logprobs)][0]} is NaN")
-        row = listed_row(token_ids, logprobs, known_vocab_size(info))
+        row = row_of(token_ids, logprobs, known_vocab_size(info), full=ask.top_k is None)
         value, chosen = _taken(data, meta)
         chosen = check_choice(chosen, row)
-        if numbers([value]) != row.logprobs[0]:
-            raise DishonestAnswer(f"token {chosen} has logprob {value!r:.40} by itself and {row.logprobs[0]} in the list")
+        if numbers([value]) != logprobs.max():
+            raise DishonestAnswer(f"token {chosen} has logprob {value!r:.40} by itself and {logprobs.max()} in the list")
         cached = meta.get("cached_tokens")
-        return Answer(full_row(row) if ask.top_k is None else row, chosen, prompt_tokens, cached if type(cached) is int else None)
+        return Answer(row, chosen, prompt_tokens, cached if type(cached) is int else None)
 
     def answer_bound(self, ask: Ask, info: ModelInfo) -> int:
         return 65_536 + OCTETS_AN_ENTRY * entries_asked(ask, info)

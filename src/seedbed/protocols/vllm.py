@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import orjson
 
 from seedbed.errors import (
     BadRequest,
@@ -56,7 +57,7 @@ from seedbed.protocols.fields import (
     token_ids_of,
 )
 from seedbed.protocols.refusal import error_text, refusal, retry_after_header, status_for, told
-from seedbed.protocols.rows import check_choice, full_logits, full_row, listed_row, numbers, token_id_array, top_logprobs
+from seedbed.protocols.rows import check_choice, full_row, numbers, row_of, token_id_array, top_logprobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -331,14 +332,10 @@ def row_from(ask: Ask, info: ModelInfo, ids: list[Any], values: list[Any], taken
     else:
         chosen = None
     check_entries(len(token_ids), asked)
-    row: Row
-    if info.kind == "logits":
-        row = full_logits(token_ids, logits, known_vocab_size(info))
-    else:
-        row = listed_row(token_ids, logits, known_vocab_size(info))
+    row = row_of(token_ids, logits, known_vocab_size(info), full=ask.top_k is None, kind=info.kind)
     if chosen is None:
         chosen = check_choice(taken, row)
-    return full_row(row) if ask.top_k is None else row, chosen
+    return row, chosen
 
 
 def usage_of(ask: Ask, data: Any) -> tuple[int | None, int | None]:
@@ -370,10 +367,12 @@ def _ids_in(keys: list[Any]) -> list[int]:
         FeatureOff: the keys are texts.
     """
     try:
-        ids = [int(key[len(KEY) :]) for key in keys]
-    except (TypeError, ValueError):
-        ids = []
-    if [f"{KEY}{token_id}" for token_id in ids] != keys:
+        text = ",".join(keys)
+        ids: list[int] = orjson.loads(f"[{text.replace(KEY, '')}]")
+    except (TypeError, orjson.JSONDecodeError):
+        ids, text = [], ""
+    # Written again it must be the same: no blanks, no leading zeros, no comma of a text's own.
+    if not ids or KEY + f",{KEY}".join(map(str, ids)) != text or len(ids) != len(keys):
         raise FeatureOff(
             "the server lists tokens by their texts, which several tokens can share: start it with --return-tokens-as-token-ids",
             status=200,
