@@ -271,7 +271,7 @@ def compare(contestants: dict[str, tuple[str, str, int, int]], rounds: int) -> d
         urls = {kind: stack.enter_context(canned_server(trio.run(answers_of, kind))) for kind in kinds}
         for turn in range(rounds):
             order = list(contestants)
-            random.Random(turn).shuffle(order)  # noqa: S311
+            random.Random(turn).shuffle(order)
             for name in order:
                 client, kind, connections, count = contestants[name]
                 figures[name].append(measured(client, kind, connections, count, urls[kind]))
@@ -338,7 +338,7 @@ def _allow_many_files() -> None:
 
 async def leaked_by_cancelling(count: int) -> tuple[int, str]:
     """Cancel so many requests, at all stages of their lives; what is then still held, that was not before."""
-    rng = random.Random(7)  # noqa: S311
+    rng = random.Random(7)
     row = [0.0] * 8
     slow = ScriptedLLM(lambda prefix: row, info=HashLM(8).info, delay=lambda prefix: 0.002 * (prefix[-1] % 4))
     files = _open_files()

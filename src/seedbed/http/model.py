@@ -63,7 +63,7 @@ class Sender(Protocol):
 @asynccontextmanager
 async def connect(
     base_url: str,
-    protocol: str = "auto",
+    protocol: str | ServerProtocol = "auto",
     *,
     model: str | None = None,
     top_k: int | Literal["all"] | None = None,
@@ -85,7 +85,7 @@ async def connect(
     Args:
         base_url: where the server is, as ``http://host:port``, with a path in front of the protocol's own if it has one. User info is
             sent as basic authorization, a query with every request; neither is ever shown.
-        protocol: "auto" asks; or the name of one.
+        protocol: "auto" asks; or the name of one, or one itself, such as ``KServeV2(layout=...)``.
         model: for servers with several; also refused at once when the server has another.
         top_k: how many tokens of a row to ask for; "all" is the full row; None is what suits the protocol ("all" natively, else 50).
         max_connections: requests under way at once; more wait in turn.
