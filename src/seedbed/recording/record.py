@@ -113,7 +113,8 @@ class RecordingLLM(LLM):
         writer = self._recorder.writer
         try:
             if error is None:
-                await self._recorder.ask_for_repeats(self._repeats)
+                # Cancelled here, the recording stays unsealed and can be continued, which is what a caller who cancels wants.
+                await self._recorder.ask_for_repeats(self._repeats)  # noqa: ASYNC102
                 writer.seal(token_texts(self._model, writer.recording))
         finally:
             writer.abandon()
