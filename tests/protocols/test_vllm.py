@@ -235,6 +235,8 @@ def test_a_real_tokenizer_is_understood() -> None:
     """Ids and text."""
     assert PROTOCOL.decode_tokens(wire.captured("vllm-tiny512/tokenize")[1]) == [165, 227, 194, 194, 102]
     assert PROTOCOL.decode_text(wire.captured("vllm-tiny512/detokenize")[1]) == "n:"
+    with pytest.raises(BrokenAnswer, match="no text under 'prompt' or 'content'"):
+        PROTOCOL.decode_text(wire.captured("vllm-tiny512/tokenize")[1])
 
 
 def refused(message: str) -> HttpResponse:
@@ -305,6 +307,15 @@ def test_a_capped_server_is_asked_for_no_more() -> None:
         with pytest.raises(FeatureOff, match="the server lists 20") as caught:
             PROTOCOL.encode_request(Ask(PROMPT, top_k), info)
         assert caught.value.flag == "--max-logprobs -1"
+
+
+def test_a_probe_that_lists_nothing_leaves_it_at_logprobs() -> None:
+    """Each later row is held to that."""
+    empty, real = said({"choices": [{"logprobs": {"top_logprobs": [{}]}}]}), real_server()
+    found = wire.discovered(PROTOCOL, lambda request: empty if b'"logprobs":20,' in request.body else real(request))
+
+    assert found is not None
+    assert found[1].kind == "logprobs"
 
 
 @pytest.mark.parametrize(
@@ -601,6 +612,11 @@ def test_what_our_server_half_cannot_do_it_refuses(change: dict[str, Any]) -> No
     response = wire.respond(llm, HttpRequest("POST", "/v1/completions", (), minimal(**change)), PROTOCOL)
 
     assert (response.status, json.loads(response.body)["error"]["code"], llm.asked) == (400, 400, [])
+
+
+def test_one_prompt_in_a_list_is_one_prompt() -> None:
+    """Lists of several are refused."""
+    assert PROTOCOL.decode_request(HttpRequest("POST", "/v1/completions", (), minimal(prompt=[[1, 2]]))) == Ask((1, 2), 3)
 
 
 def test_only_its_own_paths_are_its_questions() -> None:

@@ -317,7 +317,7 @@ def _with_overrides(info: ModelInfo, model: str | None, eos_token_ids: Sequence[
 
 def _most_of(info: ModelInfo, default: int | None) -> int | Literal["all"]:
     """What to ask for when the caller does not say: the protocol's default, or less when the server has less."""
-    known = [k for k in (info.max_top_k, default) if k is not None]
+    known = [k for k in (info.max_top_k, default if info.kind == "logprobs" else None) if k is not None]
     return min(known) if known else "all"
 
 
