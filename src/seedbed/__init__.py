@@ -6,11 +6,10 @@ Public are the names listed here and in ``seedbed.sampling``, ``seedbed.recordin
 ``seedbed.testing`` and ``seedbed.errors``. Deeper imports work, and are at the caller's risk.
 """
 
-from __future__ import annotations
+import sys
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
+# Type checkers take this name for true; importing it from typing would be most of what importing seedbed costs.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from seedbed.errors import DeadlineExceeded, SeedbedError
     from seedbed.generation import (
@@ -77,7 +76,8 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 def __getattr__(name: str) -> object:
     if name not in _ROOM_OF:
         raise AttributeError(f"module 'seedbed' has no attribute {name!r}")
-    value = getattr(import_module(_ROOM_OF[name]), name)
+    __import__(_ROOM_OF[name])
+    value = getattr(sys.modules[_ROOM_OF[name]], name)
     globals()[name] = value
     return value
 

@@ -21,6 +21,7 @@
     │   ├── RequestTimeout (also TimeoutError)  connected, but no whole answer in time
     │   ├── BrokenAnswer                    answered, but not in the protocol's terms
     │   │   ├── AnswerTooLarge              head, body or nesting beyond the bound
+    │   │   ├── RowWithheld                 the server answered, but kept the row to itself
     │   │   └── DishonestAnswer             well-formed, and contradicts the request or itself
     │   ├── NotAModelServer                 an HTTP server, but none of the protocols known
     │   └── RequestRefused                  the server said no; ``.status`` has its HTTP status
@@ -36,9 +37,11 @@
     └── RecordingError                      between us and a recording
         ├── RecordingNotFound               no recording at that path
         ├── RecordingExists                 one is there already and would be overwritten
+        ├── RecordingLocked                 somebody else is writing to it
         ├── RecordingBroken                 its files contradict themselves or the format
         ├── RecordingTooNew                 written by a later version of seedbed
-        └── RecordingMiss                   the prefix asked for was never recorded
+        ├── RecordingMiss                   the prefix asked for was never recorded
+        └── NetworkBlocked (also RuntimeError)  a test tried to leave the machine, and --seedbed-block-network forbids it
 
 An error that happened inside a generation says where: ``prompt_index``, ``index`` and ``step`` are set, the message ends with them, and
 ``result`` holds what had been sampled when it came out. Errors chain the exception that caused them as ``__cause__``. No error shows a
@@ -69,6 +72,7 @@ __all__ = [
     "InvalidSeed",
     "MalformedRow",
     "MissingExtra",
+    "NetworkBlocked",
     "NonFiniteAtServer",
     "NonFiniteLogits",
     "NotAModelServer",
@@ -78,12 +82,14 @@ __all__ = [
     "RecordingBroken",
     "RecordingError",
     "RecordingExists",
+    "RecordingLocked",
     "RecordingMiss",
     "RecordingNotFound",
     "RecordingTooNew",
     "RequestRefused",
     "RequestTimeout",
     "RowError",
+    "RowWithheld",
     "SeedbedError",
     "ServerError",
     "ServerUnreachable",
@@ -225,6 +231,10 @@ class AnswerTooLarge(BrokenAnswer):
     """The head, the body or the nesting of an answer is beyond its bound; the rest was not read."""
 
 
+class RowWithheld(BrokenAnswer):
+    """The server answered, but kept the row to itself; the message says why."""
+
+
 class DishonestAnswer(BrokenAnswer):
     """A well-formed answer that contradicts the request, or itself."""
 
@@ -322,8 +332,12 @@ class RecordingExists(RecordingError):
     """A recording is there already; it is never overwritten unasked."""
 
 
+class RecordingLocked(RecordingError):
+    """Another recorder, in this process or another, is writing to the recording; the message names the lock."""
+
+
 class RecordingBroken(RecordingError):
-    """A recording's files contradict themselves or the format; the message says which line."""
+    """A recording's files contradict themselves or the format; the message says which step or line."""
 
 
 class RecordingTooNew(RecordingError):
@@ -342,3 +356,7 @@ class RecordingMiss(RecordingError):
         super().__init__(message)
         self.prev_token_ids = tuple(prev_token_ids)
         self.known = known
+
+
+class NetworkBlocked(RecordingError, RuntimeError):
+    """A test tried to reach a host while ``--seedbed-block-network`` is given; no OSError, so that no client tries again."""

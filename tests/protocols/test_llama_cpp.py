@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from seedbed.errors import (
     NotReady,
     Overloaded,
     RequestRefused,
+    RowWithheld,
     SeedbedError,
     Unauthorized,
     UnknownModel,
@@ -120,7 +122,15 @@ def test_texts_and_token_ids_arrive(text: str, token_ids: list[int]) -> None:
 
 # What a real server said.
 
+HALF_A_CHARACTER = (504, 3575, 282, 4649, 314, 7042, 284, 624, 10882, 1453, 260, 2240, 28, 260, 3575, 282, 624, 2695, 28, 260)
+
 ROWS: dict[str, tuple[Ask, ModelInfo, list[tuple[int, float]], tuple[int | None, int | None, int | None]]] = {
+    "smollm2/completion-end-forced": (
+        Ask(HALF_A_CHARACTER, 5, None, 2),
+        SMOL,
+        [(5549, -1.5744539499282837), (5671, -2.747438907623291), (6151, -3.260047674179077)],
+        (2, 20, None),
+    ),
     "smollm2/completion-eos": (
         Ask((1, 4093, 198, 36218, 15876, 2, 198, 1, 520, 9531, 198, 26843, 17), 5),
         SMOL,
@@ -155,6 +165,7 @@ ROWS: dict[str, tuple[Ask, ModelInfo, list[tuple[int, float]], tuple[int | None,
 
 ERRORS: dict[str, tuple[Ask, type[SeedbedError], str]] = {
     "smollm2/completion-batch2": (Ask(FRANCE, 5), DishonestAnswer, "one row was asked for, the answer has 2"),
+    "smollm2/completion-row-withheld": (Ask(HALF_A_CHARACTER, 5), RowWithheld, "ends in the middle of a character"),
     "smollm2/completion-n_probs0": (Ask(FRANCE, 1), BrokenAnswer, "was n_probs understood"),
     "smollm2/completion-post-sampling": (Ask(FRANCE, 5), BrokenAnswer, "was n_probs understood"),
     "smollm2/completion-sampled-not-in-top": (
@@ -204,6 +215,13 @@ def test_a_real_row_is_decoded_to_exactly_these_values(name: str) -> None:
     assert list(wire.as_dict(answer.row).items())[:3] == [(token_id, float(np.float32(value))) for token_id, value in first]
     assert wire.as_dict(answer.row) == read(bytes(response.body))
     assert (answer.chosen, answer.prompt_tokens, answer.cached_tokens) == (chosen, prompt_tokens, cached_tokens)
+
+
+def test_a_server_made_to_take_a_token_and_taking_another_is_not_believed() -> None:
+    ask, info, _, _ = ROWS["smollm2/completion-end-forced"]
+    _, response = wire.captured("llamacpp-smollm2/completion-end-forced")
+    with pytest.raises(DishonestAnswer, match="was made to take token 3 and took 2"):
+        PROTOCOL.decode_response(replace(ask, force=3), info, response)
 
 
 @pytest.mark.parametrize("name", ERRORS)

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from itertools import islice
+from math import exp, isnan
+from operator import gt
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seedbed.errors import MalformedRow, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
 __all__ = ["LLM", "BlockingLLM", "ModelInfo", "Row", "TopLogprobs", "as_row"]
 
@@ -83,23 +87,29 @@ class TopLogprobs:
     vocab_size: int
 
     def __init__(self, token_ids: ArrayLike, logprobs: ArrayLike, vocab_size: int) -> None:
-        ids = np.asarray(token_ids, dtype=np.int64)
-        values = np.asarray(logprobs, dtype=np.float32)
+        ids = np.array(token_ids, dtype=np.int64)
+        values = np.array(logprobs, dtype=np.float32)
         if ids.ndim != 1 or ids.shape != values.shape or not ids.size:
             raise MalformedRow(f"top logprobs need k >= 1 ids and as many values, not shapes {ids.shape} and {values.shape}")
-        if ids.min() < 0 or ids.max() >= vocab_size:
+        # On lists of some 50 Python's own functions cost half of numpy's, and this is the largest part of decoding an answer.
+        listed, reals = ids.tolist(), values.tolist()
+        if min(listed) < 0 or max(listed) >= vocab_size:
             raise MalformedRow(f"token id {_first_outside(ids, vocab_size)} in the top logprobs is outside the vocabulary of {vocab_size}")
-        order = np.lexsort((ids, -values))
-        ids, values = ids[order], values[order]
-        if len(set(ids.tolist())) != ids.size:
+        if len(set(listed)) != len(listed):
             raise MalformedRow("a token id stands twice in the top logprobs; a list keyed by text can collapse ids: ask for ids")
-        if not values[0] <= NORMALISATION_TOLERANCE or np.isnan(values).any():
+        if not all(map(gt, reals, islice(reals, 1, None))):  # servers send them in order; ties, other orders and NaN are sorted here
+            order = np.lexsort((ids, -values))
+            ids, values = ids[order], values[order]
+            reals = values.tolist()
+        # A NaN is sorted last.
+        if not reals[0] <= NORMALISATION_TOLERANCE or isnan(reals[-1]):
             raise MalformedRow(f"the top logprobs hold {values.max()!s}, which is no log-probability; are these logits?")
-        mass = float(np.exp(values, dtype=np.float64).sum())
+        mass = sum(map(exp, reals))
         if mass > 1 + NORMALISATION_TOLERANCE:
             raise MalformedRow(f"the top logprobs sum to probability {mass:.6g} > 1; are these logits?")
-        ids.flags.writeable = values.flags.writeable = False
         self.token_ids, self.logprobs, self.vocab_size = ids, values, int(vocab_size)
+        self.token_ids.setflags(write=False)
+        self.logprobs.setflags(write=False)
 
     @property
     def tail_mass(self) -> float:
@@ -128,7 +138,7 @@ class TopLogprobs:
         return f"TopLogprobs({len(self)} of {self.vocab_size}: {head}{', ...' if len(self) > 3 else ''})"
 
 
-Row: TypeAlias = "NDArray[np.float32] | TopLogprobs"
+Row: TypeAlias = NDArray[np.float32] | TopLogprobs
 """One answer: float32 logits of shape (vocab_size,), or the k best."""
 
 
@@ -261,7 +271,7 @@ def as_row(answer: ArrayLike | TopLogprobs, vocab_size: int | None = None) -> Ro
 def _as_float32(answer: ArrayLike) -> NDArray[np.float32]:
     try:
         raw = np.asarray(answer)
-        if raw.dtype.kind in "cmMUS":
+        if raw.dtype.kind in "cmMOSU":
             raise TypeError(f"dtype {raw.dtype} is no real number")
         with np.errstate(over="ignore"):  # beyond float32 becomes inf, refused by the draw with its position
             row = raw.astype(np.float32, copy=False)

@@ -64,10 +64,14 @@ class _Adapted(LLM):
         if self._awaits:
             answer = await self._ask(prev_token_ids)
         else:
-            answer = await trio.to_thread.run_sync(self._ask, prev_token_ids, limiter=self._limiter, abandon_on_cancel=True)
-            if inspect.isawaitable(answer):  # a plain function that returns a coroutine
+            (answer,) = await trio.to_thread.run_sync(self._boxed, prev_token_ids, limiter=self._limiter, abandon_on_cancel=True)
+            if inspect.isawaitable(answer):
                 answer = await answer
         return answer  # type: ignore[no-any-return]
+
+    def _boxed(self, prev_token_ids: Sequence[int]) -> tuple[Any]:
+        """In a tuple, since trio refuses a thread's answer that is a coroutine, and a plain function may return one."""
+        return (self._ask(prev_token_ids),)
 
     def get_stop_token_id(self) -> int:
         return int(self._model.get_stop_token_id())

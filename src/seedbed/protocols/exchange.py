@@ -52,11 +52,20 @@ def _header(headers: Headers, name: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What row follows ``token_ids``: the k best of it, or all of it when ``top_k`` is None."""
+    """What row follows ``token_ids``: the k best of it, or all of it when ``top_k`` is None.
+
+    Attributes:
+        token_ids: the prefix.
+        top_k: how many tokens of the row are wanted.
+        model: for servers with several.
+        force: a token the server is to choose whatever the row says, for protocols where its choice can withhold the row; None lets it
+            choose the best, which checks ids against values.
+    """
 
     token_ids: tuple[int, ...]
     top_k: int | None = None
     model: str | None = None
+    force: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,16 @@ token it would take itself. The normaliser is off by up to 2e-4, the same for al
 octets an entry and costs the server far more than the model does, so the k best are the default.
 
 Sent on purpose: ``cache_prompt: false`` (a reused prefix changes rows by up to 0.3 nats), ``samplers: ["temperature"]`` with temperature
-0 (its own choice is then the best token, which checks ids against values at every step), ``response_fields`` (less to parse). Never
-sent: stop strings, which make it drop the probabilities.
+0 (its own choice is then the best token), ``response_fields`` (less to parse), and a ``logit_bias`` that forces the end token as its
+choice. The last one because the server withholds the row when the token it chose ends in the middle of a UTF-8 character; the bias does not
+touch the row, bit for bit. Only the verifying probe goes without, to check its choice against the best listed token. Never sent: stop
+strings, which make it drop the probabilities.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import orjson
 
 from seedbed.errors import (
@@ -24,6 +25,7 @@ from seedbed.errors import (
     FeatureOff,
     InvalidPrompt,
     NotReady,
+    RowWithheld,
     SeedbedError,
     Unauthorized,
     UnknownModel,
@@ -52,7 +54,7 @@ from seedbed.protocols.fields import (
     token_ids_of,
 )
 from seedbed.protocols.refusal import refusal, retry_after_header, status_for, told
-from seedbed.protocols.rows import LOWEST, check_choice, numbers, row_of, token_id_array, top_logprobs
+from seedbed.protocols.rows import LOWEST, check_choice, logprob_of, numbers, row_of, token_id_array, top_logprobs
 
 if TYPE_CHECKING:
     from seedbed.llm.base import LLM, Row
@@ -68,6 +70,7 @@ CACHED = "timings/cache_n"
 FIELDS = ["tokens_evaluated", CACHED, "completion_probabilities"]
 # Ids are cast to 32 bits before they are compared with the vocabulary, so 2**40 is read as 0.
 ID_BOUND = 2**31
+FORCING_BIAS = 1000.0
 # A token's text comes as a JSON string and again as a list of octets; the longest tokens of known vocabularies are runs of 128 blanks.
 OCTETS_AN_ENTRY = 1024
 
@@ -116,6 +119,8 @@ class LlamaCpp(Protocol):
             "cache_prompt": False,
             "response_fields": FIELDS,
         }
+        if ask.force is not None:
+            data["logit_bias"] = [[ask.force, FORCING_BIAS]]
         if ask.model is not None:
             data["model"] = ask.model
         return json_request("/completion", data)
@@ -126,6 +131,8 @@ class LlamaCpp(Protocol):
             if len(data) != 1:
                 raise DishonestAnswer(f"one row was asked for, the answer has {len(data)}")
             data = data[0]
+        if isinstance(data, dict) and data.keys() <= {"tokens_evaluated", "tokens_cached", CACHED} and "tokens_evaluated" in data:
+            raise RowWithheld("the server answered without a row: the token it chose ends in the middle of a character")
         try:
             steps = data["completion_probabilities"]
             step = steps[0]
@@ -140,8 +147,8 @@ class LlamaCpp(Protocol):
         prompt_tokens = check_prompt_tokens(ask, prompt_tokens)
         check_entries(len(ids), entries_asked(ask, info))
         row = row_of(token_id_array(ids), numbers(values), known_vocab_size(info), full=ask.top_k is None)
-        chosen = check_choice(chosen, row)
-        if chosen_value != values[ids.index(chosen)]:
+        chosen = check_choice(chosen, row, forced=ask.force)
+        if chosen in ids and chosen_value != values[ids.index(chosen)]:
             raise DishonestAnswer(f"token {chosen} has logprob {chosen_value!r:.40} by itself and {values[ids.index(chosen)]} in the list")
         return Answer(row, chosen, prompt_tokens, cached if type(cached) is int else None)
 
@@ -181,15 +188,14 @@ class LlamaCpp(Protocol):
         asked = json_body(request.body)
         k = row.vocab_size if isinstance(row, TopLogprobs) else row.size
         top = top_logprobs(row, k if ask.top_k is None else ask.top_k)
-        values = np.maximum(top.logprobs, np.float32(LOWEST)).tolist()
-        entries = [_entry(token_id, value, llm) for token_id, value in zip(top.token_ids.tolist(), values, strict=True)]
-        best = entries[0]
-        ended = best["id"] in llm.eos_token_ids
+        entries = [_entry(token_id, value, llm) for token_id, value in zip(top.token_ids.tolist(), top.logprobs.tolist(), strict=True)]
+        chosen = entries[0] if ask.force is None else _entry(ask.force, logprob_of(row, ask.force), llm)
+        ended = chosen["id"] in llm.eos_token_ids
         n = len(ask.token_ids)
         data = {
             "index": 0,
-            "content": "" if ended else best["token"],
-            "tokens": [best["id"]] if asked.get("return_tokens") else [],
+            "content": "" if ended else chosen["token"],
+            "tokens": [chosen["id"]] if asked.get("return_tokens") else [],
             "id_slot": 0,
             "stop": True,
             "model": llm.info.model if llm.info else "",
@@ -197,13 +203,13 @@ class LlamaCpp(Protocol):
             "tokens_evaluated": n,
             "generation_settings": {"temperature": 0.0, "n_predict": 1, "n_probs": len(entries), "stream": False, "samplers": []},
             "prompt": b"".join(map(llm.token_bytes, ask.token_ids)).decode("utf-8", "replace"),
-            "has_new_line": "\n" in best["token"],
+            "has_new_line": "\n" in chosen["token"],
             "truncated": False,
             "stop_type": "eos" if ended else "limit",
             "stopping_word": "",
             "tokens_cached": n,
             "timings": {"cache_n": 0, "prompt_n": n, "predicted_n": 1},
-            "completion_probabilities": [{**best, "top_logprobs": entries}],
+            "completion_probabilities": [{**chosen, "top_logprobs": entries}],
         }
         wanted = asked.get("response_fields")
         if isinstance(wanted, list) and wanted:
@@ -251,6 +257,14 @@ def _notes(facts: dict[str, Any]) -> tuple[str, ...]:
     return (f"it has {slots} slots: rows differ when requests run at the same time; start it with -np 1 for repeatable rows",)
 
 
+def _forced(data: dict[str, Any]) -> int | None:
+    """The one token a request's bias makes certain, if it has such a bias."""
+    match data.get("logit_bias"):
+        case [[int(token_id), float() | int() as bias]] if bias >= FORCING_BIAS and token_id >= 0:
+            return token_id
+    return None
+
+
 def _ask_from(data: dict[str, Any]) -> Ask:
     prompt, n_probs = data.get("prompt"), data.get("n_probs", 0)
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
@@ -261,12 +275,12 @@ def _ask_from(data: dict[str, Any]) -> Ask:
     if n_probs < 1 or data.get("post_sampling_probs"):
         raise BadRequest('this server answers with logprobs only: "n_probs" must be 1 or more, no "post_sampling_probs"', status=400)
     model = data.get("model")
-    return Ask(token_ids_of(prompt, '"prompt"'), n_probs, model if isinstance(model, str) else None)
+    return Ask(token_ids_of(prompt, '"prompt"'), n_probs, model if isinstance(model, str) else None, _forced(data))
 
 
 def _entry(token_id: int, value: float, llm: LLM) -> dict[str, Any]:
     piece = llm.token_bytes(token_id)
-    return {"id": token_id, "token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": value}
+    return {"id": token_id, "token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": max(value, LOWEST)}
 
 
 def _fields(data: dict[str, Any], wanted: list[Any]) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class Native(Protocol):
         eos, vocab_size = facts.get("eos_token_ids"), as_count(facts.get("vocab_size"))
         if not isinstance(facts.get("model"), str) or vocab_size is None or not isinstance(eos, list):
             return None
-        if not all(type(token_id) is int and 0 <= token_id < vocab_size for token_id in eos):
+        if not all(type(token_id) is int and token_id >= 0 for token_id in eos):
             return None
         return self, ModelInfo(
             model=as_text(facts.get("model")),

@@ -22,6 +22,7 @@ __all__ = [
     "full_row",
     "listed_row",
     "log_probabilities",
+    "logprob_of",
     "numbers",
     "row_of",
     "token_id_array",
@@ -64,6 +65,14 @@ def top_logprobs(row: Row, k: int) -> TopLogprobs:
     candidates = np.flatnonzero(values >= threshold)
     best = candidates[np.argsort(-values[candidates], kind="stable")][:k]
     return TopLogprobs(best, values[best], values.size)
+
+
+def logprob_of(row: Row, token_id: int) -> float:
+    """One token's log-probability; -inf when the row does not list it."""
+    if isinstance(row, TopLogprobs):
+        listed = row.logprobs[row.token_ids == token_id]
+        return float(listed[0]) if listed.size else -np.inf
+    return float(log_probabilities(row)[token_id]) if token_id < row.size else -np.inf
 
 
 def full_row(row: Row) -> NDArray[np.float32]:
@@ -188,8 +197,11 @@ def row_of(
     return listed_row(token_ids, values, vocab_size)
 
 
-def check_choice(chosen: object, row: Row) -> int:
+def check_choice(chosen: object, row: Row, *, forced: int | None = None) -> int:
     """Whether the token the server took greedily is the best of the row, or as good as the best: ids and values then belong together.
+
+    Args:
+        forced: the token it was made to take instead.
 
     Raises:
         NonFiniteAtServer: even the best is impossible, which is how vLLM writes a row of NaN.
@@ -204,6 +216,10 @@ def check_choice(chosen: object, row: Row) -> int:
         as_good = np.flatnonzero(row == top) if chosen != best else ()
     if top == -np.inf:
         raise NonFiniteAtServer("the server holds every token impossible: its model gave NaN for this prefix", status=200)
+    if forced is not None:
+        if chosen != forced:
+            raise DishonestAnswer(f"the server was made to take token {forced} and took {chosen!r:.40}: is a grammar set on it?")
+        return forced
     if type(chosen) is not int or (chosen != best and chosen not in as_good):
         raise DishonestAnswer(
             f"the server's greedy choice is token {chosen!r:.40}, the best it lists is token {best}: is a logit bias or grammar set on it?"

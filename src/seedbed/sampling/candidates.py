@@ -1,62 +1,27 @@
-"""The row on its way down the sampler chain: the tokens still in the race, their logits, and what is known of the tokens not listed.
+"""The row on its way down the sampler chain: the tokens still in the race, and what is known of those not listed.
 
-Rule 1: a row is never sorted and never renormalised; a filter sets logits to -inf, and the ids stay where they were, ascending.
-Rule 2: everything is float64, from float32 input, so that no temperature or penalty overflows.
-Rule 3: a filter that needs to know more of the unseen tail than can be known raises ``TruncatedRow``; it never guesses.
+Rule 1: a row is never sorted and never renormalised; ids stay ascending. A filter drops tokens, a ban sets their logits to -inf.
+Rule 2: everything computed is float64, from float32 input, so that no temperature or penalty overflows.
+Rule 3: a processor that needs to know more of the unseen tail than can be known raises ``TruncatedRow``; it never guesses.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seedbed.errors import NonFiniteLogits, NothingToDraw
+from seedbed.errors import NonFiniteLogits, NothingToDraw, TruncatedRow
 from seedbed.llm.base import Row, TopLogprobs
-from seedbed.sampling import portable
+from seedbed.sampling.tail import Tail
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
-__all__ = ["Candidates", "Tail"]
-
-
-@dataclass(frozen=True, slots=True)
-class Tail:
-    """What is known of the tokens a server did not list.
-
-    Attributes:
-        mass: their probability together under the model, in [0, 1].
-        count: how many they are.
-        ceiling: none of them has a logprob above this one under the model.
-        temperature: the product of the temperatures applied so far; the tail has been scaled with the rest.
-    """
-
-    mass: float
-    count: int
-    ceiling: float
-    temperature: float = 1.0
-
-    @property
-    def logit_ceiling(self) -> float:
-        """None of the unseen tokens has a logit above this one, at this point of the chain."""
-        return self.ceiling / self.temperature
-
-    def weight_bounds(self) -> tuple[float, float]:
-        """Least and most that the unseen tokens' e**logit can sum to, at this point of the chain.
-
-        With exponent a = 1/temperature and masses q_j <= c that sum to M over n tokens, the sum of q_j**a is extreme when the mass is
-        spread evenly, n (M/n)**a, and when it is packed into as few tokens as the ceiling allows.
-        """
-        if self.temperature == 1.0 or self.mass == 0.0:
-            return self.mass, self.mass
-        exponent, ceiling = 1.0 / self.temperature, float(np.exp(self.ceiling))
-        full = min(self.count, math.floor(self.mass / ceiling))
-        packed = full * portable.power(ceiling, exponent) + portable.power(max(0.0, self.mass - full * ceiling), exponent)
-        even = self.count * portable.power(self.mass / self.count, exponent)
-        return min(packed, even), max(packed, even)
+__all__ = ["Candidates"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +29,16 @@ class Candidates:
     """One row at one point of the chain.
 
     Attributes:
-        ids: int64, shape (k,), ascending; None when the row is the whole vocabulary, so position = id.
-        logits: float64, shape (k,); -inf = excluded. Never modified in place: processors hand on a new array.
+        ids: int64, shape (k,), ascending; None while the row is the whole vocabulary, so that position = id.
+        values: the logits, shape (k,), -inf = excluded: float32 as the model gave them, float64 once something was computed. For
+            comparing only; whoever computes takes ``logits``. Never modified in place: processors hand on a new array.
         vocab_size: length of the full row.
-        tail: the unseen tokens, or None when there are none or a filter has excluded them exactly.
+        tail: the tokens a server did not list, or None when there are none or a filter has excluded them for certain.
         gap: set by greedy choice: how far the best logit was ahead of the next.
     """
 
     ids: NDArray[np.int64] | None
-    logits: NDArray[np.float64]
+    values: NDArray[np.float32] | NDArray[np.float64]
     vocab_size: int
     tail: Tail | None = None
     gap: float | None = None
@@ -87,48 +53,97 @@ class Candidates:
         """
         if isinstance(row, TopLogprobs):
             order = np.argsort(row.token_ids, kind="stable")
-            candidates = cls(row.token_ids[order], row.logprobs[order].astype(np.float64), row.vocab_size, _tail_of(row))
+            candidates = cls(row.token_ids[order], row.logprobs[order], row.vocab_size, Tail.of(row))
         else:
-            candidates = cls(None, row.astype(np.float64), row.shape[0])
+            candidates = cls(None, row, row.shape[0])
         candidates.refuse_unusable()
         return candidates
 
+    @property
+    def logits(self) -> NDArray[np.float64]:
+        """The logits as float64: a new array while they are still the model's, so ask once."""
+        return self.values.astype(np.float64, copy=False)
+
     def refuse_unusable(self, culprit: str = "the model's row") -> None:
         """Raise unless a token can be drawn; ``culprit`` says who made the row what it is."""
-        top = self.logits.max()
+        top = self.values.max()
         if np.isfinite(top):
             return
         if top == -np.inf:
+            if self.tail is not None:
+                raise self.truncated(f"{culprit} excludes all that is listed")
             raise NothingToDraw(f"{culprit} excludes every token")
-        position = int(np.flatnonzero(np.isnan(self.logits) | np.isposinf(self.logits))[0])
-        raise NonFiniteLogits(f"{culprit} holds {self.logits[position]} for token {self.token_id(position)}")
+        position = int(np.flatnonzero(np.isnan(self.values) | np.isposinf(self.values))[0])
+        raise NonFiniteLogits(f"{culprit} holds {self.values[position]} for token {self.token_id(position)}")
+
+    def truncated(self, reason: str, *, more: int | None = 1) -> TruncatedRow:
+        """The error to raise when a step needs ``more`` tokens than are listed; None: all of them."""
+        assert self.tail is not None
+        needed = self.vocab_size if more is None else min(self.vocab_size, self.tail.listed + more)
+        ask = "full rows, or put a top_k first" if needed == self.vocab_size else f"top_k={needed} or more"
+        return TruncatedRow(f"{reason}; the server listed {self.tail.listed} of {self.vocab_size} tokens: ask it for {ask}", needed=needed)
 
     def token_id(self, position: int) -> int:
         """The id of the token at ``position``."""
         return position if self.ids is None else int(self.ids[position])
 
-    def positions(self, token_ids: NDArray[np.int64]) -> NDArray[np.intp]:
-        """Where the listed ones of ``token_ids`` (distinct) stand; those not listed are left out."""
+    def locate(self, token_ids: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        """Where the listed ones of ``token_ids`` stand, and a mask that says which of them are listed."""
         if self.ids is None:
-            return token_ids[(token_ids >= 0) & (token_ids < self.vocab_size)].astype(np.intp)
-        return np.flatnonzero(np.isin(self.ids, token_ids))
+            listed = (token_ids >= 0) & (token_ids < self.vocab_size)
+            return token_ids[listed].astype(np.intp), listed
+        places = np.minimum(np.searchsorted(self.ids, token_ids), self.ids.size - 1)
+        listed = self.ids[places] == token_ids
+        return places[listed], listed
 
-    def with_logits(self, logits: NDArray[np.float64]) -> Candidates:
-        """The same tokens with other logits."""
-        return replace(self, logits=logits)
+    def move(
+        self, token_ids: NDArray[np.int64], new: Callable[[NDArray[np.float64], NDArray[np.bool_]], NDArray[np.float64]]
+    ) -> Candidates:
+        """Move the logits of some tokens; those outside the vocabulary are left out.
 
-    def keep(self, kept: NDArray[np.bool_], *, tail: bool) -> Candidates:
-        """Exclude every token that is not ``kept``; ``tail`` says whether the unseen ones stay in the race."""
-        return replace(self, logits=np.where(kept, self.logits, -np.inf), tail=self.tail if tail else None)
+        Args:
+            token_ids: distinct.
+            new: (old logits of some of them, which of them) -> new logits; never lower for a higher old one.
+        """
+        logits = self.logits.copy()
+        places, listed = self.locate(token_ids)
+        logits[places] = new(logits[places], listed)
+        tail = self.tail
+        if tail is not None:
+            unseen = ~listed & (token_ids >= 0) & (token_ids < self.vocab_size)
+            unseen[unseen] = tail.holds(token_ids[unseen])
+            tail = tail.moved(new(np.full(np.count_nonzero(unseen), tail.ceiling), unseen))
+        return replace(self, values=logits, tail=tail)
 
-    def weights(self) -> NDArray[np.float64]:
-        """e**(logit - best logit), portable, float64: what a filter by mass adds up."""
-        return portable.exp(self.logits - self.logits.max())
+    def ban(self, token_ids: NDArray[np.int64]) -> Candidates:
+        """Exclude some tokens (distinct); those outside the vocabulary are left out."""
+        places, listed = self.locate(token_ids)
+        values = self.values.copy()
+        values[places] = -np.inf
+        tail = self.tail
+        if tail is not None:
+            tail = tail.without(token_ids[~listed & (token_ids >= 0) & (token_ids < self.vocab_size)])
+        return replace(self, values=values, tail=tail)
 
+    def keep(self, kept: NDArray[np.bool_], *, tail: bool = False) -> Candidates:
+        """Drop every token that is not ``kept``; ``tail`` says whether the unseen ones stay in the race."""
+        places = np.flatnonzero(kept)
+        if places.size == kept.size and (tail or self.tail is None):
+            return self
+        unseen = self.tail if tail else None
+        if unseen is not None and self.ids is not None:
+            unseen = replace(unseen, out=unseen.out.union(self.ids[~kept].tolist()))
+        return replace(self.keep_at(places), tail=unseen)
 
-def _tail_of(row: TopLogprobs) -> Tail | None:
-    count = row.vocab_size - len(row)
-    if not count:
-        return None
-    listed = portable.total(portable.exp(np.minimum(row.logprobs.astype(np.float64), 0.0)))
-    return Tail(mass=max(0.0, 1.0 - listed), count=count, ceiling=float(row.logprobs[-1]))
+    def keep_at(self, places: NDArray[np.intp]) -> Candidates:
+        """Drop every token that does not stand at one of ``places``, ascending, and the unseen ones."""
+        ids = places.astype(np.int64, copy=False) if self.ids is None else self.ids[places]
+        return replace(self, ids=ids, values=self.values[places], tail=None)
+
+    def full_row(self) -> NDArray[np.float64]:
+        """A new array of float64 logits over the whole vocabulary, -inf for what is dropped or not listed."""
+        if self.ids is None:
+            return self.values.astype(np.float64)
+        row = np.full(self.vocab_size, -np.inf)
+        row[self.ids] = self.values
+        return row

@@ -12,6 +12,7 @@ machines agree; if not, the few contenders are scored again with 50 decimal digi
 
 from __future__ import annotations
 
+import threading
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,13 +26,35 @@ if TYPE_CHECKING:
 
     from seedbed.sampling.candidates import Candidates
 
-__all__ = ["Winner", "gumbel_max"]
+__all__ = ["Winner", "gumbel_argmax", "gumbel_max"]
 
 NEAR_TIE = 1e-12
 # A word below this gains at most -ln(-ln(1 - 2**-10)) = 6.9310 from its noise, so most of a vocabulary needs no logarithm.
 LUCKY_WORD = np.uint64(2**64 - 2**54)
 UNLUCKY_GAIN = 6.94
 PRUNE_FROM = 4096  # below, the bookkeeping costs more than the logarithms
+KEEP_SCRATCH = 2**20  # words; a thread that once drew from a longer row does not hold on to it
+LARGEST = float(np.finfo(np.float64).max)
+
+
+class _Scratch(threading.local):
+    """Each thread's own arrays for a whole row: fresh ones cost a page fault for every 4 KiB, a third of the time of a draw."""
+
+    def __init__(self) -> None:
+        self._grow(0)
+
+    def _grow(self, size: int) -> None:
+        self._words, self._lucky, self._high = np.empty(size, np.uint64), np.empty(size, np.bool_), np.empty(size, np.bool_)
+
+    def take(self, size: int) -> tuple[NDArray[np.uint64], NDArray[np.bool_], NDArray[np.bool_]]:
+        if size > KEEP_SCRATCH:
+            return np.empty(size, np.uint64), np.empty(size, np.bool_), np.empty(size, np.bool_)
+        if size > self._words.size:
+            self._grow(size)
+        return self._words[:size], self._lucky[:size], self._high[:size]
+
+
+_scratch = _Scratch()
 
 
 class Winner(NamedTuple):
@@ -48,53 +71,66 @@ class Winner(NamedTuple):
 
 
 def gumbel_max(candidates: Candidates, address: Address) -> Winner:
-    """Draw from softmax(candidates.logits). The tokens of an unseen tail take no part."""
-    logits, ids = candidates.logits, candidates.ids
-    kept = np.flatnonzero(logits > -np.inf)
-    if kept.size == 1:
-        return Winner(int(kept[0]), candidates.gap if candidates.gap is not None else np.inf)
-    if kept.size == logits.size and ids is None:
-        return _argmax(logits - logits.max(), address.words(logits.size, Purpose.GUMBEL))
-    words = address.words_at(kept if ids is None else ids[kept], Purpose.GUMBEL)
-    left = logits[kept]
-    winner = _argmax(left - left.max(), words)
-    return Winner(int(kept[winner.position]), winner.margin)
+    """Draw from softmax(candidates.values). The tokens of an unseen tail take no part."""
+    values, ids = candidates.values, candidates.ids
+    if values.size == 1:
+        return Winner(0, candidates.gap if candidates.gap is not None else np.inf)
+    # A row with much excluded (by a grammar, say) needs few words; whether it is one shows in a sample of it.
+    if ids is None and values.size >= PRUNE_FROM and values[::64].min() > -np.inf:
+        return _gumbel_max_whole(values, address)
+    left = np.flatnonzero(values > -np.inf)
+    words = address.words_at(left if ids is None else ids[left], Purpose.GUMBEL)
+    winner = gumbel_argmax(values[left].astype(np.float64) - float(values.max()), uniform(words))
+    return Winner(int(left[winner.position]), winner.margin)
 
 
-def _argmax(z: NDArray[np.float64], words: NDArray[np.uint64]) -> Winner:
-    """``z``: finite, its maximum is 0; positions in the order of ascending ids."""
-    contenders = _contenders(z, words)
-    scores = _scores(z[contenders], words[contenders])
+def _gumbel_max_whole(values: NDArray[np.float32] | NDArray[np.float64], address: Address) -> Winner:
+    """Over a whole vocabulary, with logarithms for those alone that may come first or second."""
+    words, mask, high = _scratch.take(values.size)
+    at = 0
+    for piece in address.pieces(values.size, Purpose.GUMBEL):
+        words[at : at + piece.size] = piece
+        np.greater_equal(piece, LUCKY_WORD, out=mask[at : at + piece.size])
+        at += piece.size
+    best = int(values.argmax())
+    top = float(values[best])
+    mask[best] = True
+    some = np.flatnonzero(mask)
+    if some.size > 1:
+        scores = values[some].astype(np.float64) - top - np.log(-np.log(uniform(words[some])))
+        # What the second best of a few already scores, nobody reaches from below here without luck.
+        bar = float(np.partition(scores, -2)[-2]) - UNLUCKY_GAIN + top
+        # One step down in the row's own dtype: rounding may let too many pass, never too few.
+        np.greater(values, np.nextafter(values.dtype.type(bar), -np.inf, dtype=values.dtype), out=high)
+        mask |= high
+    else:
+        mask[:] = True
+    contenders = np.flatnonzero(mask)
+    winner = gumbel_argmax(values[contenders].astype(np.float64) - top, uniform(words[contenders]))
+    return Winner(int(contenders[winner.position]), winner.margin)
+
+
+def gumbel_argmax(z: NDArray[np.float64], u: NDArray[np.float64], least_rate: float = 0.0) -> Winner:
+    """The best of ``z - ln(-ln u)``, the same on every CPU; exact ties go to the first.
+
+    Args:
+        z: at or below 0; -inf never wins.
+        u: in [0, 1].
+        least_rate: ``-ln u`` is taken as at least this much, and as at most the largest float64; engines that let u reach 0 and 1 do so.
+    """
+    with np.errstate(divide="ignore"):
+        rates = np.minimum(np.maximum(-np.log(u), least_rate), LARGEST)
+    scores = z - np.log(rates)
     first = int(scores.argmax())
     best = scores[first]
     near = np.flatnonzero(scores >= best - NEAR_TIE)
     if near.size > 1:
-        first = int(near[_argmax_decimal(z[contenders[near]], words[contenders[near]])])
+        exact = [_score_decimal(z[place], u[place], least_rate) for place in near]
+        first = int(near[exact.index(max(exact))])
     scores[first] = -np.inf
-    return Winner(int(contenders[first]), float(max(0.0, best - scores.max())))
+    return Winner(first, float(max(0.0, best - scores.max())) if scores.size > 1 else np.inf)
 
 
-def _scores(z: NDArray[np.float64], words: NDArray[np.uint64]) -> NDArray[np.float64]:
-    return z - np.log(-np.log(uniform(words)))
-
-
-def _contenders(z: NDArray[np.float64], words: NDArray[np.uint64]) -> NDArray[np.intp]:
-    """Positions, ascending, that certainly include the best and the second best score."""
-    if z.size < PRUNE_FROM:
-        return np.arange(z.size)
-    lucky = words >= LUCKY_WORD
-    lucky[z.argmax()] = True
-    some = np.flatnonzero(lucky)
-    if some.size < 2:
-        return np.arange(z.size)
-    runner_up = np.partition(_scores(z[some], words[some]), -2)[-2]
-    return np.flatnonzero(lucky | (z > runner_up - UNLUCKY_GAIN))
-
-
-def _argmax_decimal(z: NDArray[np.float64], words: NDArray[np.uint64]) -> int:
-    """The best of a few near ties, in 50 digits; exact ties go to the lowest id."""
-    scores = [
-        DIGITS.subtract(Decimal(value), DIGITS.ln(-DIGITS.ln(Decimal(u))))
-        for value, u in zip(z.tolist(), uniform(words).tolist(), strict=True)
-    ]
-    return scores.index(max(scores))
+def _score_decimal(z: float, u: float, least_rate: float) -> Decimal:
+    rate = Decimal(LARGEST) if u == 0.0 else min(max(-DIGITS.ln(Decimal(float(u))), Decimal(least_rate)), Decimal(LARGEST))
+    return DIGITS.subtract(Decimal(float(z)), DIGITS.ln(rate))

@@ -7,18 +7,23 @@ nothing can be fused into an FMA), sequential ``cumsum``, and ``decimal``, which
 
 from __future__ import annotations
 
+import math
 from decimal import Context, Decimal
-from functools import cache
-from typing import TYPE_CHECKING
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["exp", "ln", "log_softmax", "log_sum_exp", "power", "total"]
+Number = TypeVar("Number", np.float32, np.float64)
 
+__all__ = ["DIGITS", "LN2", "chunks", "exp", "exp_scalar", "ln", "log_softmax", "power", "total"]
+
+CHUNK = 16_384
 DIGITS = Context(prec=50)
+LN2 = float.fromhex("0x1.62e42fefa39efp-1")
 
 # ln(2)/32 in two parts: the high one has its low 24 bits zero, so k * high is exact for every k that occurs (|k| < 2**16).
 _STEP_HIGH = float.fromhex("0x1.62e42ff000000p-6")
@@ -45,43 +50,66 @@ def exp(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     out = np.empty(x.shape, dtype=np.float64)
     # Chunks that stay in the second-level cache: twice as fast as whole passes over a vocabulary.
-    for source, target in zip(_chunks(x), _chunks(out), strict=True):
-        _exp_chunk(source, target)
+    scratch = np.empty((3, min(x.size, CHUNK)))
+    for source, target in zip(chunks(x), chunks(out), strict=True):
+        _exp_chunk(source, target, *scratch[:, : source.size])
     return out
 
 
-def _chunks(x: NDArray[np.float64], size: int = 16_384) -> list[NDArray[np.float64]]:
+def chunks(x: NDArray[Number]) -> list[NDArray[Number]]:
+    """``x`` in pieces that fit the second-level cache."""
     flat = x.reshape(-1)
-    return [flat[at : at + size] for at in range(0, flat.size, size)]
+    return [flat[at : at + CHUNK] for at in range(0, flat.size, CHUNK)]
 
 
-def _exp_chunk(x: NDArray[np.float64], out: NDArray[np.float64]) -> None:
-    clipped = np.maximum(x, _LOWEST)
-    k = np.rint(clipped * _STEPS_PER_UNIT)
-    r = clipped - k * _STEP_HIGH
-    r -= k * _STEP_LOW
+def _exp_chunk(
+    x: NDArray[np.float64], p: NDArray[np.float64], r: NDArray[np.float64], k: NDArray[np.float64], product: NDArray[np.float64]
+) -> None:
+    """Write e**x to ``p``; the others are scratch."""
+    np.maximum(x, _LOWEST, out=r)
+    np.multiply(r, _STEPS_PER_UNIT, out=k)
+    np.rint(k, out=k)
+    r -= np.multiply(k, _STEP_HIGH, out=product)
+    r -= np.multiply(k, _STEP_LOW, out=product)
     # Taylor to the sixth power: |r| <= ln(2)/64, so what is left out is below 2**-63.
-    p = np.full_like(r, 1 / 720)
+    np.multiply(r, 1 / 720, out=p)
     for coefficient in (1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0):
-        p *= r
         p += coefficient
-    p *= r  # e**r - 1; added to the table's value last, where it costs the least precision
+        p *= r
+    # p is e**r - 1; added to the table's value last, where it costs the least precision.
     whole = k.astype(np.int64)
-    step = _powers_of_two()[whole & 31]
-    np.multiply(p, step, out=out)
-    out += step
+    step = _powers_of_two().take(whole & 31, out=product, mode="clip")
+    p *= step
+    p += step
     # Multiplying by 2**n, exactly, by building the float from its exponent bits.
-    out *= ((whole >> 5) + 1023 << 52).view(np.float64)
-    out[x < _LOWEST] = 0.0
+    whole >>= 5
+    whole += 1023
+    whole <<= 52
+    p *= whole.view(np.float64)
+    if x.min() < _LOWEST:
+        p[x < _LOWEST] = 0.0
 
 
 def total(x: NDArray[np.float64]) -> float:
-    """The sum from left to right. ``sum`` adds in blocks, and how is numpy's own business."""
-    return float(x.cumsum()[-1]) if x.size else 0.0
+    """The sum from left to right, chunk by chunk. ``sum`` adds in blocks of its own choosing; a running sum can add only one way."""
+    return math.fsum(float(chunk.cumsum()[-1]) for chunk in chunks(x))
 
 
+def exp_scalar(x: float) -> float:
+    """e**x of one number, correctly rounded; inf where float64 overflows, 0 where it underflows.
+
+    Example:
+        >>> exp_scalar(0.0), exp_scalar(1e9), exp_scalar(-1e9)
+        (1.0, inf, 0.0)
+    """
+    if not -746.0 < x < 710.0:
+        return math.inf if x > 0 else 0.0
+    return float(DIGITS.exp(Decimal(x)))
+
+
+@lru_cache(maxsize=1024)
 def ln(x: float) -> float:
-    """The natural logarithm of a number in (0, inf), correctly rounded; tens of microseconds.
+    """The natural logarithm of a number in (0, inf), correctly rounded; tens of microseconds, but a filter asks for the same each step.
 
     Example:
         >>> ln(1.0)
@@ -97,12 +125,13 @@ def power(x: float, exponent: float) -> float:
     return float(DIGITS.power(Decimal(x), Decimal(exponent)))
 
 
-def log_sum_exp(x: NDArray[np.float64]) -> float:
-    """ln of the sum of e**x over a row with at least one finite entry."""
-    top = float(x.max())
-    return top + ln(total(exp(x - top)))
-
-
 def log_softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Natural-log probabilities of a row of logits; -inf stays -inf."""
-    return x - log_sum_exp(x)
+    """Natural-log probabilities of a row of logits with at least one finite entry; -inf stays -inf.
+
+    Example:
+        >>> log_softmax(np.array([1e300, -np.inf])).tolist()
+        [0.0, -inf]
+    """
+    depth = x - x.max()  # first: beside a logit of 1e17 the logarithm of the sum would be lost
+    values: NDArray[np.float64] = depth - ln(total(exp(depth)))
+    return values

@@ -1,0 +1,1 @@
+"""What the answers of servers say about each other."""

@@ -1,0 +1,11 @@
+"""Settings of the whole suite."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+pytest_plugins = ["pytester"]
+
+# The same examples on every run: a failure is a change.
+settings.register_profile("seedbed", derandomize=True, deadline=None)
+settings.load_profile("seedbed")

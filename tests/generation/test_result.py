@@ -1,0 +1,89 @@
+"""Results are values: complete, comparable, and the same after a round trip through JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seedbed.errors import UsageError
+from seedbed.generation.result import GenerationResult, ResumePoint, SampledSequence, Stats
+
+ids = st.integers(0, 2**40)
+numbers = st.floats(allow_nan=False, width=64)
+
+
+@st.composite
+def sequences(draw: st.DrawFn) -> SampledSequence:
+    length = draw(st.integers(0, 5))
+
+    def per_token(values):
+        return tuple(draw(st.lists(values, min_size=length, max_size=length)))
+
+    return SampledSequence(
+        prompt_index=draw(st.integers(0, 2**47)),
+        index=draw(st.integers(0, 2**63)),
+        prompt_token_ids=tuple(draw(st.lists(ids, min_size=1, max_size=4))),
+        token_ids=per_token(ids),
+        logprobs=per_token(st.none() | st.floats(-1e3, 0)),
+        processed_logprobs=per_token(st.none() | st.floats(-1e3, 0)),
+        margins=per_token(st.floats(0, math.inf)),
+        tail_masses=per_token(st.floats(0, 1)),
+        finish_reason=draw(st.sampled_from(["stop", "length", "deadline", "error", "cancelled"])),
+        resume=ResumePoint(draw(st.integers(0, 2**128 - 1)), draw(st.none() | st.floats(-9, 9))),
+        stop_match=draw(st.none() | st.tuples(ids)),
+        error=draw(st.none() | st.text()),
+        started=draw(st.none() | st.floats(0, 1e6)),
+        finished=draw(st.none() | st.floats(0, 1e6)),
+    )
+
+
+@given(sequences())
+def test_a_sequence_survives_json(sequence: SampledSequence) -> None:
+    back = SampledSequence.from_dict(json.loads(json.dumps(sequence.to_dict(), allow_nan=False)))
+
+    assert back == sequence
+    assert (back.started, back.finished) == (sequence.started, sequence.finished)
+
+
+@given(st.lists(sequences(), max_size=3))
+def test_a_result_survives_json(several: list[SampledSequence]) -> None:
+    result = GenerationResult(tuple(several), 2**100, "Sampler(chain=[])", Stats(tokens=3, waited=0.5))
+    back = GenerationResult.from_dict(json.loads(json.dumps(result.to_dict(), allow_nan=False)))
+
+    assert back == result
+    assert back.stats == result.stats
+
+
+def test_the_hash_is_over_one_line_a_sequence() -> None:
+    """So that it can be checked by hand."""
+    sequence = SampledSequence(0, 1, (9,), (5, 0), (None,) * 2, (None,) * 2, (1.0,) * 2, (0.0,) * 2, "stop", ResumePoint(7))
+
+    assert GenerationResult((sequence,), 7, "").sha256 == hashlib.sha256(b"0 1 5 0\n").hexdigest()
+
+
+def test_times_and_costs_do_not_make_results_differ() -> None:
+    one = SampledSequence(0, 1, (9,), (), (), (), (), (), "length", ResumePoint(7), started=1.0, finished=2.0)
+    other = SampledSequence(0, 1, (9,), (), (), (), (), (), "length", ResumePoint(7), started=3.0, finished=4.0)
+
+    assert GenerationResult((one,), 7, "", Stats(requests=1)) == GenerationResult((other,), 7, "", Stats(requests=2))
+
+
+def test_the_log_probability_of_a_sequence_is_the_sum_or_unknown() -> None:
+    known = SampledSequence(0, 0, (9,), (1, 2), (-0.5, -1.0), (None,) * 2, (1.0,) * 2, (0.0,) * 2, "length", ResumePoint(7))
+    unknown = SampledSequence(0, 0, (9,), (1, 2), (-0.5, None), (None,) * 2, (1.0,) * 2, (0.0,) * 2, "length", ResumePoint(7))
+
+    assert (known.logprob, unknown.logprob) == (-1.5, None)
+
+
+@pytest.mark.parametrize("change", [{"finish_reason": "tired"}, {"resume": {}}, {"margins": ["x"]}, {"token_ids": None, "resume": None}])
+def test_something_else_is_refused(change: dict[str, object]) -> None:
+    good = SampledSequence(0, 0, (9,), (), (), (), (), (), "length", ResumePoint(7)).to_dict()
+    with pytest.raises(UsageError):
+        SampledSequence.from_dict(good | change)
+    with pytest.raises(UsageError):
+        GenerationResult.from_dict({"sequences": [good | change], "seed": "7", "sampler": "", "stats": {}})

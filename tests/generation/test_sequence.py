@@ -1,0 +1,143 @@
+"""The sequence state machine: every transition, every ending, nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seedbed.errors import NothingToDraw
+from seedbed.generation.sequence import TRANSITIONS, FollowedSequence, IllegalEvent, StopRules
+from seedbed.sampling import Sampler
+
+FLAT = np.zeros(8, dtype=np.float32)
+
+
+def only(token_id: int) -> np.ndarray:
+    return np.where(np.arange(8) == token_id, np.float32(0), np.float32(-np.inf))
+
+
+def followed(max_new_tokens: int = 10, stop: StopRules = StopRules(frozenset({0})), resume=None) -> FollowedSequence:
+    return FollowedSequence(7, 0, 3, (1, 2), sampler=Sampler(), stop=stop, max_new_tokens=max_new_tokens, resume=resume)
+
+
+def test_a_stop_token_ends_it_and_is_kept() -> None:
+    sequence = followed()
+
+    assert sequence.receive(only(5)) == 5
+    assert (sequence.state, sequence.prefix()) == ("asking", [1, 2, 5])
+    assert sequence.receive(only(0)) == 0
+    assert (sequence.state, sequence.is_finished) == ("stop", True)
+    result = sequence.result()
+    assert (result.token_ids, result.stop_match, result.finish_reason) == ((5, 0), (0,), "stop")
+
+
+def test_a_stop_sequence_ends_it_on_generated_tokens_only() -> None:
+    """The prompt ends with 2, and (2, 5) is a stop sequence: the first 5 must not complete it."""
+    sequence = followed(stop=StopRules(sequences=((2, 5),)))
+
+    sequence.receive(only(5))
+    assert not sequence.is_finished
+    sequence.receive(only(2))
+    sequence.receive(only(5))
+
+    assert sequence.result().stop_match == (2, 5)
+
+
+def test_the_longest_of_several_matching_stop_sequences_is_named() -> None:
+    sequence = followed(stop=StopRules(sequences=((5,), (4, 5), (3, 5))))
+    sequence.receive(only(4))
+    sequence.receive(only(5))
+
+    assert sequence.result().stop_match == (4, 5)
+
+
+def test_a_stop_at_the_last_allowed_token_is_a_stop() -> None:
+    sequence = followed(max_new_tokens=1)
+    sequence.receive(only(0))
+
+    assert sequence.result().finish_reason == "stop"
+
+
+def test_the_token_that_fills_max_new_tokens_ends_it() -> None:
+    sequence = followed(max_new_tokens=2)
+    sequence.receive(only(5))
+    sequence.receive(only(5))
+
+    assert sequence.result().finish_reason == "length"
+
+
+def test_no_room_for_tokens_ends_it_before_the_first_question() -> None:
+    assert followed(max_new_tokens=0).result().finish_reason == "length"
+
+
+def test_a_row_that_cannot_be_drawn_from_changes_nothing() -> None:
+    sequence = followed()
+    sequence.receive(only(5))
+    with pytest.raises(NothingToDraw, match=r"\[prompt 0, sequence 3, step 1\]"):
+        sequence.receive(np.full(8, -np.inf, dtype=np.float32))
+
+    assert (sequence.state, sequence.step) == ("asking", 1)
+
+
+@pytest.mark.parametrize(("act", "reason"), [("expire", "deadline"), ("cancel", "cancelled")])
+def test_what_was_had_is_kept_when_it_is_cut_short(act: str, reason: str) -> None:
+    sequence = followed()
+    sequence.receive(only(5))
+    getattr(sequence, act)()
+
+    result = sequence.result()
+    assert (result.finish_reason, result.token_ids) == (reason, (5,))
+
+
+def test_a_failure_is_kept_as_text() -> None:
+    sequence = followed()
+    sequence.fail(OSError("gone"))
+
+    assert (sequence.result().finish_reason, sequence.result().error) == ("error", "OSError: gone")
+
+
+EVENTS = {
+    "token": lambda sequence: sequence.receive(FLAT),
+    "deadline": lambda sequence: sequence.expire(),
+    "error": lambda sequence: sequence.fail(OSError()),
+    "cancel": lambda sequence: sequence.cancel(),
+}
+
+
+@given(st.lists(st.sampled_from(sorted(EVENTS)), max_size=12))
+def test_any_order_of_events_follows_the_table_or_raises_and_changes_nothing(events: list[str]) -> None:
+    sequence = followed(max_new_tokens=4)
+    for event in events:
+        before = sequence.result()
+        if TRANSITIONS[sequence.state]:
+            EVENTS[event](sequence)
+        else:
+            with pytest.raises(IllegalEvent):
+                EVENTS[event](sequence)
+            assert sequence.result() == before
+        assert sequence.is_finished == (sequence.state != "asking")
+        assert len(sequence.result().margins) == sequence.step <= 4
+
+
+@given(st.integers(0, 6), st.integers(1, 8))
+def test_resumed_anywhere_it_goes_on_as_if_never_interrupted(cut: int, more: int) -> None:
+    whole = followed(max_new_tokens=cut + more, stop=StopRules())
+    for _ in range(cut + more):
+        whole.receive(FLAT)
+    begun = followed(max_new_tokens=cut, stop=StopRules())
+    for _ in range(cut):
+        begun.receive(FLAT)
+    resumed = followed(max_new_tokens=cut + more, stop=StopRules(), resume=begun.result())
+    for _ in range(more):
+        resumed.receive(FLAT)
+
+    assert resumed.result() == whole.result()
+
+
+def test_a_sequence_that_had_stopped_is_not_gone_on_with() -> None:
+    stopped = followed()
+    stopped.receive(only(0))
+
+    assert followed(resume=stopped.result()).result() == stopped.result()

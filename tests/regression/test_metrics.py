@@ -1,0 +1,91 @@
+"""Distances between two rows: closed forms against what they are said to be, by brute force and by drawing."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seedbed.errors import MalformedRow, NonFiniteLogits
+from seedbed.regression.metrics import flip_rate, total_variation
+from seedbed.sampling import Sampler, softmax
+
+LOGIT = st.one_of(st.floats(-8, 8, width=32), st.integers(-3, 3).map(float), st.just(-math.inf))
+PAIRS = st.lists(st.tuples(LOGIT, LOGIT), min_size=1, max_size=12).filter(
+    lambda pairs: max(p for p, _ in pairs) > -math.inf and max(q for _, q in pairs) > -math.inf
+)
+
+
+def one_by_one(logits_p, logits_q):
+    p, q = softmax(logits_p), softmax(logits_q)
+    same = 0.0
+    for i in range(p.size):
+        if p[i] > 0 and q[i] > 0:
+            same += 1 / sum(max(p[j] / p[i], q[j] / q[i]) for j in range(p.size))
+    return 1 - same
+
+
+@given(PAIRS)
+def test_the_flip_rate_in_closed_form_is_the_double_sum(pairs):
+    logits_p, logits_q = zip(*pairs, strict=True)
+
+    assert flip_rate(logits_p, logits_q) == pytest.approx(one_by_one(logits_p, logits_q), abs=1e-9)
+
+
+@given(PAIRS)
+def test_the_flip_rate_lies_between_the_total_variation_and_its_bound(pairs):
+    logits_p, logits_q = zip(*pairs, strict=True)
+    tv = total_variation(logits_p, logits_q)
+
+    assert tv - 1e-12 <= flip_rate(logits_p, logits_q) <= 2 * tv / (1 + tv) + 1e-12
+
+
+@given(PAIRS)
+def test_both_are_symmetric_and_0_for_equal_rows(pairs):
+    logits_p, logits_q = zip(*pairs, strict=True)
+
+    for metric in (flip_rate, total_variation):
+        assert metric(logits_p, logits_q) == pytest.approx(metric(logits_q, logits_p), abs=1e-12)
+        assert metric(logits_p, logits_p) == pytest.approx(0.0, abs=1e-14)
+
+
+def test_both_ignore_an_additive_constant():
+    p, q = np.array([0.0, 1.0, 2.0]), np.array([0.5, 1.0, 0.0])
+
+    assert flip_rate(p + 4, q - 8) == pytest.approx(flip_rate(p, q), abs=1e-12)
+    assert total_variation(p + 4, q - 8) == pytest.approx(total_variation(p, q), abs=1e-12)
+
+
+def test_rows_with_no_token_in_common_always_differ():
+    p, q = [0.0, -math.inf], [-math.inf, 3.0]
+
+    assert (flip_rate(p, q), total_variation(p, q)) == (1.0, 1.0)
+
+
+def test_leaving_out_the_tail_flips_exactly_as_often_as_the_tail_is_drawn():
+    """Why a top-k list lines up with the whole row: the token changes only when it is not listed."""
+    row = np.linspace(0, 5, 200)
+    listed = np.where(row >= np.sort(row)[-20], row, -np.inf)
+    tail = softmax(row)[listed == -np.inf].sum()
+
+    assert flip_rate(row, listed) == pytest.approx(tail, abs=1e-12)
+
+
+def test_the_predicted_rate_is_the_one_that_draws_show():
+    generator = np.random.Generator(np.random.PCG64(8))
+    p = generator.normal(0, 1.5, 40)
+    q = p + generator.normal(0, 0.3, 40)
+    predicted, steps = flip_rate(p, q), 6_000
+    sampler = Sampler()
+
+    flips = sum(sampler.draw(p, seed=7, step=step) != sampler.draw(q, seed=7, step=step) for step in range(steps))
+
+    assert abs(flips / steps - predicted) < 4 * math.sqrt(predicted * (1 - predicted) / steps)
+
+
+def test_rows_that_cannot_be_compared_are_refused():
+    with pytest.raises(MalformedRow, match="rows of 2 and of 3 tokens"):
+        flip_rate([0.0, 1.0], [0.0, 1.0, 2.0])
+    with pytest.raises(NonFiniteLogits):
+        total_variation([0.0, math.nan], [0.0, 1.0])

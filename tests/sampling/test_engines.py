@@ -1,0 +1,140 @@
+"""The draws of other engines: addressed by step where the engine's state allows it, and with margins that mean the same."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seedbed.errors import InvalidSampler, InvalidSeed
+from seedbed.sampling import Address, Purpose, Sampler
+from seedbed.sampling.candidates import Candidates
+from seedbed.sampling.engines import hash32, inverse_cdf
+
+ROW = np.array([0.5, 2.0, -1.0, 1.0, 0.0, 1.5], dtype=np.float32)
+SCHEMES = ["vllm", "sglang", "inverse-cdf", "llama.cpp"]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_draw_is_a_function_of_its_address(scheme):
+    sampler = Sampler(draw=scheme)
+    tokens = [sampler.draw(ROW, seed=7, step=step) for step in range(40)]
+
+    assert [sampler.draw(ROW, seed=7, step=step) for step in reversed(range(40))] == tokens[::-1]
+    assert len(set(tokens)) > 2
+
+
+def test_the_noise_of_vllm_and_sglang_belongs_to_the_place_in_the_whole_sequence():
+    """The same prefix, split differently into prompt and output, gives the same token: engines hash the position of its last token."""
+    for scheme in ("vllm", "sglang"):
+        sampler = Sampler(draw=scheme)
+        tokens = [sampler.draw(ROW, seed=7, step=step, prompt_token_ids=[1] * (10 - step)) for step in range(10)]
+
+        assert tokens == [sampler.draw(ROW, seed=7, step=9)] * 10
+
+
+def test_under_vllm_the_next_sequence_is_the_next_seed_and_under_the_others_the_same_sequence():
+    rows = {scheme: Sampler(draw=scheme) for scheme in SCHEMES}
+
+    def tokens(scheme, seed, index):
+        return [rows[scheme].draw(ROW, seed=seed, index=index, step=step) for step in range(30)]
+
+    assert tokens("vllm", 7, 1) == tokens("vllm", 8, 0)
+    assert tokens("sglang", 7, 1) == tokens("sglang", 7, 0)
+    assert tokens("llama.cpp", 7, 1) == tokens("llama.cpp", 7, 0)
+    assert tokens("inverse-cdf", 7, 1) not in (tokens("inverse-cdf", 8, 0), tokens("inverse-cdf", 7, 0))
+
+
+@given(st.lists(st.floats(-6, 6, width=32), min_size=1, max_size=12), st.integers(0, 2**64))
+def test_the_inverse_cdf_is_the_first_token_whose_running_sum_reaches_the_uniform(values, seed):
+    row = np.array(values, dtype=np.float32)
+    weights = np.exp(row.astype(np.float64) - row.max())
+    u = Address(seed).uniform(Purpose.INVERSE_CDF)
+
+    token = Sampler(draw="inverse-cdf").draw(row, seed=seed)
+
+    assert weights[:token].sum() / weights.sum() <= u + 1e-12
+    assert u - 1e-12 <= weights[: token + 1].sum() / weights.sum()
+
+
+@given(st.lists(st.floats(-3, 3, width=32), min_size=2, max_size=8), st.integers(0, 2**32), st.data())
+def test_the_margin_of_the_inverse_cdf_means_the_same_as_gumbel_s(values, seed, data):
+    row = np.array(values, dtype=np.float64)
+    drawn = inverse_cdf(Candidates(None, row, row.size), Address(seed))
+    signs = np.array(data.draw(st.lists(st.sampled_from([-1, 0, 1]), min_size=row.size, max_size=row.size)))
+
+    moved = row + signs * 0.499 * min(drawn.margin, 20.0)
+
+    assert inverse_cdf(Candidates(None, moved, row.size), Address(seed)).position == drawn.position
+
+
+def test_llamacpp_walks_in_the_order_its_filters_leave():
+    """top_k and its like sort the candidates there, so the same number of the generator picks another token."""
+    plain, sorting = Sampler(draw="llama.cpp"), Sampler(draw="llama.cpp", top_k=5)
+    order = np.argsort(-ROW, kind="stable")[:5]
+    weights = np.exp((ROW - ROW.max()).astype(np.float64))[order]
+
+    for step in range(50):
+        generator = np.random.RandomState(7)
+        low, high = generator.randint(0, 2**32, 2 * (step + 1), dtype=np.uint32)[-2:].tolist()
+        place = int(np.searchsorted(weights.cumsum(), (low + high * 2**32) / 2**64 * weights.sum()))
+
+        assert sorting.draw(ROW, seed=7, step=step) == order[place]
+    assert [plain.draw(ROW, seed=7, step=step) for step in range(50)] != [sorting.draw(ROW, seed=7, step=step) for step in range(50)]
+
+
+def test_sglang_s_noise_belongs_to_the_rank_once_there_is_a_filter():
+    """Which is why a swap of two near-equal logits swaps their noise there: the coupling that keys by id has is lost."""
+    swapped = ROW[[1, 0, 2, 3, 4, 5]]
+    by_id, by_rank = Sampler(draw="sglang"), Sampler(draw="sglang", top_k=5)
+
+    for step in range(30):
+        ours, theirs = by_rank.draw(ROW, seed=7, step=step), by_rank.draw(swapped, seed=7, step=step)
+        assert theirs == {0: 1, 1: 0}.get(ours, ours)
+    assert [by_id.draw(ROW, seed=7, step=s) for s in range(30)] != [by_rank.draw(ROW, seed=7, step=s) for s in range(30)]
+
+
+@pytest.mark.parametrize(("scheme", "bits"), [("vllm", 64), ("sglang", 64), ("llama.cpp", 32)])
+def test_a_seed_the_engine_could_not_be_given_is_refused(scheme, bits):
+    Sampler(draw=scheme).draw(ROW, seed=2**bits - 1)
+
+    with pytest.raises(InvalidSeed, match=f"{bits} bits"):
+        Sampler(draw=scheme).draw(ROW, seed=2**bits)
+
+
+def test_what_was_never_observed_of_an_engine_is_refused_rather_than_guessed():
+    with pytest.raises(InvalidSampler, match="min_p"):
+        Sampler(draw="sglang", min_p=0.1)
+    with pytest.raises(InvalidSampler, match="typical_p"):
+        Sampler(draw="llama.cpp", typical_p=0.9)
+    with pytest.raises(InvalidSampler, match="draw must be one of"):
+        Sampler(draw="race")
+
+
+def test_the_hash_takes_all_bits_of_seed_and_position_it_is_said_to():
+    columns = np.arange(4)
+    hashes = {hash32(seed, position, columns).tobytes() for seed in (0, 1, 2**32, 2**63) for position in (0, 1, 2**31)}
+
+    assert len(hashes) == 12
+
+
+@pytest.mark.parametrize(("h", "noise"), [(0, -709.78), (2**32 - 1, 22.18)])
+def test_sglang_s_uniform_reaches_0_and_1_and_is_clamped_as_there(h, noise):
+    from seedbed.sampling.draw import gumbel_argmax
+
+    u = np.array([h / (2**32 - 1), 0.5])
+
+    lead = gumbel_argmax(np.array([0.0, 0.0]), u, least_rate=2.0**-32).margin
+
+    assert lead == pytest.approx(abs(noise - 0.3665), abs=0.01)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_scheme_draws_from_the_distribution(scheme, goodness_of_fit):
+    p = np.exp(ROW.astype(np.float64))
+    sampler = Sampler(draw=scheme)
+    # llama.cpp's generator runs from the start to each step, so seeds stand in for steps.
+    places = [{"seed": 1 + n, "step": 0} if scheme == "llama.cpp" else {"seed": 1, "step": n} for n in range(6_000)]
+
+    counts = np.bincount([sampler.draw(ROW, **place) for place in places], minlength=ROW.size)
+
+    assert goodness_of_fit(counts, p / p.sum()) > 1e-3

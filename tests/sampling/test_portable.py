@@ -1,0 +1,74 @@
+"""The portable exponentials and logarithms are right, and add up one way only."""
+
+import math
+from decimal import Decimal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seedbed.sampling import portable
+
+
+def ulps_from_exact(x, value):
+    exact = portable.DIGITS.exp(Decimal(x))
+    return abs((Decimal(value) - exact) / Decimal(math.ulp(float(exact))))
+
+
+@given(st.lists(st.floats(-708.0, 0.0), min_size=1, max_size=20))
+def test_exp_is_within_one_unit_in_the_last_place(xs):
+    values = portable.exp(np.array(xs))
+
+    for x, value in zip(xs, values.tolist(), strict=True):
+        assert ulps_from_exact(x, value) < 1
+
+
+def test_exp_does_not_care_how_long_its_array_is():
+    """Chunks are an optimisation: every element is computed alone."""
+    x = -np.linspace(0.0, 750.0, 40_001)
+
+    whole = portable.exp(x)
+
+    assert np.array_equal(whole, np.concatenate([portable.exp(part) for part in np.array_split(x, 7)]))
+    assert np.array_equal(whole.reshape(1, -1), portable.exp(x.reshape(1, -1)))
+
+
+def test_exp_of_nothing_much_is_0_and_of_0_is_1():
+    assert portable.exp(np.array([0.0, -0.0, -708.0001, -1e300, -math.inf])).tolist() == [1.0, 1.0, 0.0, 0.0, 0.0]
+    assert portable.exp(np.array([])).tolist() == []
+
+
+@given(st.floats(-740.0, 709.0))
+def test_exp_of_one_number_is_correctly_rounded(x):
+    assert ulps_from_exact(x, portable.exp_scalar(x)) <= Decimal("0.5000001")
+
+
+@given(st.floats(5e-324, 1e308))
+def test_ln_and_exp_of_one_number_undo_each_other(x):
+    assert portable.exp_scalar(portable.ln(x)) == pytest.approx(x, rel=1e-12)
+
+
+@given(st.floats(1e-300, 1e300), st.floats(-3.0, 3.0))
+def test_power_is_that_of_the_platform_to_its_last_digits(x, exponent):
+    expected = math.exp(exponent * math.log(x)) if abs(exponent * math.log(x)) < 700 else None
+
+    if expected:
+        assert portable.power(x, exponent) == pytest.approx(expected, rel=1e-9)
+
+
+def test_powers_of_zero():
+    assert (portable.power(0.0, 0.0), portable.power(0.0, 2.0), portable.power(2.0, 10.0)) == (1.0, 0.0, 1024.0)
+
+
+@given(st.lists(st.floats(0.0, 1.0), max_size=50))
+def test_total_is_the_sum(xs):
+    assert portable.total(np.array(xs)) == pytest.approx(math.fsum(xs), rel=1e-14)
+
+
+def test_log_softmax_is_a_distribution_and_keeps_excluded_tokens_excluded():
+    values = portable.log_softmax(np.array([3.0, -math.inf, 1.0, 3.0]))
+
+    assert values[1] == -math.inf
+    assert np.exp(values).sum() == pytest.approx(1.0, abs=1e-15)
+    assert values[0] == values[3]

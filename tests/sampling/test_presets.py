@@ -1,0 +1,241 @@
+"""Which order the steps come in under each engine's name, which rules they follow, and what is refused."""
+
+import math
+
+import pytest
+
+from seedbed.errors import InvalidSampler
+from seedbed.sampling import (
+    BadWords,
+    DynamicTemperature,
+    FrequencyPenalty,
+    MinP,
+    PresencePenalty,
+    RepetitionPenalty,
+    Sampler,
+    Temperature,
+    TopK,
+    TopP,
+    TypicalP,
+)
+
+EVERYTHING = {
+    "temperature": 0.7,
+    "top_k": 40,
+    "top_p": 0.9,
+    "min_p": 0.05,
+    "typical_p": 0.9,
+    "epsilon_cutoff": 0.001,
+    "eta_cutoff": 0.001,
+    "top_h": 0.5,
+    "top_n_sigma": 2.0,
+    "xtc_probability": 0.5,
+    "repetition_penalty": 1.1,
+    "frequency_penalty": 0.2,
+    "presence_penalty": 0.1,
+    "dry_multiplier": 0.8,
+    "no_repeat_ngram_size": 3,
+    "logit_bias": {1: 2.0},
+    "allowed_token_ids": [1, 2, 3],
+    "bad_words": [[4]],
+    "min_tokens": 2,
+    "stop_token_ids": [3],
+    "processors": [lambda prefix, logits: logits],
+}
+ORDERS = {
+    None: "AllowedTokenIds LogitBias RepetitionPenalty FrequencyPenalty PresencePenalty Dry NoRepeatNgram BadWords MinTokens Custom "
+    "Temperature TopH TopNSigma TopK TopP MinP TypicalP EpsilonCutoff EtaCutoff Xtc",
+    "hf": "LogitBias RepetitionPenalty NoRepeatNgram BadWords MinTokens AllowedTokenIds Custom "
+    "Temperature TopH TopK TopP MinP TypicalP EpsilonCutoff EtaCutoff",
+    "vllm": "AllowedTokenIds LogitBias MinTokens RepetitionPenalty FrequencyPenalty PresencePenalty BadWords Custom "
+    "Temperature MinP TopK TopP",
+    "sglang": "FrequencyPenalty PresencePenalty MinTokens RepetitionPenalty AllowedTokenIds LogitBias Custom Temperature TopP TopK MinP",
+    "llama.cpp": "AllowedTokenIds Custom LogitBias RepetitionPenalty FrequencyPenalty PresencePenalty Dry "
+    "TopNSigma TopK TypicalP TopP MinP Xtc Temperature",
+}
+HAS = {
+    "hf": {"temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h", "repetition_penalty"}
+    | {"no_repeat_ngram_size", "logit_bias", "allowed_token_ids", "bad_words", "min_tokens", "stop_token_ids", "processors"},
+    "vllm": {"temperature", "top_k", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "logit_bias"}
+    | {"allowed_token_ids", "bad_words", "min_tokens", "stop_token_ids", "processors"},
+    "sglang": {"temperature", "top_k", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "logit_bias"}
+    | {"allowed_token_ids", "min_tokens", "stop_token_ids", "processors"},
+    "llama.cpp": {"temperature", "top_k", "top_p", "min_p", "typical_p", "top_n_sigma", "xtc_probability", "repetition_penalty"}
+    | {"frequency_penalty", "presence_penalty", "dry_multiplier", "logit_bias", "allowed_token_ids", "processors"},
+    None: set(EVERYTHING),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_order_is_the_engine_s(order):
+    sampler = Sampler(order=order, **{name: value for name, value in EVERYTHING.items() if name in HAS[order]})
+
+    assert " ".join(type(step).__name__ for step in sampler.chain) == ORDERS[order]
+
+
+@pytest.mark.parametrize("order", ["hf", "vllm", "sglang", "llama.cpp"])
+def test_what_an_engine_does_not_have_is_refused_under_its_name(order):
+    for name, value in EVERYTHING.items():
+        if name not in HAS[order]:
+            with pytest.raises(InvalidSampler, match=f"order='{order}' has no {name}"):
+                Sampler(order=order, **{name: value})
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_nothing_set_is_nothing_done(order):
+    """A preset sets order and rules; the engines' servers have defaults of their own, which must be said."""
+    assert Sampler(order=order).chain == ()
+
+
+def step(sampler):
+    (only,) = sampler.chain
+    return only
+
+
+def test_the_rules_differ_where_the_engines_do():
+    assert step(Sampler(order="hf", top_k=5)) == TopK(5, ties="keep")
+    assert step(Sampler(order="sglang", top_p=0.5)) == TopP(0.5, rule="<=")
+    assert step(Sampler(order="llama.cpp", typical_p=0.5)) == TypicalP(0.5, rule="<=", ties="exact")
+    assert step(Sampler(order="vllm", bad_words=[[1, 2]])) == BadWords([[1, 2]], "output")
+    assert step(Sampler(bad_words=[[1, 2]])) == BadWords([[1, 2]], "all")
+    assert step(Sampler(min_p=0.1, min_keep=3)) == MinP(0.1, min_keep=3)
+
+
+@pytest.mark.parametrize(
+    ("order", "repetition", "counts"),
+    [(None, "all", "output"), ("vllm", "all", "output"), ("sglang", "output", "output"), ("llama.cpp", 64, 64)],
+)
+def test_the_scopes_of_the_penalties_are_the_engine_s(order, repetition, counts):
+    sampler = Sampler(order=order, repetition_penalty=1.1, frequency_penalty=0.2, presence_penalty=0.1)
+
+    scopes = {type(penalty): penalty.scope for penalty in sampler.chain}
+
+    assert scopes == {RepetitionPenalty: repetition, FrequencyPenalty: counts, PresencePenalty: counts}
+
+
+def test_a_window_of_one_s_own_replaces_the_scopes():
+    assert step(Sampler(repetition_penalty=1.1, repeat_last_n=8)) == RepetitionPenalty(1.1, 8)
+    with pytest.raises(InvalidSampler, match="order='vllm' has no repeat_last_n"):
+        Sampler(order="vllm", repetition_penalty=1.1, repeat_last_n=8)
+    with pytest.raises(InvalidSampler, match="repeat_last_n needs a repetition"):
+        Sampler(repeat_last_n=8)
+
+
+@pytest.mark.parametrize(
+    ("order", "asked", "done"),
+    [
+        ("vllm", 9e-6, 0.0),
+        ("vllm", 1e-5, 0.01),
+        ("vllm", 0.005, 0.01),
+        ("vllm", 2.0, 2.0),
+        ("sglang", 9e-7, 0.0),
+        ("sglang", 1e-6, 1e-6),
+        ("llama.cpp", -1.0, 0.0),
+        ("hf", 0.0, 0.0),
+        (None, 1e-9, 1e-9),
+    ],
+)
+def test_a_temperature_near_zero_is_what_the_engine_makes_of_it(order, asked, done):
+    assert step(Sampler(order=order, temperature=asked)) == Temperature(done)
+
+
+def test_temperatures_the_engine_refuses_are_refused():
+    with pytest.raises(InvalidSampler, match=r"up to 2\.0"):
+        Sampler(order="vllm", temperature=2.1)
+    for order in (None, "hf", "vllm", "sglang"):
+        with pytest.raises(InvalidSampler):
+            Sampler(order=order, temperature=-1.0)
+
+
+def test_a_dynamic_temperature_takes_the_place_of_the_plain_one():
+    assert step(Sampler(order="llama.cpp", temperature=0.8, dynatemp_range=0.4)) == DynamicTemperature(0.8, 0.4)
+    with pytest.raises(InvalidSampler, match="order='hf' has no dynatemp_range"):
+        Sampler(order="hf", dynatemp_range=0.4)
+
+
+def test_top_p_0_is_an_error_where_the_engine_says_so():
+    assert step(Sampler(order="llama.cpp", top_p=0.0)) == TopP(0.0)
+    assert step(Sampler(order="hf", top_p=0.0)) == TopP(0.0)
+    for order in (None, "vllm", "sglang"):
+        with pytest.raises(InvalidSampler, match="top_p must be"):
+            Sampler(order=order, top_p=0.0)
+
+
+@pytest.mark.parametrize(
+    "off",
+    [
+        {"top_k": None},
+        {"top_k": 0},
+        {"top_k": -1},
+        {"top_p": 1},
+        {"top_p": 1.0},
+        {"min_p": 0},
+        {"temperature": 1},
+        {"logit_bias": {}},
+        {"bad_words": []},
+        {"processors": []},
+    ],
+)
+def test_off_is_off_in_every_spelling(off):
+    assert Sampler(**off) == Sampler()
+
+
+def test_sglang_judges_top_p_before_top_k():
+    """On the whole distribution, not renormalised after top_k: p = 0.6 of the whole is more than the two best hold."""
+    row = [math.log(p) for p in (0.3, 0.2, 0.2, 0.2, 0.1)]
+
+    assert Sampler(order="sglang", top_k=2, top_p=0.6).process(row).tolist()[2] == -math.inf
+    assert Sampler(order="sglang", top_k=2, top_p=0.55).process(row).tolist()[1] > -math.inf
+    assert Sampler(order="vllm", top_k=2, top_p=0.55).process(row).tolist()[1] == -math.inf
+
+
+def test_llamacpp_heats_last_so_its_top_p_keeps_fewer_at_high_temperature():
+    row = [4.0, 2.0, 1.0, 0.0, -1.0]
+
+    kept = {order: sum(Sampler(order=order, temperature=3.0, top_p=0.9).process(row) > -math.inf) for order in ("llama.cpp", "hf")}
+
+    assert kept == {"llama.cpp": 2, "hf": 4}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"order": "ollama"},
+        {"top_k": -2},
+        {"top_k": 1.5},
+        {"top_k": True},
+        {"top_p": 2},
+        {"top_p": "0.9"},
+        {"min_p": -1},
+        {"typical_p": 0},
+        {"epsilon_cutoff": 1},
+        {"eta_cutoff": -1},
+        {"top_h": 0},
+        {"top_n_sigma": -1},
+        {"xtc_probability": 2},
+        {"xtc_threshold": 2},
+        {"dynatemp_range": -1},
+        {"dynatemp_exponent": math.nan},
+        {"min_keep": -1},
+        {"repetition_penalty": 0},
+        {"frequency_penalty": math.nan},
+        {"presence_penalty": "x"},
+        {"repetition_penalty": 2, "repeat_last_n": -1},
+        {"dry_multiplier": -1},
+        {"dry_base": 0},
+        {"dry_breakers": [[]]},
+        {"no_repeat_ngram_size": -1},
+        {"logit_bias": {-1: 1.0}},
+        {"allowed_token_ids": []},
+        {"bad_words": [[]]},
+        {"bad_words": 5},
+        {"min_tokens": 2},
+        {"min_tokens": -1, "stop_token_ids": [1]},
+        {"stop_token_ids": [1]},
+        {"mirostat_tau": -1},
+    ],
+    ids=str,
+)
+def test_every_wrong_parameter_is_refused_at_construction(wrong):
+    with pytest.raises(InvalidSampler):
+        Sampler(**wrong)

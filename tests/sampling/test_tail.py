@@ -1,0 +1,120 @@
+"""What is said of the tokens a server did not list is true of them, whatever the chain did in between."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seedbed.llm import TopLogprobs
+from seedbed.sampling import portable
+from seedbed.sampling.candidates import Candidates
+from seedbed.sampling.tail import Tail
+
+LOGITS = st.lists(st.floats(-12, 12, width=32), min_size=3, max_size=24)
+
+
+def logprobs_of(values):
+    return portable.log_softmax(np.array(values, dtype=np.float64)).astype(np.float32)
+
+
+def listed(logprobs, k):
+    best = np.argsort(-logprobs, kind="stable")[:k]
+    return TopLogprobs(best, logprobs[best], vocab_size=logprobs.size)
+
+
+CHANGES = st.lists(
+    st.one_of(
+        st.tuples(st.just("heat"), st.sampled_from([0.05, 0.3, 0.8, 1.25, 2.0, 6.0])),
+        st.tuples(st.just("move"), st.tuples(st.sets(st.integers(0, 23), min_size=1, max_size=6), st.floats(-5, 5))),
+        st.tuples(st.just("scale"), st.tuples(st.sets(st.integers(0, 23), min_size=1, max_size=6), st.sampled_from([0.5, 1.5]))),
+        st.tuples(st.just("ban"), st.sets(st.integers(0, 23), min_size=1, max_size=3)),
+    ),
+    max_size=4,
+)
+
+
+@given(LOGITS, st.data(), CHANGES)
+def test_the_bounds_hold_for_the_true_tail_through_every_change(values, data, changes):
+    logprobs = logprobs_of(values)
+    k = data.draw(st.integers(1, len(values) - 1))
+    candidates = Candidates.of(listed(logprobs, k))
+    truth, unseen = logprobs.astype(np.float64), np.ones(logprobs.size, dtype=bool)
+    unseen[candidates.ids] = False
+    for name, what in changes:
+        if name == "heat":
+            truth = truth / what
+            candidates = Candidates(
+                candidates.ids, candidates.logits / what, logprobs.size, candidates.tail and candidates.tail.heated(what, 0.0)
+            )
+        elif name == "ban":
+            truth[[i for i in what if i < truth.size]] = -np.inf
+            candidates = candidates.ban(np.array(sorted(what)))
+        else:
+            which, amount = np.array(sorted(what[0])), what[1]
+            inside = which[which < truth.size]
+            if name == "move":
+                truth[inside] += amount
+                candidates = candidates.move(which, lambda logits, _, amount=amount: logits + amount)
+            else:
+                truth[inside] = np.where(truth[inside] > 0, truth[inside] / amount, truth[inside] * amount)
+                candidates = candidates.move(which, lambda logits, _, amount=amount: np.where(logits > 0, logits / amount, logits * amount))
+
+    if candidates.tail is None:
+        assert not (truth[unseen] > -np.inf).any()
+        return
+    finite = candidates.logits[candidates.logits > -np.inf]
+    top = float(finite.max()) if finite.size else 0.0
+    low, high = candidates.tail.weight_bounds(top)
+    weight = math.fsum(math.exp(min(700.0, value - top)) for value in truth[unseen])
+    assert truth[unseen].max() <= candidates.tail.ceiling + 1e-5
+    assert low * (1 - 1e-6) - 1e-9 <= weight <= high * (1 + 1e-4) + 1e-9
+
+
+def test_at_temperature_1_the_missing_mass_is_known_to_the_rounding_of_the_list():
+    tail = Tail.of(TopLogprobs([0, 1], np.log([0.5, 0.25]), vocab_size=100))
+
+    low, high = tail.weight_bounds(0.0)
+
+    assert low == pytest.approx(0.25, abs=1e-6)
+    assert high == pytest.approx(0.25, abs=1e-6)
+    assert low < high
+
+
+def test_a_list_of_everything_leaves_no_tail():
+    assert Tail.of(TopLogprobs([0, 1], np.log([0.5, 0.5]), vocab_size=2)) is None
+
+
+def test_the_tail_is_never_heavier_than_its_ceiling_allows():
+    """A server whose sums are off in the fourth digit leaves 1e-4 missing, but 3 tokens below 1e-9 cannot hold that."""
+    tail = Tail.of(TopLogprobs([0, 1], np.log([0.9999, 1e-9]), vocab_size=5))
+
+    assert tail.weight_bounds(0.0)[1] == pytest.approx(3e-9, rel=1e-6)
+
+
+def test_a_list_that_sums_to_more_than_1_is_trusted_no_further_than_that():
+    tail = Tail.of(TopLogprobs([0, 1], np.log([0.8, 0.2004]), vocab_size=100))
+
+    assert tail.weight_bounds(0.0) == (0.0, pytest.approx(4e-4, rel=1e-2))
+
+
+def test_what_was_negligible_beside_the_best_is_not_once_the_best_is_gone():
+    tail = Tail(listed=2, count=10, ceiling=-2000.0, reference=0.0, low=0.0, high=0.0)
+
+    assert tail.weight_bounds(0.0) == (0.0, 0.0)
+    assert tail.weight_bounds(-2000.0)[1] == 10.0
+
+
+def test_a_list_of_impossible_tokens_says_that_the_rest_is_impossible_too():
+    tail = Tail.of(TopLogprobs([0, 1], [-math.inf, -math.inf], vocab_size=4))
+
+    assert tail.ceiling == -math.inf
+    assert tail.weight_bounds(0.0) == (0.0, 0.0)
+
+
+def test_heating_tokens_that_are_impossible_leaves_them_so():
+    tail = Tail.of(TopLogprobs([0, 1], [0.0, -math.inf], vocab_size=4))
+
+    assert tail.heated(0.5, 0.0).weight_bounds(0.0) == (0.0, 0.0)
+    assert tail.heated(2.0, 0.0).weight_bounds(0.0) == (0.0, 0.0)

@@ -1,0 +1,312 @@
+"""The command line: what it prints, how it ends, and that every mistake gets one clear line."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from seedbed.cli import main, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+TINY = str(ROOT / "fixtures" / "recordings" / "tiny-lm")
+SEED_IDS = "84,104,101,32,115,101,101,100"
+RUN = "from seedbed.cli import run; run()"
+COMMANDS = ["generate", "record", "replay", "serve", "doctor"]
+
+
+@dataclass
+class Run:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def seedbed(*arguments: str) -> Run:
+    """The command, in this process, from its arguments to its exit code."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    argv, sys.argv = sys.argv, ["seedbed", *arguments]
+    try:
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+            run()
+    finally:
+        sys.argv = argv
+    return Run(ended.value.code, *(stream.buffer.getvalue().decode() for stream in (out, err)))
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A serving command and its URL."""
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", RUN, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        line = process.stdout.readline()
+        yield process, re.search(r"http://[^,\s]+", line)[0]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with running("serve", "--port", "0") as (_, address):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def not_a_model_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "http.server", str(port), "--bind", "127.0.0.1"],
+        cwd=tmp_path_factory.mktemp("www"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    process.stdout.readline()
+    yield f"http://127.0.0.1:{port}"
+    process.kill()
+    process.communicate()
+
+
+class TestGenerate:
+    def test_the_same_seed_gives_the_same_output_and_n_a_prefix(self, url: str) -> None:
+        three = seedbed("generate", url, "--prompt", "The seed", "-n", "3", "--seed", "7")
+        again = seedbed("generate", url, "--prompt", "The seed", "-n", "3", "--seed", "7")
+        eight = seedbed("generate", url, "--prompt", "The seed", "-n", "8", "--seed", "0x7")
+
+        assert (three.returncode, three.stderr) == (0, "")
+        assert three.stdout == again.stdout
+        assert three.stdout.splitlines()[:3] == eight.stdout.splitlines()[:3]
+
+    def test_json_holds_the_whole_result_and_nothing_else_is_printed(self, url: str) -> None:
+        from seedbed import GenerationResult
+
+        ran = seedbed("generate", url, "--token-ids", SEED_IDS, "--prompt", "In ", "-n", "2", "--json", "--max-new-tokens", "5")
+        data = json.loads(ran.stdout)
+        result = GenerationResult.from_dict(data)
+
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert [s.prompt_token_ids for s in result.sequences] == [(73, 110, 32)] * 2 + [(84, 104, 101, 32, 115, 101, 101, 100)] * 2
+        assert (data["sha256"], data["model"]) == (result.sha256, "tiny-lm")
+        assert data["sequences"][0]["text"] == bytes(t for t in result.sequences[0].token_ids if t < 256).decode()
+
+    def test_a_fresh_seed_is_printed(self, url: str) -> None:
+        ran = seedbed("generate", url, "--prompt", "The seed")
+        seed = re.search(r"^seed +(\d+)$", ran.stdout, re.MULTILINE)[1]
+
+        assert seedbed("generate", url, "--prompt", "The seed", "--seed", seed).stdout == ran.stdout
+
+    def test_a_recording_is_a_source_too(self) -> None:
+        ran = seedbed("generate", TINY, "--token-ids", SEED_IDS, "-n", "2", "--seed", "7", "--temperature", "0.9", "--top-k", "10",
+                      "--max-new-tokens", "40")  # fmt: skip
+
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert "4 sequences" not in ran.stdout
+        assert re.search(r"^sha256 [0-9a-f]{64}$", ran.stdout, re.MULTILINE)
+
+    def test_a_deadline_keeps_what_there_is(self, url: str) -> None:
+        ran = seedbed("generate", url, "--prompt", "The seed", "-n", "4", "--timeout", "0")
+
+        assert ran.returncode == 0
+        assert ran.stdout.count("deadline      0 tokens") == 4
+
+
+class TestRecord:
+    def test_what_was_recorded_is_replayed_by_the_command_it_prints(self, url: str, tmp_path: Path) -> None:
+        path = str(tmp_path / "recording")
+        live = seedbed("record", url, path, "--prompt", "The seed", "-n", "3", "--seed", "7", "--temperature", "0.8")
+        command = live.stdout.splitlines()[-1].split()
+        offline = seedbed(*command[1:])
+
+        assert (live.returncode, offline.returncode) == (0, 0)
+        hashes = [re.search(r"^sha256 (\w+)$", ran.stdout, re.MULTILINE)[1] for ran in (live, offline)]
+        assert hashes[0] == hashes[1]
+        assert seedbed("record", url, path, "--prompt", "The seed").returncode == 5
+        assert seedbed("record", url, path, "--prompt", "The seed", "--extend").returncode == 0
+
+
+class TestServe:
+    def test_ctrl_c_ends_it_with_130(self) -> None:
+        with running("serve", "--port", "0") as (process, _):
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=10)
+            assert (process.returncode, said) == (130, "interrupted\n")
+
+    def test_a_recording_is_served_as_the_model_it_was_made_from(self) -> None:
+        with running("replay", TINY, "--port", "0") as (_, address):
+            ran = seedbed("generate", address, "--token-ids", SEED_IDS, "-n", "2", "--seed", "7", "--temperature", "0.9", "--top-k", "10",
+                          "--max-new-tokens", "40", "--json")  # fmt: skip
+            miss = seedbed("generate", address, "--token-ids", "1,2")
+        known = json.loads((ROOT / "fixtures" / "known_answers" / "recordings.json").read_text())["tiny-lm"]
+
+        assert [s["token_ids"] for s in json.loads(ran.stdout)["sequences"]] == known["token_ids"][:2]
+        assert miss.returncode == 3
+        assert "knows no beginning of this prefix" in miss.stderr
+
+    def test_hypercorn_serves_the_same(self, url: str) -> None:
+        with running("serve", "--port", "0", "--hypercorn") as (_, address):
+            there = seedbed("generate", address, "--prompt", "The seed", "--seed", "7")
+
+        assert (there.returncode, there.stderr) == (0, "")
+        assert there.stdout == seedbed("generate", url, "--prompt", "The seed", "--seed", "7").stdout
+
+
+class TestDoctor:
+    def test_it_says_what_the_server_is_and_can(self, url: str) -> None:
+        ran = seedbed("doctor", url, "--json", "--protocol", "llama.cpp")
+        found = json.loads(ran.stdout)
+
+        assert ran.returncode == 0
+        assert (found["model"], found["protocol"], found["vocabulary"], found["stop tokens"]) == ("tiny-lm", "llama.cpp", 257, [256])
+        assert found["rows"] == "the 50 most probable tokens, as log-probabilities"
+        assert found["repeatable"].startswith("yes")
+
+
+class TestMistakes:
+    """Each gives one line on standard error, nothing on standard output, no traceback, and its exit code."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "says"),
+        [
+            (["generate", "http://127.0.0.1:1", "--prompt", "x"], 3, "cannot connect to http://127.0.0.1:1: connection refused"),
+            (["doctor", "http://no-such-host.invalid"], 3, "cannot connect to http://no-such-host.invalid"),
+            (["generate", "ftp://127.0.0.1", "--prompt", "x"], 2, "must look like http://host:port"),
+            (["generate", "no/such/path", "--prompt", "x"], 2, "must look like http://host:port"),
+            (["generate", "URL"], 2, "give a prompt: --prompt TEXT, or --token-ids 1,2,3"),
+            (["generate", "URL", "--prompt", "x", "--model", "gpt"], 3, "the server has the model 'tiny-lm', not 'gpt'"),
+            (["generate", "URL", "--token-ids", "1,999"], 2, "prompt 0 holds token id 999 at place 1"),
+            (["generate", "URL", "--token-ids", "1,x"], 2, "--token-ids must be whole numbers"),
+            (["generate", "URL", "--token-ids", ",".join(["1"] * 2048)], 2, "prompt 0 has 2048 tokens; the model's context holds 2048"),
+            (["generate", "URL", "--prompt", "x", "--temperature", "-1"], 2, "temperature must be in [0, inf)"),
+            (["generate", "URL", "--prompt", "x", "--top-p", "1.5"], 2, "top_p must be in [0, 1]"),
+            (["generate", "URL", "--prompt", "x", "--seed", "-1"], 2, "seed must be in [0, 2**128)"),
+            (["generate", "URL", "--prompt", "x", "--seed", "seven"], 2, "--seed must be a whole number"),
+            (["generate", "URL", "--prompt", "x", "--rows", "few"], 2, "--rows must be a number or 'all'"),
+            (["generate", "URL", "--prompt", "x", "--rows", "2", "--top-k", "5"], 3, "ask it for top_k=5"),
+            (["generate", "URL", "--prompt", "x", "--timeout", "-1"], 2, "timeout must be seconds >= 0"),
+            (["generate", TINY, "--prompt", "x"], 2, "a recording has no tokenizer"),
+            (["generate", TINY, "--token-ids", "1,2"], 5, "knows no beginning of this prefix"),
+            (["generate", str(ROOT / "tests"), "--token-ids", "1"], 5, "no recording at"),
+            (["replay", "no/such/path"], 5, "no recording at no/such/path"),
+            (["serve", "hash:0"], 2, "MODEL must be 'tiny' or 'hash:V'"),
+            (["serve", "gpt"], 2, "MODEL must be 'tiny' or 'hash:V'"),
+            (["serve", "--host", "192.0.2.1", "--port", "0"], 2, "cannot listen on 192.0.2.1:0"),
+        ],
+        ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
+    )  # fmt: skip
+    def test_a_mistake_gets_one_line(self, url: str, arguments: list[str], code: int, says: str) -> None:
+        ran = seedbed(*[url if word == "URL" else word for word in arguments])
+
+        assert says in ran.stderr
+        assert ran.returncode == code
+        assert (ran.stdout, ran.stderr.count("\n")) == ("", 1)
+
+    def test_a_server_that_is_no_model_server(self, not_a_model_server: str) -> None:
+        ran = seedbed("doctor", not_a_model_server)
+
+        assert ran.returncode == 3
+        assert re.fullmatch(
+            r"Error: http://127.0.0.1:\d+ answers HTTP \(status \d+, server SimpleHTTP.*\), but does not speak .*\n", ran.stderr
+        )
+
+    def test_a_server_that_dies_in_mid_run(self) -> None:
+        with running("serve", "hash:1000", "--port", "0") as (process, address):
+            client = subprocess.Popen(
+                [sys.executable, "-c", RUN, "generate", address, "--token-ids", "1", "-n", "4",
+                 "--max-new-tokens", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            while not established(int(address.rsplit(":", 1)[1])):
+                select.select([], [], [], 0.01)
+            process.kill()
+            out, said = client.communicate(timeout=60)
+
+        assert client.returncode == 3
+        assert re.fullmatch(r"Error: (cannot connect to|http).*(connection refused|closed the connection).*\n", said)
+        assert out == ""
+
+    def test_a_missing_extra_names_the_command_that_installs_it(self) -> None:
+        code = "import sys; sys.modules['hypercorn'] = None; sys.argv[1:] = ['serve', '--hypercorn']; from seedbed.cli import run; run()"
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+        assert (ran.returncode, ran.stderr) == (2, "Error: serving with hypercorn needs it: pip install 'seedbed[server]'\n")
+
+    def test_a_fault_of_our_own_is_one_line_unless_more_is_wanted(self) -> None:
+        code = "import sys; from seedbed.cli import main, run; main.commands['serve'].callback = None; main.commands['serve'].params = [1]"
+        code += "; sys.argv[1:] = ['serve']; run()"
+        brief, full = (
+            subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ | more)
+            for more in ({}, {"SEEDBED_TRACEBACK": "1"})
+        )
+
+        assert (brief.returncode, brief.stderr.count("\n")) == (70, 1)
+        assert "Traceback" in full.stderr
+
+
+def established(port: int) -> bool:
+    """Whether some client has a connection to a local port, as the kernel lists them."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return any(int(remote.split(":")[1], 16) == port and state == "01" for _, _, remote, state, *_ in map(str.split, lines))
+
+
+class TestForPeople:
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_help_has_an_example_and_exit_codes(self, command: str) -> None:
+        ran = seedbed(command, "--help")
+
+        assert ran.returncode == 0
+        assert f"seedbed {command}" in ran.stdout
+        assert "Exit codes:" in ran.stdout
+
+    def test_every_command_is_listed_here(self) -> None:
+        assert sorted(main.commands) == sorted(COMMANDS)
+
+    def test_a_terminal_sees_sequences_grow_and_a_pipe_does_not(self, url: str) -> None:
+        """On a terminal the live view is drawn on standard error while standard output stays the same."""
+        parent, child = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN, "generate", url, "--prompt", "The seed", "-n", "4", "--seed", "7"],
+            stdout=subprocess.PIPE, stderr=child, text=True, env=os.environ | {"TERM": "xterm", "COLUMNS": "90", "LINES": "30"},
+        )  # fmt: skip
+        os.close(child)
+        seen = b""
+        while True:
+            try:
+                data = os.read(parent, 4096)
+            except OSError:
+                break
+            if not data:
+                break
+            seen += data
+        out, _ = process.communicate(timeout=60)
+        os.close(parent)
+
+        assert b"of 4 sequences done" in seen
+        assert out == seedbed("generate", url, "--prompt", "The seed", "-n", "4", "--seed", "7").stdout
+
+    def test_a_reader_that_has_seen_enough_is_no_error(self, url: str) -> None:
+        ran = subprocess.run(
+            f"{sys.executable} -c '{RUN}' generate {url} --prompt The --json -n 64 --max-new-tokens 99 | head -1",
+            shell=True, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+        assert (ran.stdout, ran.stderr) == ("{\n", "")

@@ -1,0 +1,59 @@
+"""Importing seedbed costs nothing until a name is used; the public names are what they say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+import seedbed
+
+HEAVY = ["trio", "httpx", "numpy", "rich", "click", "respx", "httptools", "orjson", "safetensors"]
+ROOMS = ["errors", "http", "llm", "recording", "sampling", "server", "generation", "testing", "protocols", "cli"]
+
+
+def loaded_after(code: str) -> set[str]:
+    """Which heavy packages a fresh interpreter has loaded after running ``code``."""
+    program = f"{code}\nimport sys\nprint(*[name for name in {[*HEAVY, 'pytest']} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(run.stdout.split())
+
+
+def test_import_seedbed_loads_nothing() -> None:
+    assert loaded_after("import seedbed") == set()
+
+
+def test_the_pytest_plugin_loads_pytest_and_nothing_else() -> None:
+    assert loaded_after("import seedbed.pytest_plugin") == {"pytest"}
+
+
+def test_the_sampler_needs_no_http() -> None:
+    assert not loaded_after("from seedbed import Sampler, generate") & {"httpx", "respx", "rich", "click", "pytest"}
+
+
+def test_replaying_needs_respx_only_for_the_transport() -> None:
+    assert not loaded_after("from seedbed import ReplayLLM, connect") & {"respx", "pytest"}
+
+
+def test_every_public_name_is_there_sorted_and_listed_by_dir() -> None:
+    assert set(seedbed.__all__) <= set(dir(seedbed))
+    for name in seedbed.__all__:
+        assert getattr(seedbed, name).__doc__
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_rooms_names_are_there_and_documented(room: str) -> None:
+    module = import_module(f"seedbed.{room}")
+
+    assert module.__doc__
+    assert len(set(module.__all__)) == len(module.__all__)
+    for name in module.__all__:
+        value = getattr(module, name)
+        assert value.__doc__ or isinstance(value, dict), name
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        seedbed.nonsense  # noqa: B018

@@ -1,0 +1,62 @@
+"""Never run, only type-checked: the public interface as callers write it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_type
+
+from seedbed import (
+    LLM,
+    BlockingLLM,
+    GenerationResult,
+    HTTPModel,
+    ModelInfo,
+    RecordingLLM,
+    ReplayLLM,
+    SampledSequence,
+    Sampler,
+    TinyLM,
+    TopLogprobs,
+    as_llm,
+    connect,
+    generate,
+    generate_token_ids,
+    generate_token_ids_multiple,
+    open_generation,
+    serve,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Mine(LLM):
+    async def next_token_logits(self, prev_token_ids: Sequence[int]) -> list[float]:
+        return [0.0]
+
+    def get_stop_token_id(self) -> int:
+        return 0
+
+
+class MineBlocking(BlockingLLM):
+    def next_token_logits(self, prev_token_ids: Sequence[int]) -> TopLogprobs:
+        return TopLogprobs([1], [-0.5], 10)
+
+    def get_stop_token_id(self) -> int:
+        return 0
+
+
+async def program() -> None:
+    async with serve(TinyLM()) as server, connect(server.url, top_k=20) as model:
+        assert_type(model, HTTPModel)
+        assert_type(model.info, ModelInfo)
+        ids = await model.tokenize("text")
+        assert_type(ids, list[int])
+        async with RecordingLLM(model, "path") as recorded:
+            result = await generate([ids, [1, 2]], recorded, n=16, sampler=Sampler(temperature=0.8, top_p=0.95), seed=7, timeout=60)
+        assert_type(result, GenerationResult)
+        assert_type(result.sequences, tuple[SampledSequence, ...])
+    async with open_generation(ids, as_llm(MineBlocking()), n=2, stop_sequences=[[1, 2]], on_error="keep") as generation:
+        async for sequence in generation:
+            assert_type(sequence, SampledSequence)
+    assert_type(await generate_token_ids((1, 2), Mine()), list[int])
+    assert_type(await generate_token_ids_multiple([1], ReplayLLM("path"), 3), list[list[int]])
