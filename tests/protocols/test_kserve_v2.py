@@ -555,7 +555,7 @@ def test_what_json_cannot_carry_is_refused_in_json() -> None:
 
 def test_its_paths_are_its_questions() -> None:
     """Health, description and inference, with and without a version; the rest is None."""
-    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/m/ready"):
+    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/m/ready", "/health"):
         assert PROTOCOL.decode_request(HttpRequest("GET", path)) == Health()
     for path in ("/v2/models/m", "/v2/models/m/config"):
         assert PROTOCOL.decode_request(HttpRequest("GET", path)) == Describe(path)
