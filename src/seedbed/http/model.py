@@ -410,6 +410,7 @@ def _with_overrides(info: ModelInfo, model: str | None, eos_token_ids: Sequence[
 def _asked(info: ModelInfo, default: int | None, top_k: int | Literal["all"] | None) -> int | None:
     """How many tokens to ask for, None for all: what the caller says, else the protocol's default or what less the server has."""
     if top_k is None:
+        default = default if info.kind == "logprobs" else None  # of a list of logits nothing could be drawn
         return min((k for k in (info.max_top_k, default) if k is not None), default=None)
     asked = None if top_k == "all" else top_k
     if info.max_top_k is not None and (asked is None or asked > info.max_top_k):
