@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := .requirements-dev.lock
 READY := $(VENV)/.ready
+ROOMS := errors llm sampling generation protocols http server recording testing
 LLAMA_READY := $(VENV)/.llama-ready
 
 .DEFAULT_GOAL := help
@@ -45,7 +46,7 @@ bench: $(READY) ## speed, as ratios measured side by side in one run
 	$(BIN)/python -m tests.benchmarks
 
 docs: $(READY) ## API pages from the docstrings, in site/
-	$(BIN)/pdoc --docformat google --output-directory site seedbed
+	$(BIN)/pdoc --docformat google --output-directory site seedbed $(addprefix seedbed.,$(ROOMS))
 	@echo "open site/index.html"
 
 fixtures: $(LLAMA_READY) ## record fixtures/recordings anew, and nothing else does

@@ -181,10 +181,14 @@ class _Canceller(trio.abc.Instrument):
         return False
 
 
-def schedules(count: int = 50) -> Iterator[Callable[..., Any]]:
-    """``count`` runners, each like ``trio.run`` but with the scheduler's choices fixed by a seed of its own.
+def schedules(count: int = 50, *, first: int = 0) -> Iterator[Callable[..., Any]]:
+    """``count`` runners, each like ``trio.run`` but on a virtual clock, and with the scheduler's choices fixed by a seed of its own.
 
-    trio shuffles tasks that become ready together; "the same under any schedule" means: run under each of these, compare.
+    trio shuffles tasks that become ready together; "the same under any schedule" means: run under each of these, compare. In a property
+    test draw the seed: ``(run,) = schedules(1, first=seed)``, since hypothesis gives trio the same one for every example.
+
+    Args:
+        first: the seed of the first, the others count on from it; a seed gives the same schedule each time.
 
     Example:
         >>> async def main():
@@ -198,7 +202,7 @@ def schedules(count: int = 50) -> Iterator[Callable[..., Any]]:
         >>> len({run(main) for run in schedules(50)}) > 10
         True
     """
-    for seed in range(count):
+    for seed in range(first, first + count):
         yield lambda main, *args, seed=seed: _run_scheduled(seed, main, args)
 
 

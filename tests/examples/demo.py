@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import trio
 from main_job import main_job
 
 from seedbed import Sampler, TinyLM, serve
+from seedbed.cli.options import run_trio
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,6 +38,6 @@ async def demo() -> bool:
 
 if __name__ == "__main__":
     try:
-        sys.exit(0 if trio.run(demo) else 1)
+        sys.exit(0 if run_trio(demo) else 1)
     except* KeyboardInterrupt:
         sys.exit(130)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import trio
 from llama_server import llama_server
 from main_job import main_job
 
 from seedbed import Sampler
+from seedbed.cli.options import run_trio
 from seedbed.errors import SeedbedError
 
 DIRECTORY = Path(__file__).parents[2] / "build" / "demo-llama-recording"
@@ -31,7 +31,7 @@ async def demo() -> bool:
 
 if __name__ == "__main__":
     try:
-        sys.exit(0 if trio.run(demo) else 1)
+        sys.exit(0 if run_trio(demo) else 1)
     except* KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -131,7 +131,8 @@ class TestDeadlines:
         self, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(nursery_module, "MAX_FOLLOWED", 2)
-        result = await generate([1], ScriptedLLM({}, default=FLAT, delay=1), 5, seed=7, max_new_tokens=3, timeout=4)
+        llm = ScriptedLLM({}, default=FLAT, delay=1)
+        result = await generate([1], llm, 5, seed=7, max_new_tokens=3, timeout=4, prefix_cache_bytes=0)
 
         assert [len(s.token_ids) for s in result.sequences] == [3, 3, 0, 0, 0]
         assert [s.finish_reason for s in result.sequences] == ["length", "length"] + ["deadline"] * 3
@@ -298,7 +299,7 @@ class TestBoundedAdmission:
     ) -> None:
         monkeypatch.setattr(nursery_module, "MAX_FOLLOWED", 3)
         llm = ScriptedLLM({}, default=STOP, delay=1)
-        result = await generate([1], llm, n=9, seed=7)
+        result = await generate([1], llm, n=9, seed=7, prefix_cache_bytes=0)
 
         assert [s.started for s in result.sequences] == [0.0] * 3 + [1.0] * 3 + [2.0] * 3
 
@@ -356,7 +357,7 @@ class TestResuming:
         whole = await generate([[1], [2]], llm, n=3, seed=7, sampler=sampler, max_new_tokens=20)
         partial = await generate([[1], [2]], llm, n=3, seed=7, sampler=sampler, max_new_tokens=20, timeout=2.5)
         llm.asked.clear()
-        resumed = await generate([[1], [2]], llm, n=3, sampler=sampler, max_new_tokens=20, resume=partial)
+        resumed = await generate([[1], [2]], llm, n=3, sampler=sampler, max_new_tokens=20, resume=partial, prefix_cache_bytes=0)
 
         assert {s.finish_reason for s in partial.sequences} >= {"deadline"}
         assert resumed == whole

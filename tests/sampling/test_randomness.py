@@ -60,14 +60,17 @@ def test_the_words_of_an_address_never_change(vector):
 @given(ADDRESSES, st.sampled_from(Purpose), st.lists(st.integers(0, 4_000), min_size=1, max_size=8, unique=True))
 def test_a_word_is_the_same_singly_in_bulk_and_by_the_paper(address, purpose, positions):
     positions = np.array(sorted(positions), dtype=np.int64)
-    written = np.empty(int(positions[-1]) + 1, dtype=np.uint64)
-    address.write_words(written, purpose)
+    pieces = np.concatenate(list(address.pieces(int(positions[-1]) + 1, purpose)))
 
     expected = [word(address, purpose, v) for v in positions.tolist()]
 
     assert address.words_at(positions, purpose).tolist() == expected
     assert address.words(int(positions[-1]) + 1, purpose)[positions].tolist() == expected
-    assert written[positions].tolist() == expected
+    assert pieces[positions].tolist() == expected
+
+
+def test_no_positions_need_no_words():
+    assert Address(7).words_at(np.array([], dtype=np.int64), Purpose.GUMBEL).tolist() == []
 
 
 def test_words_far_apart_are_reached_by_jumping():
@@ -78,12 +81,11 @@ def test_words_far_apart_are_reached_by_jumping():
     assert words.tolist() == [word(address, Purpose.GUMBEL, v) for v in positions.tolist()]
 
 
-def test_a_vocabulary_longer_than_one_piece_is_written_in_one_stream():
-    address, whole = Address(7), np.empty(100_003, dtype=np.uint64)
+def test_the_pieces_of_a_long_vocabulary_are_one_stream():
+    pieces = list(Address(7).pieces(100_003, Purpose.GUMBEL))
 
-    address.write_words(whole, Purpose.GUMBEL)
-
-    assert np.array_equal(whole, address.words(100_003, Purpose.GUMBEL))
+    assert len(pieces) > 1
+    assert np.array_equal(np.concatenate(pieces), Address(7).words(100_003, Purpose.GUMBEL))
 
 
 @given(ADDRESSES)

@@ -7,9 +7,8 @@ from typing import Any
 import click
 import numpy as np
 import orjson
-import trio
 
-from seedbed.cli.options import as_json_option, connection_options, open_model
+from seedbed.cli.options import as_json_option, connection_options, open_model, run_trio
 from seedbed.errors import SeedbedError
 from seedbed.llm import LLM, TopLogprobs, as_row
 
@@ -35,7 +34,7 @@ def doctor(url: str, as_json: bool, **options: Any) -> None:
         async with open_model(url, options) as model:
             return await _examine(model)
 
-    findings = trio.run(main)
+    findings = run_trio(main)
     if as_json:
         click.echo(orjson.dumps(findings, option=orjson.OPT_INDENT_2))
         return

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
-import trio
 
-from seedbed.cli.options import as_json_option, connection_options, open_model, prompts_of, sampler_of, sampling_options, seed_of
+from seedbed.cli.options import as_json_option, connection_options, open_model, prompts_of, run_trio, sampler_of, sampling_options, seed_of
 from seedbed.cli.progress import shown_text, watch
 from seedbed.generation import open_generation
 from seedbed.recording import RecordingLLM
@@ -43,7 +42,7 @@ def generate(source: str, as_json: bool, **options: Any) -> None:
         async with open_model(source, options) as model:
             await _sample_and_show(model, options, as_json)
 
-    trio.run(main)
+    run_trio(main)
 
 
 @click.command()
@@ -80,7 +79,7 @@ def record(url: str, path: str, kept: int, extend: bool, as_json: bool, **option
             click.echo(f"{steps} steps are recorded in {path}. Replay them without the server:")
             click.echo(f"  seedbed generate {path} --token-ids {ids} -n {options['n']} --seed {result.seed}{_sampling_words(options)}")
 
-    trio.run(main)
+    run_trio(main)
 
 
 def _sampling_words(options: dict[str, Any]) -> str:

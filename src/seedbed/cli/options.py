@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+import trio
 
 from seedbed.errors import UsageError
 from seedbed.http import connect
@@ -16,13 +17,19 @@ from seedbed.recording import ReplayLLM
 from seedbed.sampling import Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from seedbed.llm import LLM
 
-__all__ = ["as_json_option", "connection_options", "open_model", "prompts_of", "sampling_options"]
+__all__ = ["as_json_option", "connection_options", "open_model", "prompts_of", "run_trio", "sampling_options"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
+T = TypeVar("T")
+
+
+def run_trio(main: Callable[[], Awaitable[T]]) -> T:
+    """``trio.run``, where Ctrl-C strikes at checkpoints only: in the middle of a statement it can break trio's own bookkeeping."""
+    return trio.run(main, restrict_keyboard_interrupt_to_checkpoints=True)
 
 
 def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
+from seedbed.cli.options import run_trio
 from seedbed.errors import MissingExtra, UsageError
 from seedbed.protocols import PROTOCOLS
 from seedbed.recording import ReplayLLM
@@ -69,7 +70,7 @@ def _model_named(name: str) -> LLM:
 
 
 def _run_server(llm: LLM, host: str, port: int, hypercorn: bool) -> None:
-    trio.run(partial(_with_hypercorn if hypercorn else _with_listener, llm, host, port))
+    run_trio(partial(_with_hypercorn if hypercorn else _with_listener, llm, host, port))
 
 
 async def _with_listener(llm: LLM, host: str, port: int) -> None:

@@ -13,21 +13,21 @@ import socket
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-import httptools
 import trio
 
 from seedbed.errors import AnswerTooLarge, BrokenAnswer, ConnectionLost, ServerUnreachable
+from seedbed.http.message import ChunkedBody, Malformed, ResponseHead, TooLong, end_of_head
 from seedbed.protocols.exchange import HttpResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
-__all__ = ["Connection", "Origin", "open_connection"]
+__all__ = ["Channel", "Connection", "Origin", "StreamChannel", "open_connection"]
 
-MAX_HEAD = 65_536  # h11's default is 64 KiB too, nginx's 32 KiB, Node's 16 KiB
 READ_SIZE = 65_536
+TURN = 1_048_576  # octets read without letting other tasks run; a server on the same machine may always have more
 MAX_INTERIM = 16  # 1xx responses before the real one
 
 
@@ -40,9 +40,14 @@ class Origin:
     port: int
 
     def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}"
+
+    @property
+    def authority(self) -> str:
+        """Host, and port unless it is the scheme's own: what the Host header says."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         default = {"http": 80, "https": 443}[self.scheme]
-        return f"{self.scheme}://{host}" if self.port == default else f"{self.scheme}://{host}:{self.port}"
+        return host if self.port == default else f"{host}:{self.port}"
 
 
 async def open_connection(origin: Origin, ssl_context: ssl.SSLContext | None, timeout: float) -> Connection:
@@ -50,60 +55,194 @@ async def open_connection(origin: Origin, ssl_context: ssl.SSLContext | None, ti
 
     Raises:
         ServerUnreachable: unknown name, refused, TLS failed, or not within ``timeout`` seconds.
+
+    Concurrency:
+        Any number at once. Cancelled: nothing is left open.
     """
     try:
         with trio.fail_after(timeout):
             stream = await trio.open_tcp_stream(origin.host, origin.port)
             if ssl_context is None:
-                return Connection(origin, stream, stream)
+                return Connection(origin, _TcpChannel(stream))
             secure = trio.SSLStream(stream, ssl_context, server_hostname=origin.host, https_compatible=True)
             try:
                 await secure.do_handshake()
             except BaseException:
                 stream.socket.close()
                 raise
-            return Connection(origin, secure, stream)
+            return Connection(origin, StreamChannel(secure, stream.socket.close, stream.socket.is_readable))
     except trio.TooSlowError as error:
         raise ServerUnreachable(f"cannot connect to {origin}: no answer within {timeout:g} s") from error
-    except ssl.SSLError as error:
-        raise ServerUnreachable(f"cannot connect to {origin}: TLS failed: {error.reason or error}") from error
-    except (OSError, trio.BrokenResourceError) as error:
-        reason = _reason(error)
-        raise ServerUnreachable(f"cannot connect to {origin}: {reason}. Is the server running, and is the URL right?") from error
+    except (OSError, trio.BrokenResourceError, UnicodeError) as error:
+        raise ServerUnreachable(f"cannot connect to {origin}: {_reason(error)}") from error
 
 
 def _reason(error: BaseException) -> str:
-    """trio wraps the failures of a name's several addresses; the first one says what a reader needs."""
+    """trio wraps the failures of a name's several addresses, and what TLS says; the first one says what a reader needs."""
     cause = error.__cause__
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]
-    shown = cause or error
-    if isinstance(shown, OSError) and shown.errno is not None and not isinstance(shown, socket.gaierror):
-        text = os.strerror(shown.errno)
-    else:
-        text = getattr(shown, "strerror", None) or str(shown)
-    return text[:1].lower() + text[1:]
+    match cause or error:
+        case ssl.SSLCertVerificationError() as failure:
+            return f"its certificate was refused: {failure.verify_message}; trust it with ssl_context="
+        case ssl.SSLError() as failure:
+            said = (failure.reason or str(failure)).lower().replace("_", " ")
+            return f"TLS failed: {said}; is it an https server?"
+        case socket.gaierror() as failure:
+            return f"{str(failure.strerror).lower()}; is the host's name right?"
+        case OSError(errno=int() as number):
+            said = os.strerror(number)
+            return f"{said[:1].lower()}{said[1:]}; is the server running, and is the URL right?"
+        case UnicodeError():
+            return "the host's name is none"
+        case failure:
+            return f"{failure or type(failure).__name__}; is the server running, and is the URL right?"
+
+
+class Channel(Protocol):
+    """Octets to and from a server. Broken or ended is ``trio.BrokenResourceError``, closed by us ``trio.ClosedResourceError``."""
+
+    async def send_all(self, data: bytes) -> None:
+        """Send; need not be a checkpoint."""
+
+    async def receive_some(self) -> bytes:
+        """What has come; b"" at the end. Always a checkpoint."""
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Read at most as much as fits; how much, 0 at the end. Need not be a checkpoint."""
+
+    def has_input(self) -> bool:
+        """Whether there is something to read, the end included."""
+
+    def close(self) -> None:
+        """Close at once. Idempotent."""
+
+
+class _TcpChannel:
+    """A TCP socket, used directly: a reply of one packet costs one wait and two system calls, and the kernel writes bodies in place."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._socket = socket.socket(fileno=stream.socket.detach())
+        self._socket.setblocking(False)
+        self._fd = self._socket.fileno()
+        self._is_closed = False
+
+    async def send_all(self, data: bytes) -> None:
+        sent = self._try_send(data)
+        if sent < len(data):
+            with memoryview(data) as view:
+                while sent < len(data):
+                    await trio.lowlevel.wait_writable(self._fd)
+                    sent += self._try_send(view[sent:])
+
+    def _try_send(self, data: bytes | memoryview) -> int:
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._broken() from error
+
+    async def receive_some(self) -> bytes:
+        while True:
+            await self._readable()
+            try:
+                return self._socket.recv(READ_SIZE)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise self._broken() from error
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        while True:
+            try:
+                return self._socket.recv_into(buffer)
+            except BlockingIOError:
+                await self._readable()
+            except OSError as error:
+                raise self._broken() from error
+
+    async def _readable(self) -> None:
+        if self._is_closed:  # the number may be another file's by now
+            raise self._broken()
+        await trio.lowlevel.wait_readable(self._fd)
+
+    def _broken(self) -> Exception:
+        return trio.ClosedResourceError("closed") if self._is_closed else trio.BrokenResourceError("broken")
+
+    def has_input(self) -> bool:
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    def close(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            trio.lowlevel.notify_closing(self._fd)  # whoever waits for it gets ClosedResourceError
+            self._socket.close()
+
+
+class StreamChannel:
+    """Any trio stream, TLS for one.
+
+    Args:
+        stream: the stream.
+        close: closes what is below it, at once.
+        has_input: whether there is something to read; the default does not know, and says no.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, close: Callable[[], object], has_input: Callable[[], bool] = lambda: False) -> None:
+        self._stream, self._close, self._has_input = stream, close, has_input
+
+    async def send_all(self, data: bytes) -> None:
+        await self._stream.send_all(data)
+
+    async def receive_some(self) -> bytes:
+        return bytes(await self._stream.receive_some(READ_SIZE))
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        data = await self._stream.receive_some(min(len(buffer), READ_SIZE))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def has_input(self) -> bool:
+        return self._has_input()
+
+    def close(self) -> None:
+        self._close()
 
 
 class Connection:
     """An open connection.
 
+    Args:
+        origin: whom it is with.
+        channel: what it goes over.
+
     Attributes:
         expires: when the server said it will close it if idle, on trio's clock; inf when it did not say.
-        is_reusable: whether another request may be sent.
+        is_reusable: whether another request may be sent, as far as the last answer said.
     """
 
-    def __init__(self, origin: Origin, stream: trio.abc.Stream, tcp: trio.SocketStream) -> None:
+    def __init__(self, origin: Origin, channel: Channel) -> None:
         self.expires = math.inf
         self.is_reusable = True
-        self._origin, self._stream, self._tcp = origin, stream, tcp
-        # The body of a plain connection is read by the kernel straight into its buffer.
-        self._recv_into: Callable[[memoryview], Awaitable[int]] | None = tcp.socket.recv_into if stream is tcp else None
+        self._origin, self._channel = origin, channel
+        self._requests_left: float = math.inf
+        self._is_answered = False  # whether any octet of the present exchange's answer has come
+
+    def is_quiet(self) -> bool:
+        """Whether nothing has come since the last answer: what an idle server sends is its farewell, or junk."""
+        return not self._channel.has_input()
 
     def close(self) -> None:
         """Close at once, without a word to the server. Idempotent; not a checkpoint."""
         self.is_reusable = False
-        self._tcp.socket.close()
+        self._channel.close()
 
     async def exchange(self, request: bytes, bound: int, *, bodiless: bool = False) -> HttpResponse:
         """Send a request, read its response whole.
@@ -116,25 +255,40 @@ class Connection:
         Raises:
             ConnectionLost: it broke or closed before the answer was whole.
             BrokenAnswer, AnswerTooLarge: what came is not HTTP/1.1, or beyond the bounds.
+            trio.ClosedResourceError: ``close`` was called meanwhile.
 
         Concurrency:
-            One task. On any exception, Cancelled included, the connection is closed; the server may still do the work.
+            One task; always a checkpoint. On any exception, Cancelled included, the connection is closed; the server may still do the
+            work.
         """
+        self._is_answered = is_over = False
         try:
-            return await self._exchange(request, bound, bodiless)
-        except BaseException:
-            self.close()
-            raise
+            response = await self._exchange(request, bound, bodiless)
+            is_over = True
+        except Malformed as error:
+            raise BrokenAnswer(f"{self._origin} answered with something that is not HTTP/1.1: {error}") from error
+        except TooLong as error:
+            raise AnswerTooLarge(f"{self._origin}'s answer is refused: {error}, more than an honest one has") from error
+        except trio.BrokenResourceError as error:
+            where = "in the middle of its answer" if self._is_answered else "before it answered"
+            raise ConnectionLost(f"{self._origin} closed the connection {where}", answer_begun=self._is_answered) from error
+        finally:
+            if not (is_over and self.is_reusable):
+                self.close()
+        return response
 
     async def _exchange(self, request: bytes, bound: int, bodiless: bool) -> HttpResponse:
         # A server may answer before it has read the whole request, and close; what it said is worth more than that it closed.
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await self._stream.send_all(request)
+        with suppress(trio.BrokenResourceError):
+            self.is_reusable = False
+            await self._channel.send_all(request)
+            self.is_reusable = True
         head, rest = await self._read_head()
+        body: bytes | bytearray = b""
         if bodiless or head.status in (204, 304):
-            body: bytes | bytearray = b""
+            pass
         elif head.is_chunked:
-            body, rest = await self._read_chunked(head, rest, bound)
+            body, rest = await self._read_chunked(rest, bound)
         elif head.length is not None:
             body, rest = await self._read_sized(head.length, rest, bound)
         else:
@@ -143,19 +297,28 @@ class Connection:
         self._learn(head, rest)
         return HttpResponse(head.status, tuple(head.headers), body)
 
-    async def _read_head(self) -> tuple[_Head, bytes]:
-        buffer = b""
+    async def _read_head(self) -> tuple[ResponseHead, bytes]:
+        buffer = await self._receive()
         for _ in range(MAX_INTERIM):
-            while (end := buffer.find(b"\r\n\r\n")) < 0:
-                if len(buffer) > MAX_HEAD:
-                    raise AnswerTooLarge(f"the head of {self._origin}'s answer is longer than {MAX_HEAD} octets")
-                buffer += await self._read_some(begun=bool(buffer))
-            head, buffer = _Head.parse(buffer[: end + 4], self._origin), buffer[end + 4 :]
+            searched = 0
+            while not (end := end_of_head(buffer, searched)):
+                self._check_beginning(buffer)
+                searched = len(buffer)
+                buffer += await self._receive()
+            self._check_beginning(buffer)
+            head, buffer = ResponseHead.parse(buffer[:end]), buffer[end:]
             if head.status >= 200:
                 return head, buffer
             if head.status == 101:
                 raise BrokenAnswer(f"{self._origin} switched to another protocol, unasked")
         raise BrokenAnswer(f"{self._origin} sent {MAX_INTERIM} interim responses and no real one")
+
+    def _check_beginning(self, buffer: bytes) -> None:
+        """Something that is not HTTP need not be waited for until its head ends, which it never does."""
+        if not b"HTTP/1.".startswith(buffer[:7]):
+            # Twelve octets tell what it is, and are too few to repeat a secret out of our own request.
+            hint = "; it speaks TLS: is it an https:// server?" if buffer[:2] == b"\x15\x03" else ""
+            raise BrokenAnswer(f"{self._origin} answered with something that is not HTTP/1.1: it begins {buffer[:12]!r}{hint}")
 
     async def _read_sized(self, length: int, rest: bytes, bound: int) -> tuple[bytes | bytearray, bytes]:
         if length > bound:
@@ -164,150 +327,51 @@ class Connection:
             return rest[:length], rest[length:]
         body = bytearray(length)
         body[: len(rest)] = rest
-        unread = memoryview(body)[len(rest) :]
-        while unread:
-            count = await self._read_into(unread)
-            unread = unread[count:]
+        view = memoryview(body)
+        have, turn = len(rest), TURN
+        while have < length:
+            if have > turn:
+                turn = have + TURN
+                await trio.lowlevel.checkpoint()
+            count = await self._channel.receive_into(view[have:])
+            if not count:
+                raise trio.BrokenResourceError("the end came early")
+            have += count
         return body, b""
 
-    async def _read_chunked(self, head: _Head, rest: bytes, bound: int) -> tuple[bytes, bytes]:
-        body = _ChunkedBody(head.raw, self._origin, bound)
-        while not body.feed(rest):
-            rest = await self._read_some(begun=True)
-        return b"".join(body.parts), body.excess
+    async def _read_chunked(self, rest: bytes, bound: int) -> tuple[bytearray, bytes]:
+        chunked = ChunkedBody(bound)
+        while not chunked.feed(rest):
+            rest = await self._receive()
+        return chunked.body, chunked.excess
 
     async def _read_to_end(self, rest: bytes, bound: int) -> bytes:
-        parts: list[bytes | bytearray] = [rest]
-        size = len(rest)
+        parts, size = [rest], len(rest)
         while size <= bound:
-            try:
-                parts.append(await self._stream.receive_some(READ_SIZE))
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                raise self._lost(begun=True) from error
-            if not parts[-1]:
+            rest = await self._channel.receive_some()
+            if not rest:
                 return b"".join(parts)
-            size += len(parts[-1])
-        raise AnswerTooLarge(f"{self._origin}'s answer is longer than {bound} octets, more than an honest one has")
+            parts.append(rest)
+            size += len(rest)
+        raise TooLong(f"the body is longer than {bound} octets")
 
-    async def _read_some(self, *, begun: bool) -> bytes:
-        try:
-            data = await self._stream.receive_some(READ_SIZE)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise self._lost(begun=begun) from error
+    async def _receive(self) -> bytes:
+        data = await self._channel.receive_some()
         if not data:
-            raise self._lost(begun=begun)
-        return bytes(data)
+            raise trio.BrokenResourceError("the end came early")
+        self._is_answered = True
+        return data
 
-    async def _read_into(self, unread: memoryview) -> int:
-        if self._recv_into is None:
-            data = await self._read_some(begun=True)
-            if len(data) > len(unread):  # more than the announced length: not to be trusted with another request
-                self.is_reusable = False
-            count = min(len(data), len(unread))
-            unread[:count] = data[:count]
-            return count
-        try:
-            count = await self._recv_into(unread)
-        except OSError as error:
-            raise self._lost(begun=True) from error
-        if not count:
-            raise self._lost(begun=True)
-        return count
-
-    def _lost(self, *, begun: bool) -> ConnectionLost:
-        where = "in the middle of its answer" if begun else "before it answered"
-        return ConnectionLost(f"{self._origin} closed the connection {where}", answer_begun=begun)
-
-    def _learn(self, head: _Head, rest: bytes) -> None:
+    def _learn(self, head: ResponseHead, rest: bytes) -> None:
+        """What the answer says of the connection's future."""
+        if self._requests_left == math.inf and head.max_requests is not None:
+            self._requests_left = head.max_requests
+        self._requests_left -= 1
         # Octets after the answer were not asked for: whatever they are, the next answer must not begin with them.
-        self.is_reusable = self.is_reusable and head.keeps_alive and not rest
+        self.is_reusable = self.is_reusable and head.keeps_alive and not rest and self._requests_left > 0
         if head.idle_seconds is not None:
-            self.expires = trio.current_time() + head.idle_seconds
-        if not self.is_reusable:
-            self.close()
+            # A second less, for the time on the way.
+            self.expires = trio.current_time() + max(0.0, head.idle_seconds - 1.0)
 
-
-class _Head:
-    """The head of a response, and what it says of the body and the connection. The callbacks are httptools' names."""
-
-    def __init__(self, raw: bytes) -> None:
-        self.raw = raw
-        self.status = 0
-        self.headers: list[tuple[str, str]] = []
-        self.length: int | None = None
-        self.is_chunked = False
-        self.keeps_alive = True
-        self.idle_seconds: float | None = None
-
-    @classmethod
-    def parse(cls, raw: bytes, origin: Origin) -> _Head:
-        head = cls(raw)
-        parser = httptools.HttpResponseParser(head)
-        try:
-            parser.feed_data(raw)
-            head.status = parser.get_status_code()
-            head.keeps_alive = parser.get_http_version() != "1.0" and head.keeps_alive
-        except httptools.HttpParserUpgrade:
-            head.status = 101
-        except (httptools.HttpParserError, ValueError) as error:
-            raise BrokenAnswer(f"{origin} answered with something that is not HTTP/1.1: {raw[:40]!r}") from error
-        return head
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
-        self.headers.append((key, text))
-        if key == "content-length":
-            self.length = int(text)
-        elif key == "transfer-encoding":
-            self.is_chunked = "chunked" in text.lower()
-        elif key == "connection":
-            self.keeps_alive = "close" not in text.lower()
-        elif key == "keep-alive":
-            self.idle_seconds = _idle_seconds(text)
-
-
-def _idle_seconds(text: str) -> float | None:
-    """``timeout=5, max=100`` means: closed after 5 idle seconds. A second less, for the time on the way."""
-    for part in text.split(","):
-        name, _, value = part.strip().partition("=")
-        if name.lower() == "timeout" and value.isdecimal():
-            return max(0.0, float(value) - 1.0)
-    return None
-
-
-class _ChunkedBody:
-    """A chunked body, decoded and counted as it comes. The callbacks are httptools' names."""
-
-    def __init__(self, raw_head: bytes, origin: Origin, bound: int) -> None:
-        self.parts: list[bytes] = []
-        self.excess = b""
-        self._size, self._bound, self._origin, self._done = 0, bound, origin, False
-        self._parser = httptools.HttpResponseParser(self)
-        self._parser.feed_data(raw_head)
-
-    def feed(self, data: bytes) -> bool:
-        """Whether the body is complete."""
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            # After the end, the parser takes what follows for another response; that is the connection's affair.
-            if not self._done:
-                raise BrokenAnswer(f"{self._origin} broke off its chunked answer: {error}") from error
-        if self._size > self._bound:
-            raise AnswerTooLarge(f"{self._origin}'s answer is longer than {self._bound} octets, more than an honest one has")
-        return self._done
-
-    def on_body(self, data: bytes) -> None:
-        if self._done:
-            self.excess = data
-            return
-        self._size += len(data)
-        if self._size <= self._bound:
-            self.parts.append(data)
-
-    def on_message_begin(self) -> None:
-        if self._done:
-            self.excess = b"?"
-
-    def on_message_complete(self) -> None:
-        self._done = True
+    def __repr__(self) -> str:
+        return f"<Connection with {self._origin}{'' if self.is_reusable else ', not to be used again'}>"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import ssl
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import httpx
@@ -13,6 +13,8 @@ import trio
 
 from seedbed.errors import (
     BrokenAnswer,
+    ConnectionLost,
+    DishonestAnswer,
     NotAModelServer,
     NotReady,
     Overloaded,
@@ -23,8 +25,9 @@ from seedbed.errors import (
     UnknownModel,
     UsageError,
 )
-from seedbed.http.pool import Pool
+from seedbed.http.pool import CONNECT_TIMEOUT, Pool, PoolStatistics
 from seedbed.http.retry import Retry
+from seedbed.http.secrets import Secrets, secret_headers
 from seedbed.http.transport import HttpxSender, origin_of
 from seedbed.llm.base import LLM, ModelInfo, Row
 from seedbed.protocols import PROTOCOLS, protocol_named
@@ -32,16 +35,17 @@ from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse
 from seedbed.protocols.refusal import refusal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from seedbed.protocols.base import Protocol as ServerProtocol
+    from seedbed.protocols.exchange import Headers
 
-__all__ = ["HTTPModel", "connect"]
+__all__ = ["HTTPModel", "HTTPStatistics", "connect"]
 
 DISCOVERY_BOUND = 4_194_304  # llama.cpp's /props carries the chat template, some of which are 20 kB
 TEXT_BOUND = 67_108_864
 # Statuses that may pass by themselves; what any other means is the protocol's to say.
-_TRIED_AGAIN = frozenset({429, 500, 503})
+_TRIED_AGAIN = frozenset({429, 500, 502, 503, 504})
 # A thread hop costs 56 us, decoding 1 MB of octets 0.1 ms and of JSON 10 ms.
 DECODE_IN_THREAD_ABOVE = 1_000_000.0
 
@@ -59,7 +63,7 @@ class Sender(Protocol):
 @asynccontextmanager
 async def connect(
     base_url: str,
-    protocol: str = "auto",
+    protocol: str | ServerProtocol = "auto",
     *,
     model: str | None = None,
     top_k: int | Literal["all"] | None = None,
@@ -73,17 +77,19 @@ async def connect(
     transport: httpx.AsyncBaseTransport | None = None,
     client: httpx.AsyncClient | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    connect_timeout: float = CONNECT_TIMEOUT,
     decode_in_thread_above: float = DECODE_IN_THREAD_ABOVE,
 ) -> AsyncIterator[HTTPModel]:
     """Find out what model a server has, check with one probe that its answers can be believed, and hand it on as an ``LLM``.
 
     Args:
-        base_url: where the server is, as ``http://host:port``, with a path in front of the protocol's own if it has one.
-        protocol: "auto" asks; or the name of one.
+        base_url: where the server is, as ``http://host:port``, with a path in front of the protocol's own if it has one. User info is
+            sent as basic authorization, a query with every request; neither is ever shown.
+        protocol: "auto" asks; or the name of one, or one itself, such as ``KServeV2(layout=...)``.
         model: for servers with several; also refused at once when the server has another.
         top_k: how many tokens of a row to ask for; "all" is the full row; None is what suits the protocol ("all" natively, else 50).
         max_connections: requests under way at once; more wait in turn.
-        request_timeout: seconds for one attempt, once it has a connection; ``math.inf`` for none.
+        request_timeout: seconds for one attempt, once it is its turn; ``math.inf`` for none.
         retry: when to try again; the default is ``Retry()``.
         headers: sent with every request, for instance for a gateway; never shown.
         api_key: sent as ``Authorization: Bearer``; never shown.
@@ -92,6 +98,7 @@ async def connect(
         transport: any httpx transport instead of our own, such as ``httpx.MockTransport``; closed at the end.
         client: any ``httpx.AsyncClient`` instead; not closed.
         ssl_context: for https; the default verifies against the system's certificates.
+        connect_timeout: seconds for opening a connection; of ``request_timeout``, not besides.
         decode_in_thread_above: answers of more octets are decoded in a worker thread; ``math.inf`` never, for virtual clocks.
 
     Raises:
@@ -115,21 +122,43 @@ async def connect(
         raise UsageError("give either a transport or a client, not both")
     if top_k is not None and top_k != "all" and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
         raise UsageError(f"top_k must be an int of 1 or more, or 'all', not {top_k!r}")
-    if max_connections < 1 or not request_timeout > 0:
-        raise UsageError("max_connections must be 1 or more, and request_timeout more than 0 seconds")
+    if not max_connections >= 1 or not request_timeout > 0 or not connect_timeout > 0:
+        raise UsageError("max_connections must be 1 or more, request_timeout and connect_timeout more than 0 seconds")
     speaks = list(PROTOCOLS.values()) if protocol == "auto" else [protocol_named(protocol)]
-    sender = _sender(url, _secret_headers(url, headers, api_key), transport, client, ssl_context)
-    wire = _Wire(sender, url, max_connections, request_timeout, retry or Retry())
+    sent = secret_headers(url, tuple(headers), api_key)
+    sender = _sender(url, sent, transport, client, ssl_context, connect_timeout)
+    wire = _Wire(sender, url, Secrets.of(url, sent, client), max_connections, request_timeout, retry or Retry())
     try:
-        spoken, info = await _discover(wire, speaks)
+        spoken, info = await _discover(wire, speaks, model)
         info = _with_overrides(info, model, eos_token_ids, vocab_size)
-        asked = top_k or _most_of(info, spoken.default_top_k)
+        asked = _asked(info, spoken.default_top_k, top_k)
         connected = HTTPModel(wire, spoken, info, asked, model, decode_in_thread_above)
         await connected.verify()
         yield connected
     finally:
         with trio.CancelScope(shield=True), trio.move_on_after(1):
             await sender.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class HTTPStatistics:
+    """The state of the way to a model.
+
+    Attributes:
+        under_way: requests sent and not answered.
+        waiting: requests waiting for their turn.
+        requests: requests sent since the beginning, repeated ones counted each time.
+        retries: how many of them were repetitions after a failure.
+        bytes_received: octets of answers' bodies.
+        pool: the connections; None when they are another transport's.
+    """
+
+    under_way: int
+    waiting: int
+    requests: int
+    retries: int
+    bytes_received: int
+    pool: PoolStatistics | None
 
 
 class HTTPModel(LLM):
@@ -145,12 +174,12 @@ class HTTPModel(LLM):
         wire: _Wire,
         protocol: ServerProtocol,
         info: ModelInfo,
-        top_k: int | Literal["all"],
+        top_k: int | None,
         model: str | None,
         decode_in_thread_above: float,
     ) -> None:
         self.protocol = protocol.name
-        self.top_k = None if top_k == "all" else top_k
+        self.top_k = top_k
         self._wire, self._protocol, self._info, self._model = wire, protocol, info, model
         self._decode_in_thread_above = decode_in_thread_above
 
@@ -212,49 +241,86 @@ class HTTPModel(LLM):
         return self._protocol.decode_text(response)
 
     def counters(self) -> dict[str, int]:
-        return self._wire.counters()
+        state = self.statistics()
+        return {"requests": state.requests, "retries": state.retries, "bytes_received": state.bytes_received}
+
+    def statistics(self) -> HTTPStatistics:
+        """The state now."""
+        return self._wire.statistics()
 
     async def _ask(self, ask: Ask) -> Answer:
         request = self._protocol.encode_request(ask, self._info)
         response = await self._wire.send(request, self._protocol.answer_bound(ask, self._info))
         if len(response.body) <= self._decode_in_thread_above:
+            return self._decode(ask, response)
+        return await trio.to_thread.run_sync(self._decode, ask, response, abandon_on_cancel=True)
+
+    def _decode(self, ask: Ask, response: HttpResponse) -> Answer:
+        try:
             return self._protocol.decode_response(ask, self._info, response)
-        return await trio.to_thread.run_sync(self._protocol.decode_response, ask, self._info, response, abandon_on_cancel=True)
+        except SeedbedError:
+            hidden = self._wire.secrets.hide_in(response)
+            if hidden.body == response.body:
+                raise
+        return self._protocol.decode_response(ask, self._info, hidden)  # raises again, and quotes no part of a secret
 
     def __repr__(self) -> str:
         rows = "full rows" if self.top_k is None else f"top {self.top_k}"
-        return f"<HTTPModel {self._info.model} at {self._wire.where}, {self.protocol}, {rows}>"
+        state = self.statistics()
+        what = f"{self._info.model} at {self._wire.where}, {self.protocol}, {rows}"
+        return f"<HTTPModel {what}: {state.under_way} under way, {state.waiting} waiting>"
 
 
 class _Wire:
-    """Requests to one server: a place in the queue, a time limit an attempt, further attempts."""
+    """Requests to one server: a place in the queue, a time limit an attempt, further attempts, and no secret in what comes back."""
 
-    def __init__(self, sender: Sender, url: httpx.URL, max_connections: int, request_timeout: float, retry: Retry) -> None:
-        self.where = f"{origin_of(url)}{url.path.rstrip('/')}"
-        self._sender, self._prefix = sender, url.path.rstrip("/")
+    def __init__(
+        self, sender: Sender, url: httpx.URL, secrets: Secrets, max_connections: int, request_timeout: float, retry: Retry
+    ) -> None:
+        path, _, query = url.raw_path.decode("ascii").partition("?")
+        self._prefix, self._suffix = path.rstrip("/"), f"?{query}" if query else ""
+        self.where = secrets.hide(f"{origin_of(url)}{self._prefix}")
+        self.secrets = secrets
+        self._sender, self._request_timeout, self._retry = sender, request_timeout, retry
         self._limiter = trio.CapacityLimiter(max_connections)
-        self._request_timeout, self._retry = request_timeout, retry
         self._requests = self._retries = self._bytes_received = 0
 
     async def send(self, request: HttpRequest, bound: int) -> HttpResponse:
         """Send it until it is answered; a refusal that may pass is tried again."""
-        request = replace(request, path=self._prefix + request.path)
-        return await self._retry.call(lambda: self._attempt(request, bound), request.body, on_retry=self._count_retry)
+        return await self._persist(self._attempt, request, bound, request.body)
 
     async def probe(self, request: HttpRequest) -> HttpResponse:
         """Send it; the answer, whatever its status. A server that is loading is waited for, one that is not there is not."""
-        request = replace(request, path=self._prefix + request.path)
+        return await self._persist(self._probe_once, request, DISCOVERY_BOUND, request.path.encode(), _is_not_ready)
 
-        async def attempt() -> HttpResponse:
-            response = await self._timed(request, DISCOVERY_BOUND)
-            if response.status in (429, 503):
-                raise refusal(response)
-            return response
+    def statistics(self) -> HTTPStatistics:
+        limiter = self._limiter.statistics()
+        return HTTPStatistics(
+            under_way=int(limiter.borrowed_tokens),
+            waiting=limiter.tasks_waiting,
+            requests=self._requests,
+            retries=self._retries,
+            bytes_received=self._bytes_received,
+            pool=self._sender.statistics() if isinstance(self._sender, Pool) else None,
+        )
 
-        return await self._retry.call(attempt, request.path.encode(), on_retry=self._count_retry, may_help=_is_not_ready)
-
-    def counters(self) -> dict[str, int]:
-        return {"requests": self._requests, "retries": self._retries, "bytes_received": self._bytes_received}
+    async def _persist(
+        self,
+        attempt: Callable[[HttpRequest, int], Awaitable[HttpResponse]],
+        request: HttpRequest,
+        bound: int,
+        seed: bytes,
+        may_help: Callable[[ServerError], bool] | None = None,
+    ) -> HttpResponse:
+        if self._prefix or self._suffix:
+            request = replace(request, path=self._prefix + request.path + self._suffix)
+        try:
+            return await self._retry.call(partial(attempt, request, bound), seed, on_retry=self._count_retry, may_help=may_help)
+        except trio.ClosedResourceError as error:
+            raise UsageError(f"the connections to {self.where} are closed: a model is used after its connect() block has ended") from error
+        except SeedbedError as error:
+            self.secrets.hide_in_error(error)
+            raise
 
     def _count_retry(self) -> None:
         self._retries += 1
@@ -265,9 +331,18 @@ class _Wire:
             raise refusal(response)
         return response
 
+    async def _probe_once(self, request: HttpRequest, bound: int) -> HttpResponse:
+        response = await self._timed(request, bound)
+        if response.status in (429, 503):
+            raise refusal(response)
+        return response
+
     async def _timed(self, request: HttpRequest, bound: int) -> HttpResponse:
-        ticket = object()  # one task may have several requests under way, on behalf of others
-        await self._limiter.acquire_on_behalf_of(ticket)
+        ticket = object()  # not the task: one may have several requests under way, on behalf of others
+        if self._limiter.available_tokens > 0:
+            self._limiter.acquire_on_behalf_of_nowait(ticket)  # what follows is a checkpoint; two would cost a fifth of a request
+        else:
+            await self._limiter.acquire_on_behalf_of(ticket)
         try:
             self._requests += 1
             with trio.move_on_after(self._request_timeout):
@@ -275,34 +350,42 @@ class _Wire:
                 self._bytes_received += len(response.body)
                 if (response.header("content-encoding") or "identity") != "identity":
                     raise BrokenAnswer(f"{self.where} compressed its answer, though it was asked not to")
-                return response
+                return response if response.status == 200 else self.secrets.hide_in(response)
             raise RequestTimeout(f"{self.where} gave no whole answer within {self._request_timeout:g} s")
         finally:
             self._limiter.release_on_behalf_of(ticket)
 
 
-def _is_not_ready(error: ServerError, attempt: int) -> bool:
-    return isinstance(error, (NotReady, Overloaded))
+def _is_not_ready(error: ServerError) -> bool:
+    return isinstance(error, (NotReady, Overloaded, ConnectionLost))
 
 
-async def _discover(wire: _Wire, protocols: list[ServerProtocol]) -> tuple[ServerProtocol, ModelInfo]:
-    seen = "nothing that says what it is"
+async def _discover(wire: _Wire, protocols: list[ServerProtocol], model: str | None) -> tuple[ServerProtocol, ModelInfo]:
+    seen: list[HttpResponse] = []
     for protocol in protocols:
-        discovery = protocol.discover()
+        discovery = protocol.discover(model)
         request = next(discovery)
         try:
             while True:
                 response = await wire.probe(request)
-                seen = f"status {response.status}" + (f", server {server}" if (server := response.header("server")) else "")
+                seen.append(response)
                 request = discovery.send(response)
         except StopIteration as learnt:
             if learnt.value is not None:
-                return protocol, learnt.value
+                narrowed, info = learnt.value  # the protocol, knowing what the server has
+                return narrowed, info
         except SeedbedError as error:
             error.add_note(f"while asking {wire.where} whether it speaks {protocol.name}")
+            wire.secrets.hide_in_error(error)
             raise
+    # A gateway that wants a key, moved or broke hides what is behind it; that is worth more than that nobody was recognised.
+    for response in seen:
+        if response.status in (401, 403, 407) or 300 <= response.status < 400 or response.status >= 500:
+            raise refusal(wire.secrets.hide_in(response))
+    last = wire.secrets.hide_in(seen[-1])
+    server = f", server {(last.header('server') or '')[:60]}" if last.header("server") else ""
     names = " or ".join(protocol.name for protocol in protocols)
-    raise NotAModelServer(f"{wire.where} answers HTTP ({seen}), but does not speak {names}; is the URL right?")
+    raise NotAModelServer(f"{wire.where} answers HTTP (status {last.status}{server}), but does not speak {names}; is the URL right?")
 
 
 def _with_overrides(info: ModelInfo, model: str | None, eos_token_ids: Sequence[int] | None, vocab_size: int | None) -> ModelInfo:
@@ -316,46 +399,51 @@ def _with_overrides(info: ModelInfo, model: str | None, eos_token_ids: Sequence[
     for name, value in (("eos_token_ids", info.eos_token_ids), ("vocab_size", info.vocab_size)):
         if not value:
             raise UsageError(f"the server does not tell its {name}: give {name}= to connect()")
+    assert info.vocab_size is not None
+    for token_id in info.eos_token_ids:
+        if isinstance(token_id, bool) or not isinstance(token_id, int) or not 0 <= token_id < info.vocab_size:
+            text = f"the end token {token_id!r} is not in the vocabulary of {info.vocab_size}"
+            raise DishonestAnswer(f"the server says so itself: {text}") if eos_token_ids is None else UsageError(text)
     return info
 
 
-def _most_of(info: ModelInfo, default: int | None) -> int | Literal["all"]:
-    """What to ask for when the caller does not say: the protocol's default, or less when the server has less."""
-    known = [k for k in (info.max_top_k, default) if k is not None]
-    return min(known) if known else "all"
+def _asked(info: ModelInfo, default: int | None, top_k: int | Literal["all"] | None) -> int | None:
+    """How many tokens to ask for, None for all: what the caller says, else the protocol's default or what less the server has."""
+    if top_k is None:
+        return min((k for k in (info.max_top_k, default) if k is not None), default=None)
+    asked = None if top_k == "all" else top_k
+    if info.max_top_k is not None and (asked is None or asked > info.max_top_k):
+        raise UsageError(f"the server gives the {info.max_top_k} best tokens at most, not {top_k}")
+    return asked
 
 
 def _checked_url(base_url: str) -> httpx.URL:
     try:
         url = httpx.URL(base_url)
-    except (httpx.InvalidURL, TypeError) as error:
-        raise UsageError(f"this is no URL: {error}") from error
-    if url.scheme not in ("http", "https") or not url.host:
+    except (httpx.InvalidURL, TypeError, UnicodeError):
+        url = None
+    # What was given is not shown: it may hold a password.
+    if (
+        url is None
+        or url.scheme not in ("http", "https")
+        or not url.host
+        or "%" in url.host
+        or not (url.port is None or 0 < url.port < 65_536)
+    ):
         raise UsageError("the server's URL must look like http://host:port")
     return url
 
 
-def _secret_headers(url: httpx.URL, headers: Sequence[tuple[str, str]], api_key: str | None) -> tuple[tuple[str, str], ...]:
-    secret = list(headers)
-    if api_key is not None:
-        secret.append(("authorization", f"Bearer {api_key}"))
-    elif url.userinfo:
-        secret.append(("authorization", "Basic " + base64.b64encode(f"{url.username}:{url.password}".encode()).decode()))
-    return tuple(secret)
-
-
 def _sender(
     url: httpx.URL,
-    headers: tuple[tuple[str, str], ...],
+    headers: Headers,
     transport: httpx.AsyncBaseTransport | None,
     client: httpx.AsyncClient | None,
     ssl_context: ssl.SSLContext | None,
+    connect_timeout: float,
 ) -> Sender:
     if transport is not None or client is not None:
         return HttpxSender(url, transport=transport, client=client, headers=headers)
-    if url.scheme == "https":
-        ssl_context = ssl_context or ssl.create_default_context()
-    try:
-        return Pool(origin_of(url), ssl_context if url.scheme == "https" else None, headers=headers)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    if url.scheme != "https":
+        return Pool(origin_of(url), headers=headers, connect_timeout=connect_timeout)
+    return Pool(origin_of(url), ssl_context or ssl.create_default_context(), headers=headers, connect_timeout=connect_timeout)

@@ -6,23 +6,29 @@ here: how many may be under way is the caller's limiter's affair, so a cancelled
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
 
-from seedbed.errors import ConnectionLost
+from seedbed.errors import ConnectionLost, UsageError
 from seedbed.http.connection import Connection, Origin, open_connection
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Awaitable, Callable
 
-    from seedbed.protocols.exchange import HttpRequest, HttpResponse
+    from seedbed.protocols.exchange import Headers, HttpRequest, HttpResponse
 
-__all__ = ["Pool", "PoolStatistics"]
+__all__ = ["Pool", "PoolStatistics", "check_headers"]
 
 CONNECT_TIMEOUT = 10.0
+MAX_HEADS = 64  # kept encoded; a model's requests have one or two kinds of head
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TARGET = re.compile(r"[\x21-\x7e]+")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,10 @@ class Pool:
         ssl_context: for https; made once, shared by all connections.
         headers: sent with every request, as (name, value); never shown.
         connect_timeout: seconds for opening a connection.
+        open: how a connection is opened; the default is a socket.
+
+    Raises:
+        UsageError: a header that cannot be sent.
 
     Concurrency:
         Any number of tasks; each request has a connection to itself.
@@ -62,19 +72,19 @@ class Pool:
         origin: Origin,
         ssl_context: ssl.SSLContext | None = None,
         *,
-        headers: tuple[tuple[str, str], ...] = (),
+        headers: Headers = (),
         connect_timeout: float = CONNECT_TIMEOUT,
+        open: Callable[[Origin, ssl.SSLContext | None, float], Awaitable[Connection]] = open_connection,  # noqa: A002
     ) -> None:
+        check_headers(headers)
         self.origin = origin
-        self._ssl_context, self._connect_timeout = ssl_context, connect_timeout
+        self._ssl_context, self._connect_timeout, self._open_connection = ssl_context, connect_timeout, open
         self._idle: deque[Connection] = deque()
         self._active: set[Connection] = set()
         self._opening = self._opened = self._resent = self._bytes_received = 0
         self._is_closed = False
-        default = {"http": 80, "https": 443}[origin.scheme]
-        host = f"[{origin.host}]" if ":" in origin.host else origin.host
-        self._host = host if origin.port == default else f"{host}:{origin.port}"
-        self._headers = _lines(headers)
+        self._headers = headers
+        self._heads: dict[tuple[str, str, Headers, bool], bytes] = {}  # all of the head but the body's length
 
     async def send(self, request: HttpRequest, bound: int) -> HttpResponse:
         """Send a request, return its response, whole.
@@ -83,30 +93,32 @@ class Pool:
         on a new one, at once.
 
         Args:
-            request: path and body; ``Host``, ``Content-Length`` and ``Accept-Encoding: identity`` are added.
+            request: path and body; ``Host``, ``Content-Length`` and ``Accept-Encoding: identity`` are added unless it has them.
             bound: the longest body accepted, in octets.
 
         Raises:
             ServerUnreachable, ConnectionLost, BrokenAnswer, AnswerTooLarge: as they say.
+            UsageError: a request that cannot be sent.
             trio.ClosedResourceError: the pool has been closed.
 
         Concurrency:
             Cancelled: this request's connection is closed, nothing else is touched; the server may still do the work.
         """
-        if self._is_closed:
-            raise trio.ClosedResourceError("this pool has been closed")
         data = self._encode(request)
         bodiless = request.method == "HEAD"
         try:
             return await self._exchange(self._take_idle() or await self._open(), data, bound, bodiless)
         except ConnectionLost as error:
-            if error.answer_begun or self._is_closed:
+            if error.answer_begun:
                 raise
         self._resent += 1
         return await self._exchange(await self._open(), data, bound, bodiless)
 
     async def aclose(self) -> None:
-        """Close every connection, those in use too. Idempotent; a checkpoint, but closes even when cancelled."""
+        """Close every connection, those in use too: their requests end with ``trio.ClosedResourceError``.
+
+        Idempotent; a checkpoint, but closes even when cancelled.
+        """
         self._is_closed = True
         for connection in (*self._idle, *self._active):
             connection.close()
@@ -119,52 +131,87 @@ class Pool:
         return PoolStatistics(active, len(self._idle), self._opened, self._resent, self._bytes_received)
 
     def __repr__(self) -> str:
-        return f"<Pool {self.origin}: {len(self._active) + self._opening} active, {len(self._idle)} idle>"
+        state = "closed" if self._is_closed else f"{len(self._active) + self._opening} active, {len(self._idle)} idle"
+        return f"<Pool {self.origin}: {state}>"
 
     def _take_idle(self) -> Connection | None:
         now = trio.current_time() if self._idle else 0.0
         while self._idle:
             connection = self._idle.popleft()
-            if connection.expires > now:
+            if connection.expires > now and connection.is_quiet():
                 return connection
             connection.close()
         return None
 
     async def _open(self) -> Connection:
+        self._check_open()
         self._opening += 1
         try:
-            connection = await open_connection(self.origin, self._ssl_context, self._connect_timeout)
+            connection = await self._open_connection(self.origin, self._ssl_context, self._connect_timeout)
         finally:
             self._opening -= 1
         self._opened += 1
         return connection
 
     async def _exchange(self, connection: Connection, data: bytes, bound: int, bodiless: bool) -> HttpResponse:
+        try:
+            self._check_open()
+        except trio.ClosedResourceError:  # while this one was being opened
+            connection.close()
+            raise
         self._active.add(connection)
         try:
             response = await connection.exchange(data, bound, bodiless=bodiless)
         finally:
             self._active.discard(connection)
         self._bytes_received += len(response.body)
-        if connection.is_reusable:
+        if connection.is_reusable:  # which it is not when the pool was closed meanwhile
             self._idle.append(connection)
         return response
 
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise trio.ClosedResourceError("this pool has been closed")
+
     def _encode(self, request: HttpRequest) -> bytes:
-        names = {name.lower() for name, _ in request.headers}
-        host = "" if "host" in names else f"host: {self._host}\r\n"
-        length = (
-            ""
-            if "content-length" in names or (request.method == "GET" and not request.body)
-            else f"content-length: {len(request.body)}\r\n"
-        )
-        encoding = "" if "accept-encoding" in names else "accept-encoding: identity\r\n"
-        head = f"{request.method} {request.path} HTTP/1.1\r\n{host}{encoding}{self._headers}{_lines(request.headers)}{length}\r\n"
-        return head.encode("latin-1") + request.body
+        kind = (request.method, request.path, request.headers, bool(request.body))
+        head = self._heads.get(kind)
+        if head is None:
+            head = self._encode_head(request)
+            if len(self._heads) >= MAX_HEADS:
+                self._heads.clear()
+            self._heads[kind] = head
+        if head.endswith(b"\r\n\r\n"):
+            return head + request.body
+        return b"%b%d\r\n\r\n%b" % (head, len(request.body), request.body)
+
+    def _encode_head(self, request: HttpRequest) -> bytes:
+        """Up to the value of Content-Length, which comes last; or whole, where there is none to add."""
+        if not _TOKEN.fullmatch(request.method) or not _TARGET.fullmatch(request.path):
+            raise UsageError("a request's method or path holds a character that cannot be sent")
+        check_headers(request.headers)
+        names = {name.lower() for name, _ in (*self._headers, *request.headers)}
+        lines = [f"{request.method} {request.path} HTTP/1.1"]
+        if "host" not in names:
+            lines.append(f"host: {self.origin.authority}")
+        if "accept-encoding" not in names:
+            lines.append("accept-encoding: identity")
+        lines += [f"{name}: {value}" for name, value in (*self._headers, *request.headers)]
+        if names & {"content-length", "transfer-encoding"} or (request.method in ("GET", "HEAD") and not request.body):
+            lines += ["", ""]
+        else:
+            lines.append("content-length: ")
+        return "\r\n".join(lines).encode("latin-1")
 
 
-def _lines(headers: tuple[tuple[str, str], ...]) -> str:
+def check_headers(headers: Headers) -> None:
+    """Whether they can be sent as they are.
+
+    Raises:
+        UsageError: a name or value holds a character HTTP does not allow; values are not shown, they may be secret.
+    """
     for name, value in headers:
-        if not name or any(c in "\r\n\0" for c in name + value):
-            raise ValueError(f"header {name!r} holds a line break")
-    return "".join(f"{name}: {value}\r\n" for name, value in headers)
+        if not _TOKEN.fullmatch(name):
+            raise UsageError("a header's name holds a character that HTTP does not allow there")
+        if not _VALUE.fullmatch(value):
+            raise UsageError(f"the value of header {name!r} holds a line break or a character beyond latin-1; encode it first")

@@ -11,7 +11,6 @@ import trio
 from seedbed.errors import (
     ConnectionLost,
     EngineFailed,
-    Overloaded,
     RequestRefused,
     RequestTimeout,
     ServerError,
@@ -32,7 +31,7 @@ T = TypeVar("T")
 class Retry:
     """How often and how patiently a request is repeated. Every request reads only, so repeating one is always safe.
 
-    Tried again: 429, 503 and 500 (the last once only), a lost connection, no connection, no answer in time. Not tried again: any other
+    Tried again: 429 and 503, any other 5xx once, a lost connection, no connection, no answer in time. Not tried again: any other
     refusal, and answers that are broken or dishonest. The wait before attempt k + 1 is ``base * 2**k``, at most ``cap``, times a number in
     [0.5, 1) that is a hash of the request and k, or what the server asked for with Retry-After if that is longer.
 
@@ -56,6 +55,8 @@ class Retry:
     budget: float = 60.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.attempts, bool) or not isinstance(self.attempts, int):
+            raise UsageError(f"attempts must be an int, not {self.attempts!r}")
         if self.attempts < 1 or not self.base >= 0 or not self.cap >= 0 or not self.budget >= 0:
             raise UsageError(f"retry needs attempts >= 1 and waits >= 0, not {self}")
 
@@ -63,7 +64,7 @@ class Retry:
         """Seconds to wait after failed attempt number ``attempt``, from 0: the same for the same request."""
         seed = int.from_bytes(hashlib.blake2b(request, digest_size=16).digest(), "little")
         jitter = Address(seed, step=attempt).uniform(Purpose.RETRY_JITTER)
-        return min(self.cap, self.base * 2.0**attempt) * (0.5 + jitter / 2)
+        return min(self.cap, self.base * 2.0 ** min(attempt, 1000)) * (0.5 + jitter / 2)  # 2.0**1024 is no float
 
     async def call(
         self,
@@ -71,7 +72,7 @@ class Retry:
         request: bytes,
         *,
         on_retry: Callable[[], object] = lambda: None,
-        may_help: Callable[[ServerError, int], bool] | None = None,
+        may_help: Callable[[ServerError], bool] | None = None,
     ) -> T:
         """``await send()``, again and again while it may help.
 
@@ -79,7 +80,7 @@ class Retry:
             send: one attempt.
             request: what is sent, for the jitter.
             on_retry: called before each repetition.
-            may_help: whether to try again after this error of attempt number k, from 0; the default is the rule above.
+            may_help: whether to try again after such an error; the default is the rule above.
 
         Raises:
             ServerError: the last attempt's error, with a note how many there were. Never sleeps past the caller's deadline: an attempt
@@ -88,26 +89,36 @@ class Retry:
         Concurrency:
             As ``send``; cancelled while waiting: nothing happened.
         """
-        waited = 0.0
+        waited, broken_engines = 0.0, 0
         for attempt in range(self.attempts):
             try:
                 return await send()
             except ServerError as error:
                 delay = max(self.delay(request, attempt), getattr(error, "retry_after", None) or 0.0)
-                left = min(self.budget - waited, trio.current_effective_deadline() - trio.current_time())
-                if not (may_help or _may_help)(error, attempt) or attempt + 1 == self.attempts or delay > left:
-                    if attempt:
-                        error.add_note(f"after {attempt + 1} attempts")
+                broken_engines += isinstance(error, EngineFailed)
+                is_last = attempt + 1 == self.attempts or broken_engines > 1 or not (may_help or _may_help)(error)
+                why_not = "" if is_last else self._why_not_wait(waited, delay)
+                if why_not is not None:
+                    if attempt or why_not:
+                        error.add_note(f"after {attempt + 1} attempt{'s' if attempt else ''}{why_not}")
                     raise
-            on_retry()
             waited += delay
             await trio.sleep(delay)
+            on_retry()
         raise AssertionError("unreachable: the last attempt returns or raises")
 
+    def _why_not_wait(self, waited: float, delay: float) -> str | None:
+        """None when there is time for another attempt."""
+        if waited + delay > self.budget:
+            return f"; another would need a wait of {delay:.3g} s, beyond the budget of {self.budget:g} s"
+        # A deadline that has passed, or a cancellation, is for trio to deliver: the wait is its checkpoint.
+        now = trio.current_time()
+        if now < trio.current_effective_deadline() <= now + delay:
+            return f"; another would need a wait of {delay:.3g} s, beyond the caller's deadline"
+        return None
 
-def _may_help(error: ServerError, attempt: int) -> bool:
-    if isinstance(error, EngineFailed):
-        return attempt == 0
+
+def _may_help(error: ServerError) -> bool:
     if isinstance(error, RequestRefused):
         return error.retryable
-    return isinstance(error, (ConnectionLost, ServerUnreachable, RequestTimeout, Overloaded))
+    return isinstance(error, (ConnectionLost, ServerUnreachable, RequestTimeout))

@@ -6,19 +6,23 @@ loses slots for good when a queued request is cancelled.
 
 from __future__ import annotations
 
+import math
 import ssl
-from typing import TYPE_CHECKING
+from contextlib import aclosing
+from typing import TYPE_CHECKING, cast
 
 import httpx
 import trio
 
-from seedbed.errors import AnswerTooLarge, ConnectionLost, RequestTimeout, ServerError, ServerUnreachable
+from seedbed.errors import AnswerTooLarge, ConnectionLost, RequestTimeout, ServerError, ServerUnreachable, UsageError
 from seedbed.http.connection import Origin
-from seedbed.http.pool import Pool
+from seedbed.http.pool import CONNECT_TIMEOUT, Pool, PoolStatistics, check_headers
 from seedbed.protocols.exchange import HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
+
+    from seedbed.protocols.exchange import Headers
 
 __all__ = ["HttpxSender", "TrioTransport"]
 
@@ -34,9 +38,13 @@ class TrioTransport(httpx.AsyncBaseTransport):
         max_connections: requests under way at once; more wait in turn.
         ssl_context: for https; the default verifies against the system's certificates.
         max_body: the longest answer accepted, in octets.
+        connect_timeout: seconds for opening a connection.
+
+    Of httpx's timeouts, "pool" bounds the wait for a turn, and "read" the rest of the request.
 
     Raises:
-        httpx.ConnectError, httpx.ReadError, httpx.ReadTimeout, httpx.RemoteProtocolError: as httpx's own transport; ours is the cause.
+        httpx.ConnectError, httpx.PoolTimeout, httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError, httpx.LocalProtocolError:
+            as httpx's own transport; ours is the cause.
 
     Concurrency:
         Any number of tasks. Cancelled: that request's connection is closed, nothing else is touched.
@@ -50,29 +58,54 @@ class TrioTransport(httpx.AsyncBaseTransport):
         {'status': 'ok'}
     """
 
-    def __init__(self, max_connections: int = 64, *, ssl_context: ssl.SSLContext | None = None, max_body: int = MAX_BODY) -> None:
+    def __init__(
+        self,
+        max_connections: int = 64,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        max_body: int = MAX_BODY,
+        connect_timeout: float = CONNECT_TIMEOUT,
+    ) -> None:
         self._limiter = trio.CapacityLimiter(max_connections)
-        self._ssl_context, self._max_body = ssl_context, max_body
+        self._ssl_context, self._max_body, self._connect_timeout = ssl_context, max_body, connect_timeout
         self._pools: dict[Origin, Pool] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request; called by httpx."""
         pool = self._pool(request.url)
         body = await request.aread()
-        headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw)
-        seconds = request.extensions.get("timeout", {}).get("read")
+        # The body goes out whole, so its length is known, whatever httpx thought.
+        headers = tuple(
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in request.headers.raw
+            if name.lower() not in (b"transfer-encoding", b"content-length")
+        )
+        timeouts = request.extensions.get("timeout", {})
         sent = HttpRequest(request.method, request.url.raw_path.decode("ascii"), headers, body)
+        ticket = object()  # not the task: one may have several requests under way
         try:
-            async with self._limiter:
-                with trio.fail_after(float("inf") if seconds is None else seconds):
-                    response = await pool.send(sent, self._max_body)
+            with trio.fail_after(_seconds(timeouts.get("pool"))):
+                await self._limiter.acquire_on_behalf_of(ticket)
         except trio.TooSlowError as error:
-            raise httpx.ReadTimeout(f"no whole answer within {seconds} s", request=request) from error
+            raise httpx.PoolTimeout(f"no turn within {timeouts['pool']} s", request=request) from error
+        try:
+            with trio.fail_after(_seconds(timeouts.get("read"))):
+                response = await pool.send(sent, self._max_body)
+        except trio.TooSlowError as error:
+            raise httpx.ReadTimeout(f"no whole answer within {timeouts['read']} s", request=request) from error
+        except UsageError as error:
+            raise httpx.LocalProtocolError(str(error), request=request) from error
         except ServerError as error:
             raise _as_httpx(error, request) from error
+        finally:
+            self._limiter.release_on_behalf_of(ticket)
         return httpx.Response(
             response.status, headers=list(response.headers), stream=httpx.ByteStream(bytes(response.body)), request=request
         )
+
+    def statistics(self) -> dict[str, PoolStatistics]:
+        """The state of the connections now, by origin."""
+        return {str(origin): pool.statistics() for origin, pool in self._pools.items()}
 
     async def aclose(self) -> None:
         """Close every connection. Idempotent."""
@@ -89,13 +122,19 @@ class TrioTransport(httpx.AsyncBaseTransport):
         if origin not in self._pools:
             if origin.scheme == "https" and self._ssl_context is None:
                 self._ssl_context = ssl.create_default_context()
-            self._pools[origin] = Pool(origin, self._ssl_context if origin.scheme == "https" else None)
+            self._pools[origin] = Pool(
+                origin, self._ssl_context if origin.scheme == "https" else None, connect_timeout=self._connect_timeout
+            )
         return self._pools[origin]
 
 
 def origin_of(url: httpx.URL) -> Origin:
     """Scheme, host and port of a URL, without anything secret."""
-    return Origin(url.scheme, url.host, url.port or {"http": 80, "https": 443}[url.scheme])
+    return Origin(url.scheme, url.host, {"http": 80, "https": 443}[url.scheme] if url.port is None else url.port)
+
+
+def _seconds(timeout: float | None) -> float:
+    return math.inf if timeout is None else timeout
 
 
 def _as_httpx(error: ServerError, request: httpx.Request) -> httpx.TransportError:
@@ -125,8 +164,9 @@ class HttpxSender:
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         client: httpx.AsyncClient | None = None,
-        headers: tuple[tuple[str, str], ...] = (),
+        headers: Headers = (),
     ) -> None:
+        check_headers(headers)
         self._base_url, self._headers = base_url, headers
         # No timeout here: deadlines are cancel scopes above, which a mocked transport sees too.
         self._own = httpx.AsyncClient(transport=transport, trust_env=False, timeout=None) if client is None else None  # noqa: S113
@@ -135,16 +175,23 @@ class HttpxSender:
     async def send(self, request: HttpRequest, bound: int) -> HttpResponse:
         """As ``Pool.send``; the transport below may have read more than ``bound`` before it is refused."""
         assert self._client is not None
-        url = self._base_url.copy_with(raw_path=request.path.encode("ascii"), username=None, password=None, query=None)
+        await trio.lowlevel.checkpoint()  # a mock may have none
+        if self._client.is_closed:
+            raise trio.ClosedResourceError("this client has been closed")
+        url = self._base_url.copy_with(raw_path=request.path.encode("ascii"), username=None, password=None)
         headers = [("accept-encoding", "identity"), *self._headers, *request.headers]
         where = origin_of(self._base_url)
         try:
             response = await self._client.send(
-                self._client.build_request(request.method, url, headers=headers, content=request.body), stream=True
+                self._client.build_request(request.method, url, headers=headers, content=request.body),
+                stream=True,
+                follow_redirects=False,  # whatever the client does otherwise: keys are for this server alone
             )
             body = await _read(response, bound, where)
-        except httpx.ConnectError as error:
+        except (httpx.ConnectError, httpx.ProxyError) as error:
             raise ServerUnreachable(f"cannot connect to {where}: {error}") from error
+        except (httpx.LocalProtocolError, httpx.UnsupportedProtocol) as error:
+            raise UsageError(f"the client cannot send that: {error}") from error
         except httpx.TimeoutException as error:
             raise RequestTimeout(f"{where} did not answer in the time the client allows") from error
         except httpx.TransportError as error:
@@ -162,21 +209,33 @@ class HttpxSender:
 
 async def _read(response: httpx.Response, bound: int, where: Origin) -> bytes:
     try:
-        parts, size = [], 0
-        async for part in _raw_parts(response):
-            size += len(part)
-            if size > bound:
-                raise AnswerTooLarge(f"{where}'s answer is longer than {bound} octets, more than an honest one has")
-            parts.append(part)
+        announced = response.headers.get("content-length", "0")
+        if announced.isdecimal() and int(announced) > bound:
+            raise AnswerTooLarge(f"{where} announced an answer of {announced} octets; an honest one has at most {bound}")
+        if response.is_stream_consumed or response.is_closed:  # a mock that was given its content whole
+            parts, size = [response.content], len(response.content)
+        else:
+            parts, size = await _read_parts(response, bound)
+        if size > bound:
+            raise AnswerTooLarge(f"{where}'s answer is longer than {bound} octets, more than an honest one has")
         return b"".join(parts)
     finally:
         with trio.CancelScope(shield=True), trio.move_on_after(1):
             await response.aclose()
 
 
-async def _raw_parts(response: httpx.Response) -> AsyncIterator[bytes]:
-    if response.is_stream_consumed or response.is_closed:  # a mock that was given its content whole
-        yield response.content
-        return
-    async for part in response.aiter_raw():
-        yield part
+async def _read_parts(response: httpx.Response, bound: int) -> tuple[list[bytes], int]:
+    """The body's parts, and how much was read: beyond the bound, the last of it is not among the parts."""
+    parts, size = [], 0
+    # Leaving an async iterator early leaves the generators below it open; being cancelled inside closes them.
+    with trio.CancelScope() as enough:
+        async with aclosing(cast("AsyncGenerator[bytes, None]", response.aiter_raw())) as raw:
+            async for part in raw:
+                size += len(part)
+                if size <= bound:
+                    parts.append(part)
+                elif enough.cancel_called:  # there is no checkpoint in there
+                    break
+                else:
+                    enough.cancel()
+    return parts, size

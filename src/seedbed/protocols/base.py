@@ -8,28 +8,22 @@ Rule 3: an answer is believed only as far as it agrees with the request and with
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
-import orjson
-
-from seedbed.errors import BadRequest, BrokenAnswer, ContextOverflow, UnknownModel, UsageError
-from seedbed.protocols.exchange import HttpResponse
-from seedbed.protocols.refusal import refusal
+from seedbed.errors import BadRequest, ContextOverflow, UnknownModel
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from seedbed.errors import SeedbedError
     from seedbed.llm.base import LLM, ModelInfo, Row
-    from seedbed.protocols.exchange import Answer, Ask, Describe, HttpRequest, Question
+    from seedbed.protocols.exchange import Answer, Ask, Describe, HttpRequest, HttpResponse, Question
 
-__all__ = ["Discovery", "Protocol"]
+__all__ = ["Discovery", "Protocol", "check_ask"]
 
-T = TypeVar("T")
-JSON = (("content-type", "application/json"),)
-
-Discovery: TypeAlias = "Generator[HttpRequest, HttpResponse, ModelInfo | None]"
-"""Yields the next probe, is sent its response, returns what it learnt, or None when the server does not speak this protocol."""
+Discovery: TypeAlias = "Generator[HttpRequest, HttpResponse, tuple[Protocol, ModelInfo] | None]"
+"""Yields the next probe, is sent its response. Returns the protocol, narrowed to what the server has, and the model; None when the
+server does not speak it."""
 
 
 class Protocol(ABC):
@@ -46,8 +40,15 @@ class Protocol(ABC):
     # The client's half.
 
     @abstractmethod
-    def discover(self) -> Discovery:
-        """Find out whether a server speaks this protocol, and what model it has."""
+    def discover(self, model: str | None = None) -> Discovery:
+        """Find out whether a server speaks this protocol, and what model it has.
+
+        Args:
+            model: which of a server's several models; None is its first. A name it does not list is left for the caller to refuse.
+
+        Raises:
+            RequestRefused: it speaks the protocol, and refuses to tell: a key is missing, or a feature is off.
+        """
 
     @abstractmethod
     def encode_request(self, ask: Ask, info: ModelInfo) -> HttpRequest:
@@ -69,11 +70,16 @@ class Protocol(ABC):
 
     @abstractmethod
     def encode_tokenize(self, text: str) -> HttpRequest:
-        """Ask for the token ids of a text."""
+        """Ask for the token ids of a text, without any that a tokenizer would add in front."""
 
     @abstractmethod
     def decode_tokens(self, response: HttpResponse) -> list[int]:
-        """The token ids."""
+        """The token ids.
+
+        Raises:
+            RequestRefused: the server said no, for instance since it has no tokenizer.
+            BrokenAnswer: no list of ids.
+        """
 
     @abstractmethod
     def encode_detokenize(self, token_ids: list[int]) -> HttpRequest:
@@ -81,7 +87,11 @@ class Protocol(ABC):
 
     @abstractmethod
     def decode_text(self, response: HttpResponse) -> str:
-        """The text."""
+        """The text.
+
+        Raises:
+            RequestRefused, BrokenAnswer: as ``decode_tokens``.
+        """
 
     # The server's half.
 
@@ -93,9 +103,22 @@ class Protocol(ABC):
             RequestRefused: the path is ours and the rest is not; to be answered with ``encode_error``.
         """
 
+    def check_request(self, ask: Ask, request: HttpRequest, info: ModelInfo) -> None:
+        """Whether the model can be asked that, before it is; protocols with limits of their own add them.
+
+        Raises:
+            RequestRefused: it cannot; to be answered with ``encode_error``.
+        """
+        check_ask(ask, info)
+
     @abstractmethod
     def encode_row(self, ask: Ask, request: HttpRequest, row: Row, llm: LLM) -> HttpResponse:
-        """The row as a response."""
+        """The row as a response.
+
+        Raises:
+            RowError: what the model gave cannot be said in this protocol.
+            RequestRefused: the request asks for more than a row can give; to be answered with ``encode_error``.
+        """
 
     @abstractmethod
     def encode_description(self, question: Describe, info: ModelInfo, llm: LLM) -> HttpResponse:
@@ -118,74 +141,8 @@ class Protocol(ABC):
         """What went wrong, in this protocol's envelope."""
 
 
-def json_body(body: bytes | bytearray | memoryview) -> Any:
-    """A request's JSON, on the server's side.
-
-    Raises:
-        BadRequest: not JSON, or not an object.
-    """
-    try:
-        data = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"the request is not JSON: {error}", status=400) from error
-    if not isinstance(data, dict):
-        raise BadRequest("the request must be a JSON object", status=400)
-    return data
-
-
-def parse_json(response: HttpResponse, what: str) -> Any:
-    """A response's JSON object, or array of them, on the client's side.
-
-    Raises:
-        BrokenAnswer: not JSON; quotes its beginning.
-    """
-    try:
-        return orjson.loads(response.body)
-    except orjson.JSONDecodeError as error:
-        begin = bytes(response.body[:60])
-        raise BrokenAnswer(f"{what} is not JSON ({error}); it begins {begin!r}") from error
-
-
-def field_of(response: HttpResponse, name: str, kind: type[T]) -> T:
-    """One field of a response that is a JSON object.
-
-    Raises:
-        RequestRefused: the server said no.
-        BrokenAnswer: no such field, or of another type.
-    """
-    if response.status != 200:
-        raise refusal(response)
-    data = parse_json(response, "the answer")
-    value = data.get(name) if isinstance(data, dict) else None
-    if not isinstance(value, kind):
-        raise BrokenAnswer(f"the answer has no {name!r}")
-    return value
-
-
-def known_vocab_size(info: ModelInfo) -> int:
-    """The vocabulary's size, which a list of the k best cannot be judged without.
-
-    Raises:
-        UsageError: unknown.
-    """
-    if info.vocab_size is None:
-        raise UsageError("the vocabulary's size is unknown: give it with vocab_size=")
-    return info.vocab_size
-
-
-def token_ids_of(data: Any, what: str) -> tuple[int, ...]:
-    """Token ids out of a request's JSON.
-
-    Raises:
-        BadRequest: not a non-empty list of ints of 0 or more.
-    """
-    if not isinstance(data, list) or not data or not all(type(token_id) is int and token_id >= 0 for token_id in data):
-        raise BadRequest(f"{what} must be a non-empty list of token ids, ints of 0 or more", status=400)
-    return tuple(data)
-
-
 def check_ask(ask: Ask, info: ModelInfo) -> None:
-    """Whether a model can be asked that, on the server's side.
+    """Whether a model can be asked that.
 
     Raises:
         BadRequest: a token id outside the vocabulary.
@@ -201,8 +158,3 @@ def check_ask(ask: Ask, info: ModelInfo) -> None:
             f"the prompt has {len(ask.token_ids)} tokens, the context holds {info.context_length} and one is needed for the answer",
             status=400,
         )
-
-
-def json_response(data: object, status: int = 200, *headers: tuple[str, str]) -> HttpResponse:
-    """A JSON response. Float32 arrays are written in the shortest form that gives the same float32 back, -inf as null."""
-    return HttpResponse(status, (("content-type", "application/json"), *headers), orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY))

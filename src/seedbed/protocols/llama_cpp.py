@@ -13,10 +13,8 @@ strings, which make it drop the probabilities.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import orjson
 
 from seedbed.errors import (
@@ -24,30 +22,55 @@ from seedbed.errors import (
     BrokenAnswer,
     ContextOverflow,
     DishonestAnswer,
-    NonFiniteLogits,
+    FeatureOff,
+    InvalidPrompt,
     NotReady,
-    RequestRefused,
     RowWithheld,
+    SeedbedError,
     Unauthorized,
     UnknownModel,
-    UsageError,
 )
-from seedbed.llm.base import ModelInfo, Row, TopLogprobs
-from seedbed.protocols.base import JSON, Discovery, Protocol, field_of, json_body, json_response, known_vocab_size, parse_json, token_ids_of
+from seedbed.llm.base import ModelInfo, TopLogprobs
+from seedbed.protocols.base import Discovery, Protocol
 from seedbed.protocols.exchange import Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Tokenize
-from seedbed.protocols.refusal import refusal
-from seedbed.protocols.rows import full_row, logprob_of, top_logprobs
+from seedbed.protocols.fields import (
+    as_count,
+    as_facts,
+    as_text,
+    check_entries,
+    check_prompt_tokens,
+    entries_asked,
+    facts_in,
+    json_body,
+    json_request,
+    json_response,
+    known_vocab_size,
+    listed_model,
+    one_token_only,
+    parse_json,
+    text_in,
+    text_of,
+    token_ids_in,
+    token_ids_of,
+)
+from seedbed.protocols.refusal import refusal, retry_after_header, status_for, told
+from seedbed.protocols.rows import LOWEST, check_choice, logprob_of, numbers, row_of, token_id_array, top_logprobs
 
 if TYPE_CHECKING:
-    from seedbed.errors import SeedbedError
-    from seedbed.llm.base import LLM
+    from seedbed.llm.base import LLM, Row
 
 __all__ = ["LlamaCpp"]
 
-SERVER_HEADERS = (("server", "llama.cpp"), ("keep-alive", "timeout=5, max=100"))
-FIELDS = ["tokens_evaluated", "tokens_cached", "completion_probabilities"]
+ALWAYS = (("server", "llama.cpp"), ("access-control-allow-origin", ""))
+KEPT = (*ALWAYS, ("keep-alive", "timeout=5, max=100"))
+CLOSED = (*ALWAYS, ("connection", "close"))
+CONTENT_TYPE = "application/json; charset=utf-8"
+# "tokens_cached" is how many the slot holds afterwards; how many were reused is in the timings.
+CACHED = "timings/cache_n"
+FIELDS = ["tokens_evaluated", CACHED, "completion_probabilities"]
+# Ids are cast to 32 bits before they are compared with the vocabulary, so 2**40 is read as 0.
+ID_BOUND = 2**31
 FORCING_BIAS = 1000.0
-LOWEST = float(np.finfo(np.float32).min)  # how -inf is spelled
 # A token's text comes as a JSON string and again as a list of octets; the longest tokens of known vocabularies are runs of 128 blanks.
 OCTETS_AN_ENTRY = 1024
 
@@ -58,39 +81,39 @@ class LlamaCpp(Protocol):
     name = "llama.cpp"
     default_top_k = 50
 
-    def discover(self) -> Discovery:
+    def discover(self, model: str | None = None) -> Discovery:
         props = yield HttpRequest("GET", "/props")
         if props.header("server") == "llama.cpp" and props.status in (401, 403, 503):
             raise refusal(props)
-        facts = _object(props)
-        if facts is None or "build_info" not in facts:
+        facts = facts_in(props)
+        if not as_text(facts.get("build_info")):
             return None
-        listed = _object((yield HttpRequest("GET", "/v1/models"))) or {}
-        models = listed.get("data")
-        model = _dict(models[0] if isinstance(models, list) and models else None)
-        meta = _dict(model.get("meta"))
-        eos = yield HttpRequest(
-            "POST", "/tokenize", JSON, orjson.dumps({"content": facts.get("eos_token", ""), "add_special": False, "parse_special": True})
-        )
-        eos_ids = (_object(eos) or {}).get("tokens")
-        return ModelInfo(
-            model=str(model.get("id") or facts.get("model_path", "")),
+        entry = listed_model((yield HttpRequest("GET", "/v1/models")), model)
+        meta = as_facts(entry.get("meta"))
+        eos_ids: object = None
+        if eos := as_text(facts.get("eos_token")):
+            eos_ids = facts_in((yield self.encode_tokenize(eos))).get("tokens")
+        # An end-of-sequence text that is not one token was not understood as one.
+        understood = isinstance(eos_ids, list) and len(eos_ids) == 1 and type(eos_ids[0]) is int and eos_ids[0] >= 0
+        return self, ModelInfo(
+            model=as_text(entry.get("id")) or as_text(facts.get("model_path")),
             server=f"llama.cpp {facts['build_info']}",
-            fingerprint=" ".join(str(meta[key]) for key in ("n_params", "size", "ftype") if key in meta),
-            vocab_size=_int(meta.get("n_vocab")),
-            # An end-of-sequence text that is not one token was not understood as one.
-            eos_token_ids=(eos_ids[0],) if isinstance(eos_ids, list) and len(eos_ids) == 1 and type(eos_ids[0]) is int else (),
-            context_length=_int(_dict(facts.get("default_generation_settings")).get("n_ctx")),
+            fingerprint=" ".join(str(meta[key]) for key in ("n_params", "size", "ftype") if isinstance(meta.get(key), int | str)),
+            vocab_size=as_count(meta.get("n_vocab")),
+            eos_token_ids=(eos_ids[0],) if isinstance(eos_ids, list) and understood else (),
+            context_length=as_count(as_facts(facts.get("default_generation_settings")).get("n_ctx")),
             protocol=self.name,
             kind="logprobs",
             notes=_notes(facts),
         )
 
     def encode_request(self, ask: Ask, info: ModelInfo) -> HttpRequest:
+        if max(ask.token_ids) >= ID_BOUND:
+            raise InvalidPrompt(f"token id {max(ask.token_ids)}: llama.cpp would read it as another one")
         data: dict[str, object] = {
             "prompt": ask.token_ids,
             "n_predict": 1,
-            "n_probs": _entries(ask, info),
+            "n_probs": entries_asked(ask, info),
             "temperature": 0,
             "samplers": ["temperature"],
             "cache_prompt": False,
@@ -100,174 +123,138 @@ class LlamaCpp(Protocol):
             data["logit_bias"] = [[ask.force, FORCING_BIAS]]
         if ask.model is not None:
             data["model"] = ask.model
-        return HttpRequest("POST", "/completion", JSON, orjson.dumps(data))
+        return json_request("/completion", data)
 
     def decode_response(self, ask: Ask, info: ModelInfo, response: HttpResponse) -> Answer:
-        if response.status != 200:
-            raise refusal(response)
-        data = parse_json(response, "the answer")
-        if isinstance(data, list) and len(data) == 1:
+        data = parse_json(response)
+        if isinstance(data, list):
+            if len(data) != 1:
+                raise DishonestAnswer(f"one row was asked for, the answer has {len(data)}")
             data = data[0]
-        if isinstance(data, dict) and "tokens_evaluated" in data and "completion_probabilities" not in data:
+        if isinstance(data, dict) and data.keys() <= {"tokens_evaluated", "tokens_cached", CACHED} and "tokens_evaluated" in data:
             raise RowWithheld("the server answered without a row: the token it chose ends in the middle of a character")
         try:
-            step = data["completion_probabilities"][0]
-            listed, chosen = step["top_logprobs"], step["id"]
+            steps = data["completion_probabilities"]
+            step = steps[0]
+            listed, chosen, chosen_value = step["top_logprobs"], step["id"], step["logprob"]
             ids = [entry["id"] for entry in listed]
             values = [entry["logprob"] for entry in listed]
-            prompt_tokens = data.get("tokens_evaluated")
+            prompt_tokens, cached = data.get("tokens_evaluated"), data.get(CACHED)
         except (TypeError, KeyError, IndexError) as error:
             raise BrokenAnswer("the answer has no completion_probabilities; was n_probs understood?") from error
-        if prompt_tokens is not None and prompt_tokens != len(ask.token_ids):
-            raise DishonestAnswer(
-                f"{len(ask.token_ids)} tokens were sent, the server read {prompt_tokens}: it adds a BOS token or cuts the prompt"
-            )
-        if len(ids) != _entries(ask, info):
-            raise DishonestAnswer(f"{_entries(ask, info)} tokens were asked for, {len(ids)} are listed")
-        row = _row(ids, values, known_vocab_size(info))
-        _check_choice(ask.force, chosen, step.get("logprob"), row)
-        return Answer(full_row(row) if ask.top_k is None else row, chosen, prompt_tokens, data.get("tokens_cached"))
+        if len(steps) != 1:
+            raise DishonestAnswer(f"one token was asked for, the answer has {len(steps)}")
+        prompt_tokens = check_prompt_tokens(ask, prompt_tokens)
+        check_entries(len(ids), entries_asked(ask, info))
+        row = row_of(token_id_array(ids), numbers(values), known_vocab_size(info), full=ask.top_k is None)
+        chosen = check_choice(chosen, row, forced=ask.force)
+        if chosen in ids and chosen_value != values[ids.index(chosen)]:
+            raise DishonestAnswer(f"token {chosen} has logprob {chosen_value!r:.40} by itself and {values[ids.index(chosen)]} in the list")
+        return Answer(row, chosen, prompt_tokens, cached if type(cached) is int else None)
 
     def answer_bound(self, ask: Ask, info: ModelInfo) -> int:
-        return 65_536 + OCTETS_AN_ENTRY * _entries(ask, info)
+        return 65_536 + OCTETS_AN_ENTRY * entries_asked(ask, info)
 
     def encode_tokenize(self, text: str) -> HttpRequest:
-        return HttpRequest("POST", "/tokenize", JSON, orjson.dumps({"content": text, "add_special": False, "parse_special": True}))
+        return json_request("/tokenize", {"content": text, "add_special": False, "parse_special": True})
 
     def decode_tokens(self, response: HttpResponse) -> list[int]:
-        return field_of(response, "tokens", list)
+        return token_ids_in(response, "tokens")
 
     def encode_detokenize(self, token_ids: list[int]) -> HttpRequest:
-        return HttpRequest("POST", "/detokenize", JSON, orjson.dumps({"tokens": token_ids}))
+        return json_request("/detokenize", {"tokens": token_ids})
 
     def decode_text(self, response: HttpResponse) -> str:
-        return field_of(response, "content", str)
+        return text_in(response, "content")
 
     def decode_request(self, request: HttpRequest) -> Question | None:
         match request.method, request.route:
-            case "GET", "/props" | "/v1/models":
+            case "GET", "/props" | "/v1/models" | "/models":
                 return Describe(request.route)
             case "GET", "/health" | "/v1/health":
                 return Health()
-            case "POST", "/completion":
+            case "POST", "/completion" | "/completions":
                 return _ask_from(json_body(request.body))
             case "POST", "/tokenize":
-                content = json_body(request.body).get("content")
-                if not isinstance(content, str):
-                    raise BadRequest('"content" must be a string', status=400)
-                return Tokenize(content)
+                data = json_body(request.body)
+                if "content" not in data and "prompt" in data:
+                    return None  # vLLM's and SGLang's way of asking
+                return Tokenize(text_of(data.get("content"), '"content"'))
             case "POST", "/detokenize":
                 return Detokenize(token_ids_of(json_body(request.body).get("tokens"), '"tokens"'))
         return None
 
     def encode_row(self, ask: Ask, request: HttpRequest, row: Row, llm: LLM) -> HttpResponse:
+        asked = json_body(request.body)
         k = row.vocab_size if isinstance(row, TopLogprobs) else row.size
         top = top_logprobs(row, k if ask.top_k is None else ask.top_k)
         entries = [_entry(token_id, value, llm) for token_id, value in zip(top.token_ids.tolist(), top.logprobs.tolist(), strict=True)]
         chosen = entries[0] if ask.force is None else _entry(ask.force, logprob_of(row, ask.force), llm)
+        ended = chosen["id"] in llm.eos_token_ids
+        n = len(ask.token_ids)
         data = {
             "index": 0,
-            "content": chosen["token"],
-            "tokens": [],
+            "content": "" if ended else chosen["token"],
+            "tokens": [chosen["id"]] if asked.get("return_tokens") else [],
+            "id_slot": 0,
             "stop": True,
-            "stop_type": "eos" if chosen["id"] in llm.eos_token_ids else "limit",
+            "model": llm.info.model if llm.info else "",
             "tokens_predicted": 1,
-            "tokens_evaluated": len(ask.token_ids),
-            "tokens_cached": len(ask.token_ids),
+            "tokens_evaluated": n,
+            "generation_settings": {"temperature": 0.0, "n_predict": 1, "n_probs": len(entries), "stream": False, "samplers": []},
+            "prompt": b"".join(map(llm.token_bytes, ask.token_ids)).decode("utf-8", "replace"),
+            "has_new_line": "\n" in chosen["token"],
             "truncated": False,
+            "stop_type": "eos" if ended else "limit",
+            "stopping_word": "",
+            "tokens_cached": n,
+            "timings": {"cache_n": 0, "prompt_n": n, "predicted_n": 1},
             "completion_probabilities": [{**chosen, "top_logprobs": entries}],
         }
-        wanted = json_body(request.body).get("response_fields")
+        wanted = asked.get("response_fields")
         if isinstance(wanted, list) and wanted:
-            data = {key: value for key, value in data.items() if key in wanted}
-        return json_response(data, 200, *SERVER_HEADERS)
+            data = _fields(data, wanted)
+        return json_response(data, 200, *KEPT, content_type=CONTENT_TYPE)
 
     def encode_description(self, question: Describe, info: ModelInfo, llm: LLM) -> HttpResponse:
         if question.path == "/props":
             eos = b"".join(llm.token_bytes(token_id) for token_id in info.eos_token_ids[:1])
-            return json_response(
-                {
-                    "default_generation_settings": {"n_ctx": info.context_length},
-                    "total_slots": 1,
-                    "model_path": info.model,
-                    "eos_token": eos.decode("utf-8", "replace"),
-                    "build_info": info.server,
-                },
-                200,
-                *SERVER_HEADERS,
-            )
-        meta = {"n_vocab": info.vocab_size, "n_ctx": info.context_length, "ftype": info.fingerprint}
-        models = [{"id": info.model, "object": "model", "owned_by": "llamacpp", "meta": meta}]
-        return json_response({"object": "list", "data": models}, 200, *SERVER_HEADERS)
+            data: dict[str, object] = {
+                "default_generation_settings": {"params": {}, "n_ctx": info.context_length},
+                "total_slots": 1,
+                "model_alias": info.model,
+                "model_path": info.model,
+                "chat_template": "",
+                "bos_token": "",
+                "eos_token": eos.decode("utf-8", "replace"),
+                "build_info": info.server.removeprefix("llama.cpp ") or "seedbed",
+            }
+        else:
+            meta = {"n_vocab": info.vocab_size, "n_ctx": info.context_length, "ftype": info.fingerprint}
+            models = [{"id": info.model, "object": "model", "created": 0, "owned_by": "llamacpp", "meta": meta}]
+            data = {"object": "list", "data": models}
+        return json_response(data, 200, *KEPT, content_type=CONTENT_TYPE)
 
     def encode_tokens(self, token_ids: list[int]) -> HttpResponse:
-        return json_response({"tokens": token_ids}, 200, *SERVER_HEADERS)
+        return json_response({"tokens": token_ids}, 200, *KEPT, content_type=CONTENT_TYPE)
 
     def encode_text(self, text: str) -> HttpResponse:
-        return json_response({"content": text}, 200, *SERVER_HEADERS)
+        return json_response({"content": text}, 200, *KEPT, content_type=CONTENT_TYPE)
 
     def encode_health(self) -> HttpResponse:
-        return json_response({"status": "ok"}, 200, *SERVER_HEADERS)
+        return json_response({"status": "ok"}, 200, *KEPT, content_type=CONTENT_TYPE)
 
     def encode_error(self, error: SeedbedError) -> HttpResponse:
-        kind, status = _envelope(error)
-        data = {"error": {"code": status, "message": str(error), "type": kind}}
-        return json_response(data, status, ("server", "llama.cpp"), ("connection", "close"))
+        status = status_for(error)
+        data = {"error": {"code": status, "message": told(error), "type": _type_of(error, status)}}
+        return json_response(data, status, *CLOSED, *retry_after_header(error), content_type=CONTENT_TYPE)
 
 
 def _notes(facts: dict[str, Any]) -> tuple[str, ...]:
-    slots = _int(facts.get("total_slots")) or 1
+    slots = as_count(facts.get("total_slots")) or 1
     if slots == 1:
         return ()
     return (f"it has {slots} slots: rows differ when requests run at the same time; start it with -np 1 for repeatable rows",)
-
-
-def _dict(value: object) -> dict[str, Any]:
-    """What a server says is an object, if it is one."""
-    return value if isinstance(value, dict) else {}
-
-
-def _int(value: object) -> int | None:
-    """What a server says is a number, if it is one."""
-    return value if type(value) is int and value > 0 else None
-
-
-def _entries(ask: Ask, info: ModelInfo) -> int:
-    vocab_size = known_vocab_size(info)
-    return vocab_size if ask.top_k is None else min(ask.top_k, vocab_size)
-
-
-def _row(ids: list[Any], values: list[Any], vocab_size: int) -> TopLogprobs:
-    if not all(type(token_id) is int for token_id in ids):
-        raise BrokenAnswer("the token ids are no integers")
-    if None in values:
-        raise NonFiniteLogits(f"the server's logprob of token {ids[values.index(None)]} is null, which is how it writes NaN")
-    try:
-        logprobs = np.array(values, dtype=np.float64)
-        token_ids = np.array(ids, dtype=np.int64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise BrokenAnswer(f"the logprobs are no numbers: {error}") from error
-    logprobs[logprobs <= LOWEST] = -np.inf
-    return TopLogprobs(token_ids, logprobs.astype(np.float32), vocab_size)
-
-
-def _check_choice(forced: int | None, chosen: object, logprob: object, row: TopLogprobs) -> None:
-    """The server's own choice must be the one we made for it, with the value it is listed with; or else the best one listed."""
-    best = row.token_ids[row.logprobs == row.logprobs[0]].tolist()
-    if forced is None and chosen not in best:
-        raise DishonestAnswer(
-            f"the server's greedy choice is token {chosen}, the best it lists is token {best[0]}: is a logit bias or grammar set on it?"
-        )
-    if forced is not None and chosen != forced:
-        raise DishonestAnswer(f"the server was made to choose token {forced} and chose {chosen}: is a grammar set on it?")
-    listed = row.logprobs[row.token_ids == chosen]
-    if listed.size and isinstance(logprob, float) and np.float32(max(logprob, LOWEST)) != max(listed[0], np.float32(LOWEST)):
-        raise DishonestAnswer(f"the server's choice, token {chosen}, has logprob {logprob}, and is listed with {listed[0]}")
-
-
-def _entry(token_id: int, logprob: float, llm: LLM) -> dict[str, Any]:
-    piece = llm.token_bytes(token_id)
-    return {"id": token_id, "token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": max(logprob, LOWEST)}
 
 
 def _forced(data: dict[str, Any]) -> int | None:
@@ -282,36 +269,42 @@ def _ask_from(data: dict[str, Any]) -> Ask:
     prompt, n_probs = data.get("prompt"), data.get("n_probs", 0)
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
         prompt = prompt[0]
+    one_token_only(data, "n_predict")
     if type(n_probs) is not int:
-        raise BadRequest(f"Field 'n_probs': type must be number, but is {json.dumps(n_probs)}", status=400)
-    if n_probs < 1:
-        raise BadRequest("this server answers with probabilities only: n_probs must be 1 or more", status=400)
+        raise BadRequest(f"Field 'n_probs': type must be number, but is {orjson.dumps(n_probs).decode():.100}", status=400)
+    if n_probs < 1 or data.get("post_sampling_probs"):
+        raise BadRequest('this server answers with logprobs only: "n_probs" must be 1 or more, no "post_sampling_probs"', status=400)
     model = data.get("model")
     return Ask(token_ids_of(prompt, '"prompt"'), n_probs, model if isinstance(model, str) else None, _forced(data))
 
 
-def _envelope(error: SeedbedError) -> tuple[str, int]:
+def _entry(token_id: int, value: float, llm: LLM) -> dict[str, Any]:
+    piece = llm.token_bytes(token_id)
+    return {"id": token_id, "token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": max(value, LOWEST)}
+
+
+def _fields(data: dict[str, Any], wanted: list[Any]) -> dict[str, Any]:
+    """The fields asked for; a path such as "timings/cache_n" becomes a key of that name, and what is not there is left out."""
+    found = {}
+    for path in wanted:
+        value: Any = data
+        for key in path.split("/") if isinstance(path, str) else ():
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is not None and value is not data:
+            found[path] = value
+    return found
+
+
+def _type_of(error: SeedbedError, status: int) -> str:
     match error:
         case ContextOverflow():
-            return "exceed_context_size_error", 400
-        case UnknownModel():
-            return "not_found_error", 404
+            return "exceed_context_size_error"
         case NotReady():
-            return "unavailable_error", 503
+            return "unavailable_error"
+        case FeatureOff():
+            return "not_supported_error"
+        case UnknownModel():
+            return "not_found_error"
         case Unauthorized():
-            return "authentication_error", 401
-        case BadRequest() | UsageError():
-            return "invalid_request_error", 400
-        case RequestRefused():
-            return "server_error", error.status
-    return "server_error", 500
-
-
-def _object(response: HttpResponse) -> dict[str, Any] | None:
-    if response.status != 200:
-        return None
-    try:
-        data = orjson.loads(response.body)
-    except orjson.JSONDecodeError:
-        return None
-    return data if isinstance(data, dict) else None
+            return "authentication_error"
+    return "invalid_request_error" if status in (400, 422) else "server_error"

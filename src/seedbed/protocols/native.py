@@ -12,22 +12,38 @@
     POST /v1/tokenize               {"text"} -> {"token_ids"}
     POST /v1/detokenize             {"token_ids"} -> {"text"}
     GET  /health                    -> {"status": "ok"}
-    errors                          -> {"error": {"type", "message"}}
+    errors                          -> {"error": {"type", "message", "flag"?}}, the type one of ours: "context_overflow", "not_ready", ...
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import orjson
 
-from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer, RequestRefused, UsageError
+from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer, FeatureOff
 from seedbed.llm.base import ModelInfo, Row, TopLogprobs
-from seedbed.protocols.base import JSON, Discovery, Protocol, field_of, json_body, json_response, known_vocab_size, parse_json, token_ids_of
+from seedbed.protocols.base import Discovery, Protocol
 from seedbed.protocols.exchange import Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Tokenize
-from seedbed.protocols.refusal import refusal
-from seedbed.protocols.rows import full_row, top_logprobs
+from seedbed.protocols.fields import (
+    as_count,
+    as_text,
+    check_entries,
+    entries_asked,
+    facts_in,
+    json_body,
+    json_request,
+    json_response,
+    known_vocab_size,
+    parse_json,
+    text_in,
+    text_of,
+    token_ids_in,
+    token_ids_of,
+)
+from seedbed.protocols.refusal import error_type, refusal, retry_after_header, status_for
+from seedbed.protocols.rows import full_row, numbers, row_of, token_id_array, top_logprobs
 from seedbed.sampling.candidates import Candidates
 
 if TYPE_CHECKING:
@@ -40,7 +56,7 @@ __all__ = ["Native"]
 
 OCTETS = "application/octet-stream"
 ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
-_NEITHER = "the answer is neither octets nor {'logits'} nor {'top'}"
+UNKNOWN_VOCAB_BOUND = 16_777_216  # a float32 row of 4 million tokens, octets
 
 
 class Native(Protocol):
@@ -49,25 +65,24 @@ class Native(Protocol):
     name = "native"
     default_top_k = None
 
-    def discover(self) -> Discovery:
-        response = yield HttpRequest("GET", "/v1/model")
-        if response.status != 200:
+    def discover(self, model: str | None = None) -> Discovery:
+        facts = facts_in((yield HttpRequest("GET", "/v1/model")))
+        eos, vocab_size = facts.get("eos_token_ids"), as_count(facts.get("vocab_size"))
+        if not isinstance(facts.get("model"), str) or vocab_size is None or not isinstance(eos, list):
             return None
-        try:
-            data: Any = orjson.loads(response.body)
-            return ModelInfo(
-                model=str(data["model"]),
-                server=str(data["server"]),
-                fingerprint=str(data["fingerprint"]),
-                vocab_size=int(data["vocab_size"]),
-                eos_token_ids=tuple(int(token_id) for token_id in data["eos_token_ids"]),
-                context_length=None if data["context_length"] is None else int(data["context_length"]),
-                protocol=self.name,
-                max_top_k=None if data.get("max_top_k") is None else int(data["max_top_k"]),
-                kind="logits",
-            )
-        except (ValueError, TypeError, KeyError):
+        if not all(type(token_id) is int and token_id >= 0 for token_id in eos):
             return None
+        return self, ModelInfo(
+            model=as_text(facts.get("model")),
+            server=as_text(facts.get("server")),
+            fingerprint=as_text(facts.get("fingerprint")),
+            vocab_size=vocab_size,
+            eos_token_ids=tuple(eos),
+            context_length=as_count(facts.get("context_length")),
+            protocol=self.name,
+            max_top_k=as_count(facts.get("max_top_k")),
+            kind="logits",
+        )
 
     def encode_request(self, ask: Ask, info: ModelInfo) -> HttpRequest:
         data: dict[str, object] = {"token_ids": ask.token_ids}
@@ -76,7 +91,7 @@ class Native(Protocol):
         if ask.model is not None:
             data["model"] = ask.model
         accept = (("accept", OCTETS),) if ask.top_k is None else ()
-        return HttpRequest("POST", "/v1/next_token_logits", (*JSON, *accept), orjson.dumps(data))
+        return json_request("/v1/next_token_logits", data, *accept)
 
     def decode_response(self, ask: Ask, info: ModelInfo, response: HttpResponse) -> Answer:
         if response.status != 200:
@@ -84,25 +99,30 @@ class Native(Protocol):
         if (response.header("content-type") or "").startswith(OCTETS):
             row: Row = _row_from_octets(response)
         else:
-            row = _row_from_json(parse_json(response, "the answer"), info)
-        _check_length(row, ask, info)
+            row = _row_from_json(parse_json(response), ask, info)
+        if isinstance(row, TopLogprobs):
+            return Answer(row)
+        if ask.top_k is not None:
+            raise DishonestAnswer(f"the {ask.top_k} best were asked for, the answer is a full row")
+        if info.vocab_size is not None and row.size != info.vocab_size:
+            raise DishonestAnswer(f"the row has {row.size} entries, the model's vocabulary {info.vocab_size}")
         return Answer(row)
 
     def answer_bound(self, ask: Ask, info: ModelInfo) -> int:
         entries = ask.top_k if ask.top_k is not None else info.vocab_size
-        return 16_777_216 if entries is None else 4096 + 48 * entries
+        return UNKNOWN_VOCAB_BOUND if entries is None else 4096 + 48 * entries
 
     def encode_tokenize(self, text: str) -> HttpRequest:
-        return HttpRequest("POST", "/v1/tokenize", JSON, orjson.dumps({"text": text}))
+        return json_request("/v1/tokenize", {"text": text})
 
     def decode_tokens(self, response: HttpResponse) -> list[int]:
-        return field_of(response, "token_ids", list)
+        return token_ids_in(response, "token_ids")
 
     def encode_detokenize(self, token_ids: list[int]) -> HttpRequest:
-        return HttpRequest("POST", "/v1/detokenize", JSON, orjson.dumps({"token_ids": token_ids}))
+        return json_request("/v1/detokenize", {"token_ids": token_ids})
 
     def decode_text(self, response: HttpResponse) -> str:
-        return field_of(response, "text", str)
+        return text_in(response, "text")
 
     def decode_request(self, request: HttpRequest) -> Question | None:
         match request.method, request.route:
@@ -113,10 +133,7 @@ class Native(Protocol):
             case "POST", "/v1/next_token_logits":
                 return _ask_from(json_body(request.body))
             case "POST", "/v1/tokenize":
-                text = json_body(request.body).get("text")
-                if not isinstance(text, str):
-                    raise BadRequest("text must be a string", status=400)
-                return Tokenize(text)
+                return Tokenize(text_of(json_body(request.body).get("text"), "text"))
             case "POST", "/v1/detokenize":
                 return Detokenize(token_ids_of(json_body(request.body).get("token_ids"), "token_ids"))
         return None
@@ -155,8 +172,10 @@ class Native(Protocol):
         return json_response({"status": "ok"})
 
     def encode_error(self, error: SeedbedError) -> HttpResponse:
-        status = error.status if isinstance(error, RequestRefused) else 400 if isinstance(error, UsageError) else 500
-        return json_response({"error": {"type": _snake(type(error).__name__), "message": str(error)}}, status)
+        data = {"type": error_type(error), "message": str(error)}
+        if isinstance(error, FeatureOff):
+            data["flag"] = error.flag
+        return json_response({"error": data}, status_for(error), *retry_after_header(error))
 
 
 def _ask_from(data: dict[str, Any]) -> Ask:
@@ -185,39 +204,18 @@ def _row_from_octets(response: HttpResponse) -> NDArray[np.float32]:
     return row
 
 
-def _row_from_json(data: Any, info: ModelInfo) -> Row:
-    try:
-        if "logits" in data:
-            return _numbers(data["logits"])
-        top = data["top"]
-        ids = np.array(top["token_ids"])
-        if ids.dtype.kind != "i":
-            raise BrokenAnswer("the token ids are no integers")
-        return TopLogprobs(ids, _numbers(top["logprobs"]), known_vocab_size(info))
-    except (TypeError, ValueError, KeyError, OverflowError) as error:
-        if isinstance(error, BrokenAnswer):
-            raise
-        raise BrokenAnswer(f"{_NEITHER}: {error!r}") from error
+def _row_from_json(data: Any, ask: Ask, info: ModelInfo) -> Row:
+    if isinstance(data, dict):
+        logits, top = data.get("logits"), data.get("top")
+        if isinstance(logits, list) and logits:
+            return _values(logits)
+        if isinstance(top, dict) and isinstance(top.get("token_ids"), list) and isinstance(top.get("logprobs"), list):
+            check_entries(len(top["token_ids"]), entries_asked(ask, info))
+            ids, values = token_id_array(top["token_ids"]), _values(top["logprobs"])
+            return row_of(ids, values, known_vocab_size(info), full=ask.top_k is None)
+    raise BrokenAnswer("the answer is neither octets nor {'logits': [...]} nor {'top': {'token_ids': [...], 'logprobs': [...]}}")
 
 
-def _check_length(row: Row, ask: Ask, info: ModelInfo) -> None:
-    if isinstance(row, TopLogprobs):
-        want = min(ask.top_k, row.vocab_size) if ask.top_k is not None else row.vocab_size
-        if len(row) != want:
-            raise DishonestAnswer(f"{want} tokens were asked for, {len(row)} are listed")
-    elif ask.top_k is not None:
-        raise DishonestAnswer(f"the {ask.top_k} best were asked for, the answer is a full row")
-    elif info.vocab_size is not None and row.size != info.vocab_size:
-        raise DishonestAnswer(f"the row has {row.size} entries, the model's vocabulary {info.vocab_size}")
-
-
-def _numbers(values: Any) -> NDArray[np.float32]:
-    """JSON numbers as float32; null is -inf."""
-    try:
-        return np.array(values, dtype=np.float64).astype(np.float32)
-    except TypeError:  # a null among them
-        return np.array([-np.inf if value is None else value for value in values], dtype=np.float64).astype(np.float32)
-
-
-def _snake(name: str) -> str:
-    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
+def _values(values: list[Any]) -> NDArray[np.float32]:
+    """JSON numbers as float32; null is -inf, since this protocol's servers send no NaN."""
+    return numbers([-math.inf if value is None else value for value in values] if None in values else values, lowest=-math.inf)

@@ -1,20 +1,37 @@
-"""Rows on their way to the wire and to disk: the k best of a full row, the full row of a complete list."""
+"""Rows on their way to the wire and off it: the k best of a full row, the full row of a complete list, and what makes a list no row."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from seedbed.errors import TruncatedRow
-from seedbed.llm.base import Row, TopLogprobs
+from seedbed.errors import BrokenAnswer, DishonestAnswer, MalformedRow, NonFiniteAtServer, NonFiniteLogits, TruncatedRow
+from seedbed.llm.base import NORMALISATION_TOLERANCE, Row, TopLogprobs
 from seedbed.sampling import portable
 from seedbed.sampling.candidates import Candidates
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["full_row", "log_probabilities", "logprob_of", "top_logprobs"]
+__all__ = [
+    "LOWEST",
+    "check_choice",
+    "complete_row",
+    "full_row",
+    "listed_row",
+    "log_probabilities",
+    "logprob_of",
+    "numbers",
+    "row_of",
+    "token_id_array",
+    "top_logprobs",
+]
+
+LOWEST = float(np.finfo(np.float32).min)
+"""How SGLang and llama.cpp spell -inf."""
+HIGHEST = -LOWEST
 
 
 def log_probabilities(row: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -23,7 +40,8 @@ def log_probabilities(row: NDArray[np.float32]) -> NDArray[np.float32]:
     Raises:
         RowError: NaN, +inf, or all -inf.
     """
-    return portable.log_softmax(Candidates.of(row).logits).astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is impossible as far as it can tell
+        return portable.log_softmax(Candidates.of(row).logits).astype(np.float32)
 
 
 def top_logprobs(row: Row, k: int) -> TopLogprobs:
@@ -70,3 +88,137 @@ def full_row(row: Row) -> NDArray[np.float32]:
     dense = np.empty(row.vocab_size, dtype=np.float32)
     dense[row.token_ids] = row.logprobs
     return dense
+
+
+# Off the wire.
+
+
+def token_id_array(ids: list[Any]) -> NDArray[np.int64]:
+    """Token ids out of an answer's JSON.
+
+    Raises:
+        BrokenAnswer: one of them is no int, or beyond 64 bits.
+    """
+    if not set(map(type, ids)) <= {int}:
+        raise BrokenAnswer("the token ids are no integers")
+    try:
+        return np.array(ids, dtype=np.int64)
+    except OverflowError as error:
+        raise BrokenAnswer(f"a token id is beyond 64 bits: {error}") from error
+
+
+def numbers(values: list[Any], lowest: float = LOWEST) -> NDArray[np.float32]:
+    """Logits or logprobs out of an answer's JSON: doubles, rounded to float32; what is ``lowest`` or less is -inf.
+
+    Plain ``min`` and ``max`` of a short list cost a third of numpy's.
+
+    Raises:
+        NonFiniteLogits: null among them, which is how JSON writers spell NaN; or a number beyond float32.
+        BrokenAnswer: anything else that is no number.
+    """
+    kinds = set(map(type, values))
+    if not kinds <= {float, int}:
+        if kinds <= {float, int, type(None)}:
+            raise NonFiniteLogits(f"value {values.index(None)} of {len(values)} is null, which is how servers write NaN")
+        raise BrokenAnswer("the values are no numbers")
+    if values and max(values) > HIGHEST:
+        raise NonFiniteLogits(f"a value of {max(values):g} is beyond float32")
+    doubles = np.array(values, dtype=np.float64)
+    if values and ((least := min(values)) <= lowest or least < LOWEST):
+        doubles[(doubles <= lowest) | (doubles < LOWEST)] = -np.inf
+    return doubles.astype(np.float32)
+
+
+def listed_row(token_ids: NDArray[np.int64], logprobs: NDArray[np.float32], vocab_size: int) -> TopLogprobs:
+    """The k best, as far as they can be: a list of logprobs whose unlisted rest has somewhere to be.
+
+    No unlisted token is more probable than the last listed one, so ``sum + (vocab_size - k) p_k`` of a true list is at least 1. Logits
+    taken for logprobs, and lists that were cut or scaled on the way, are found out by it even where they sum to less than 1.
+
+    Raises:
+        MalformedRow: no such list can come from a distribution.
+    """
+    row = TopLogprobs(token_ids, logprobs, vocab_size)
+    unlisted = (vocab_size - len(row)) * math.exp(row.logprobs[-1])
+    if unlisted < 1:
+        listed = float(np.exp(row.logprobs, dtype=np.float64).sum())
+        if listed + unlisted < 1 - NORMALISATION_TOLERANCE:
+            raise MalformedRow(
+                f"the {len(row)} tokens listed have probability {listed:.6g} together, and the {vocab_size - len(row)} less probable ones "
+                f"at most {unlisted:.6g}: that is no distribution; are these logits, or is vocab_size wrong?"
+            )
+    return row
+
+
+def complete_row(token_ids: NDArray[np.int64], values: NDArray[np.float32], vocab_size: int, *, logprobs: bool) -> NDArray[np.float32]:
+    """The full row of a list that claims to be complete.
+
+    Raises:
+        DishonestAnswer: ids outside the vocabulary, repeated or missing.
+        NonFiniteLogits: NaN or +inf among the values.
+        MalformedRow: they are to be logprobs, and do not sum to 1.
+    """
+    if token_ids.size != vocab_size or values.size != vocab_size or token_ids.min() < 0 or token_ids.max() >= vocab_size:
+        raise DishonestAnswer(f"the row claims to be full, but its {token_ids.size} ids are not those of a vocabulary of {vocab_size}")
+    row = np.empty(vocab_size, dtype=np.float32)
+    row[token_ids] = values
+    there = np.zeros(vocab_size, dtype=bool)
+    there[token_ids] = True
+    if not there.all():
+        raise DishonestAnswer(f"the row claims to be full, but token {there.argmin()} of {vocab_size} is missing: another stands twice")
+    if not row.max() < np.inf:
+        raise NonFiniteLogits(f"the server's value of token {np.flatnonzero(~(row < np.inf))[0]} is NaN or +inf")
+    if logprobs:
+        with np.errstate(over="ignore"):
+            mass = float(np.exp(row, dtype=np.float64).sum())
+        if not abs(mass - 1) <= NORMALISATION_TOLERANCE or row.max() > NORMALISATION_TOLERANCE:
+            raise MalformedRow(f"the full row sums to probability {mass:.6g}, not 1: that is no distribution; are these logits?")
+    return row
+
+
+def row_of(
+    token_ids: NDArray[np.int64],
+    values: NDArray[np.float32],
+    vocab_size: int,
+    *,
+    full: bool,
+    kind: Literal["logits", "logprobs"] = "logprobs",
+) -> Row:
+    """What a server lists, as the row that was asked for: the full one, or the k best. Of logits only a full row can be made.
+
+    Raises:
+        DishonestAnswer, RowError: as ``complete_row`` and ``listed_row``.
+    """
+    if full or kind == "logits":
+        return complete_row(token_ids, values, vocab_size, logprobs=kind == "logprobs")
+    return listed_row(token_ids, values, vocab_size)
+
+
+def check_choice(chosen: object, row: Row, *, forced: int | None = None) -> int:
+    """Whether the token the server took greedily is the best of the row, or as good as the best: ids and values then belong together.
+
+    Args:
+        forced: the token it was made to take instead.
+
+    Raises:
+        NonFiniteAtServer: even the best is impossible, which is how vLLM writes a row of NaN.
+        DishonestAnswer: it is not.
+    """
+    if isinstance(row, TopLogprobs):
+        best, top = int(row.token_ids[0]), row.logprobs[0]
+        as_good = row.token_ids[row.logprobs == top] if chosen != best else ()
+    else:
+        best = int(row.argmax())
+        top = row[best]
+        as_good = np.flatnonzero(row == top) if chosen != best else ()
+    if top == -np.inf:
+        raise NonFiniteAtServer("the server holds every token impossible: its model gave NaN for this prefix", status=200)
+    if forced is not None:
+        if chosen != forced:
+            raise DishonestAnswer(f"the server was made to take token {forced} and took {chosen!r:.40}: is a grammar set on it?")
+        return forced
+    if type(chosen) is not int or (chosen != best and chosen not in as_good):
+        raise DishonestAnswer(
+            f"the server's greedy choice is token {chosen!r:.40}, the best it lists is token {best}: is a logit bias or grammar set on it?"
+        )
+    return chosen

@@ -130,11 +130,15 @@ class Candidates:
         places = np.flatnonzero(kept)
         if places.size == kept.size and (tail or self.tail is None):
             return self
-        ids = places.astype(np.int64, copy=False) if self.ids is None else self.ids[places]
         unseen = self.tail if tail else None
         if unseen is not None and self.ids is not None:
             unseen = replace(unseen, out=unseen.out.union(self.ids[~kept].tolist()))
-        return replace(self, ids=ids, values=self.values[places], tail=unseen)
+        return replace(self.keep_at(places), tail=unseen)
+
+    def keep_at(self, places: NDArray[np.intp]) -> Candidates:
+        """Drop every token that does not stand at one of ``places``, ascending, and the unseen ones."""
+        ids = places.astype(np.int64, copy=False) if self.ids is None else self.ids[places]
+        return replace(self, ids=ids, values=self.values[places], tail=None)
 
     def full_row(self) -> NDArray[np.float64]:
         """A new array of float64 logits over the whole vocabulary, -inf for what is dropped or not listed."""

@@ -41,22 +41,17 @@ class _Scratch(threading.local):
     """Each thread's own arrays for a whole row: fresh ones cost a page fault for every 4 KiB, a third of the time of a draw."""
 
     def __init__(self) -> None:
-        self._words = np.empty(0, dtype=np.uint64)
-        self._mask = np.empty(0, dtype=np.bool_)
+        self._grow(0)
 
-    def words(self, size: int) -> NDArray[np.uint64]:
+    def _grow(self, size: int) -> None:
+        self._words, self._lucky, self._high = np.empty(size, np.uint64), np.empty(size, np.bool_), np.empty(size, np.bool_)
+
+    def take(self, size: int) -> tuple[NDArray[np.uint64], NDArray[np.bool_], NDArray[np.bool_]]:
         if size > KEEP_SCRATCH:
-            return np.empty(size, dtype=np.uint64)
+            return np.empty(size, np.uint64), np.empty(size, np.bool_), np.empty(size, np.bool_)
         if size > self._words.size:
-            self._words = np.empty(size, dtype=np.uint64)
-        return self._words[:size]
-
-    def mask(self, size: int) -> NDArray[np.bool_]:
-        if size > KEEP_SCRATCH:
-            return np.empty(size, dtype=np.bool_)
-        if size > self._mask.size:
-            self._mask = np.empty(size, dtype=np.bool_)
-        return self._mask[:size]
+            self._grow(size)
+        return self._words[:size], self._lucky[:size], self._high[:size]
 
 
 _scratch = _Scratch()
@@ -81,39 +76,38 @@ def gumbel_max(candidates: Candidates, address: Address) -> Winner:
     if values.size == 1:
         return Winner(0, candidates.gap if candidates.gap is not None else np.inf)
     # A row with much excluded (by a grammar, say) needs few words; whether it is one shows in a sample of it.
-    if ids is None and values[::64].min() > -np.inf:
-        words = _scratch.words(values.size)
-        address.write_words(words, Purpose.GUMBEL)
-        return _argmax(values, words)
+    if ids is None and values.size >= PRUNE_FROM and values[::64].min() > -np.inf:
+        return _gumbel_max_whole(values, address)
     left = np.flatnonzero(values > -np.inf)
     words = address.words_at(left if ids is None else ids[left], Purpose.GUMBEL)
-    winner = _argmax(values[left], words)
+    winner = gumbel_argmax(values[left].astype(np.float64) - float(values.max()), uniform(words))
     return Winner(int(left[winner.position]), winner.margin)
 
 
-def _argmax(values: NDArray[np.float32] | NDArray[np.float64], words: NDArray[np.uint64]) -> Winner:
-    """``values``: no NaN and no +inf, the largest finite; positions in the order of ascending ids."""
-    top = int(values.argmax())
-    contenders = _contenders(values, words, top)
-    winner = gumbel_argmax(values[contenders].astype(np.float64) - float(values[top]), uniform(words[contenders]))
-    return Winner(int(contenders[winner.position]), winner.margin)
-
-
-def _contenders(values: NDArray[np.float32] | NDArray[np.float64], words: NDArray[np.uint64], top: int) -> NDArray[np.intp]:
-    """Positions, ascending, that certainly include the best and the second best score."""
-    if values.size < PRUNE_FROM:
-        return np.arange(values.size)
-    mask = np.greater_equal(words, LUCKY_WORD, out=_scratch.mask(values.size))
-    mask[top] = True
+def _gumbel_max_whole(values: NDArray[np.float32] | NDArray[np.float64], address: Address) -> Winner:
+    """Over a whole vocabulary, with logarithms for those alone that may come first or second."""
+    words, mask, high = _scratch.take(values.size)
+    at = 0
+    for piece in address.pieces(values.size, Purpose.GUMBEL):
+        words[at : at + piece.size] = piece
+        np.greater_equal(piece, LUCKY_WORD, out=mask[at : at + piece.size])
+        at += piece.size
+    best = int(values.argmax())
+    top = float(values[best])
+    mask[best] = True
     some = np.flatnonzero(mask)
-    if some.size < 2:
-        return np.arange(values.size)
-    scores = values[some].astype(np.float64) - float(values[top]) - np.log(-np.log(uniform(words[some])))
-    # What the second best of a few already scores, nobody reaches from below here without luck.
-    bar = float(np.partition(scores, -2)[-2]) - UNLUCKY_GAIN + float(values[top])
-    # One step down in the row's own dtype: rounding may let too many pass, never too few.
-    mask |= values > np.nextafter(values.dtype.type(bar), -np.inf, dtype=values.dtype)
-    return np.flatnonzero(mask)
+    if some.size > 1:
+        scores = values[some].astype(np.float64) - top - np.log(-np.log(uniform(words[some])))
+        # What the second best of a few already scores, nobody reaches from below here without luck.
+        bar = float(np.partition(scores, -2)[-2]) - UNLUCKY_GAIN + top
+        # One step down in the row's own dtype: rounding may let too many pass, never too few.
+        np.greater(values, np.nextafter(values.dtype.type(bar), -np.inf, dtype=values.dtype), out=high)
+        mask |= high
+    else:
+        mask[:] = True
+    contenders = np.flatnonzero(mask)
+    winner = gumbel_argmax(values[contenders].astype(np.float64) - top, uniform(words[contenders]))
+    return Winner(int(contenders[winner.position]), winner.margin)
 
 
 def gumbel_argmax(z: NDArray[np.float64], u: NDArray[np.float64], least_rate: float = 0.0) -> Winner:

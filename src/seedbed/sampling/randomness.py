@@ -24,6 +24,7 @@ draws the same number), or one stream in finishing order (results depend on sche
 from __future__ import annotations
 
 import secrets
+import threading
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -33,6 +34,8 @@ import numpy as np
 from seedbed.errors import InvalidSeed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 __all__ = ["Address", "Purpose", "check_seed", "fresh_seed", "uniform"]
@@ -123,12 +126,13 @@ class Address:
         """Words 0 to ``count`` - 1, uint64."""
         return self._philox(purpose).random_raw(count)
 
-    def write_words(self, out: NDArray[np.uint64], purpose: Purpose) -> None:
-        """Words 0 to ``len(out) - 1`` into ``out``. Through pieces small enough that the allocator need not ask the system for each."""
+    def pieces(self, count: int, purpose: Purpose) -> Iterator[NDArray[np.uint64]]:
+        """Words 0 to ``count`` - 1, a few thousand at a time: so that the allocator need not ask the system for each, and they stay in
+        the cache while they are looked at. Only one such walk at a time in a thread.
+        """
         philox = self._philox(purpose)
-        for at in range(0, out.size, 32_768):
-            piece = out[at : at + 32_768]
-            piece[:] = philox.random_raw(piece.size)
+        for at in range(0, count, 32_768):
+            yield philox.random_raw(min(32_768, count - at))
 
     def words_at(self, positions: NDArray[np.int64], purpose: Purpose) -> NDArray[np.uint64]:
         """The words at ascending ``positions``, uint64; the same values as ``words(max + 1)[positions]``, without making all of them."""
@@ -151,9 +155,31 @@ class Address:
         return float(uniform(self.words(1, purpose))[0])
 
     def _philox(self, purpose: Purpose) -> np.random.Philox:
-        key = np.array([self.seed & _LOW_WORD, self.seed >> WORD_BITS], dtype=np.uint64)
-        counter = np.array([0, self.step, self.index, purpose << PROMPT_BITS | self.prompt_index], dtype=np.uint64)
-        return np.random.Philox(key=key, counter=counter)
+        """A generator at the beginning of this address; good until the thread asks for another."""
+        philox = _of_this_thread.philox
+        philox.state = {
+            "bit_generator": "Philox",
+            "state": {
+                "counter": np.array((0, self.step, self.index, purpose << PROMPT_BITS | self.prompt_index), dtype=np.uint64),
+                "key": np.array((self.seed & _LOW_WORD, self.seed >> WORD_BITS), dtype=np.uint64),
+            },
+            "buffer": _EMPTY_BUFFER,
+            "buffer_pos": 4,
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
+        return philox
+
+
+class _OfThread(threading.local):
+    """A new generator asks the system for entropy it then ignores, 8 microseconds; putting a kept one somewhere else takes 2."""
+
+    def __init__(self) -> None:
+        self.philox = np.random.Philox(key=0)
+
+
+_of_this_thread = _OfThread()
+_EMPTY_BUFFER = np.zeros(4, dtype=np.uint64)
 
 
 def _field(name: str, value: object, bits: int) -> int:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from seedbed.llm.threads import as_llm
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import HttpRequest, HttpResponse
@@ -29,7 +31,7 @@ def asgi_app(llm: object, *, protocols: Sequence[str] = tuple(PROTOCOLS)) -> Cal
         UsageError: an unknown protocol.
 
     Concurrency:
-        Requests are answered at the same time, as the ASGI server calls. When a client goes away its work runs to its end.
+        Requests are answered at the same time, as the ASGI server calls. When it says that a client has gone, the work is cancelled.
 
     Example:
         >>> import httpx, trio
@@ -47,10 +49,38 @@ def asgi_app(llm: object, *, protocols: Sequence[str] = tuple(PROTOCOLS)) -> Cal
         if scope["type"] == "lifespan":
             await _live(receive, send)
         elif scope["type"] == "http":
-            request = await _request(scope, receive)
-            await _respond(await answer(model, speaks, request) if request else HttpResponse(413), send)
+            try:
+                request = await _request(scope, receive)
+            except _TooLarge:
+                await _respond(HttpResponse(413), send)
+                return
+            if request is not None:
+                await _answer_while_client_is_there(request, receive, send)
+        else:
+            raise ValueError(f"only HTTP is spoken here, not {scope['type']}")
+
+    async def _answer_while_client_is_there(
+        request: HttpRequest, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+    ) -> None:
+        response: HttpResponse | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watch, receive, nursery.cancel_scope)
+            response = await answer(model, speaks, request)
+            nursery.cancel_scope.cancel()
+        if response is not None:
+            await _respond(response, send)
 
     return app
+
+
+class _TooLarge(Exception):
+    """The request's body is beyond the bound."""
+
+
+async def _watch(receive: Callable[[], Awaitable[Any]], scope: trio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
 
 
 async def _live(receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
@@ -62,14 +92,16 @@ async def _live(receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awa
 
 
 async def _request(scope: dict[str, Any], receive: Callable[[], Awaitable[Any]]) -> HttpRequest | None:
-    """None when the body is too large."""
+    """None when the client has gone."""
     body, more = bytearray(), True
     while more:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
         body += message.get("body", b"")
         more = message.get("more_body", False)
         if len(body) > MAX_BODY:
-            return None
+            raise _TooLarge
     headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
     return HttpRequest(scope["method"], scope["path"], headers, bytes(body))
 

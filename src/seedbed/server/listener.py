@@ -1,8 +1,8 @@
 """Our HTTP/1.1 server: httptools on trio sockets. Small, fast enough never to be what a test of the client measures.
 
-Rule 1: nothing a client sends takes the server down; a connection that breaks the rules is answered 400 and closed.
-Rule 2: what a client may make us hold is bounded: the head, the body, the time it may stay idle.
-Rule 3: when a client goes away, the work done for it is cancelled.
+Rule 1: nothing a client sends takes the server down; a connection that breaks the rules is told why, with a status, and closed.
+Rule 2: what a client may make us hold is bounded: the head, the body, the time it may stay idle, send or not read its answer.
+Rule 3: when a client goes away, the work done for it is cancelled. (One that has only closed its sending half counts as gone.)
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-import httptools
+import orjson
 import trio
 
 from seedbed.errors import UsageError
+from seedbed.http.message import ChunkedBody, Malformed, RequestHead, TooLong, end_of_head
 from seedbed.llm.threads import as_llm
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import HttpRequest, HttpResponse
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["ALL", "Server", "serve"]
 
 ALL = tuple(PROTOCOLS)
-MAX_HEAD = 65_536
 READ_SIZE = 65_536
+READ_AHEAD = 65_536  # octets of pipelined requests kept while an answer is made
+DRAIN_SECONDS, DRAIN_READS = 1.0, 64
 BACKLOG = 4096  # the usual 100 makes a thousand simultaneous connects wait for SYN retries
 
 
@@ -43,11 +45,13 @@ class Server:
         url: where it listens.
         requests: how many requests it has answered.
         connections: how many connections are open now.
+        failures: how many connections ended in an error of the server's own; always 0 but for bugs.
     """
 
     url: str
     requests: int = 0
     connections: int = 0
+    failures: int = 0
 
 
 @asynccontextmanager
@@ -66,7 +70,7 @@ async def serve(
         host: the address to listen on; the default is reachable from this machine only. There is no authentication.
         port: 0 takes a free one, which ``.url`` names.
         protocols: names of the protocols to speak; for paths that several of them have, the first wins.
-        idle_timeout: seconds an unused connection is kept.
+        idle_timeout: seconds an unused connection is kept, and that a request may take to come or an answer to be read.
 
     Raises:
         UsageError: an unknown protocol, or an address that cannot be listened on.
@@ -85,9 +89,11 @@ async def serve(
     speaks = [protocol_named(name) for name in protocols]
     if not speaks:
         raise UsageError("a server needs at least one protocol")
+    if not 0 <= port < 65_536:  # getaddrinfo takes it modulo 65,536
+        raise UsageError(f"a port is in [0, 65536), not {port}")
     try:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
-    except (OSError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
         raise UsageError(f"cannot listen on {host}:{port}: {error}") from error
     bound_host, bound_port = listeners[0].socket.getsockname()[:2]
     server = Server(f"http://{f'[{bound_host}]' if ':' in bound_host else bound_host}:{bound_port}")
@@ -97,16 +103,27 @@ async def serve(
         server.connections += 1
         try:
             await _Connection(stream, model, speaks, server, idle_timeout).run()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the client has gone
+        except Exception:  # one connection's bug must not end the others
+            server.failures += 1
         finally:
             server.connections -= 1
             await trio.aclose_forcefully(stream)
 
+    body_error: Exception | None = None
     async with trio.open_nursery() as nursery:
         await nursery.start(trio.serve_listeners, handle, listeners)
         try:
             yield server
-        finally:
-            nursery.cancel_scope.cancel()
+        except Exception as error:
+            body_error = error
+        nursery.cancel_scope.cancel()
+    try:
+        if body_error is not None:
+            raise body_error  # bare, not as a group of one
+    finally:
+        del body_error
 
 
 class _Refused(Exception):
@@ -126,41 +143,39 @@ class _Connection:
         self._early = b""  # read while an answer was being made: a pipelined request
 
     async def run(self) -> None:
-        try:
-            while True:
-                request = await self._next_request()
-                if request is None:
-                    return
-                keep_alive = self._reader.keep_alive
-                response = await self._answer_while_client_is_there(request)
-                if response is None:
-                    return
-                keep_alive = keep_alive and (response.header("connection") or "").lower() != "close"
-                await self._send(response, keep_alive=keep_alive)
-                if not keep_alive:
-                    return
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return  # the client has gone
+        while True:
+            request = await self._next_request()
+            if request is None:
+                return
+            keep_alive = self._reader.keeps_alive
+            response = await self._answer_while_client_is_there(request)
+            if response is None:
+                return
+            keep_alive = keep_alive and (response.header("connection") or "").lower() != "close"
+            if not await self._send(response, keep_alive=keep_alive, bodiless=request.method == "HEAD") or not keep_alive:
+                return
 
     async def _next_request(self) -> HttpRequest | None:
         try:
-            while True:
-                request = self._reader.next_request()
-                if request is not None:
-                    return request
-                if self._reader.wants_continue():
-                    await self._stream.send_all(b"HTTP/1.1 100 Continue\r\n\r\n")
-                data, self._early = self._early, b""
-                if not data:
-                    with trio.move_on_after(self._idle_timeout) as idle:
-                        data = await self._stream.receive_some(READ_SIZE)
-                    if idle.cancelled_caught or not data:
+            with trio.move_on_after(self._idle_timeout):
+                while True:
+                    request = self._reader.next_request()
+                    if request is not None:
+                        return request
+                    if self._reader.wants_continue():
+                        await self._stream.send_all(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    data, self._early = self._early, b""
+                    data = data or await self._stream.receive_some(READ_SIZE)
+                    if not data:
                         return None
-                self._reader.feed(data)
+                    self._reader.feed(bytes(data))
+            if self._reader.has_begun:
+                raise _Refused(408, f"the request did not come whole within {self._idle_timeout:g} s")
         except _Refused as error:
-            body = f'{{"error":{{"type":"bad_http","message":"{error}"}}}}'.encode()
+            body = orjson.dumps({"error": {"type": "bad_http", "message": str(error)}})
             await self._send(HttpResponse(error.status, (("content-type", "application/json"),), body), keep_alive=False)
-            return None
+            await self._drain()
+        return None
 
     async def _answer_while_client_is_there(self, request: HttpRequest) -> HttpResponse | None:
         response: HttpResponse | None = None
@@ -174,7 +189,7 @@ class _Connection:
     async def _watch(self, scope: trio.CancelScope) -> None:
         """Read ahead while the answer is made: end of file means that nobody waits for it any more."""
         try:
-            while len(self._early) < MAX_HEAD:
+            while len(self._early) < READ_AHEAD:
                 data = await self._stream.receive_some(READ_SIZE)
                 if not data:
                     scope.cancel()
@@ -183,90 +198,123 @@ class _Connection:
         except trio.BrokenResourceError:
             scope.cancel()
 
-    async def _send(self, response: HttpResponse, *, keep_alive: bool) -> None:
-        status = HTTPStatus(response.status)
-        lines = [f"HTTP/1.1 {status.value} {status.phrase}"]
+    async def _send(self, response: HttpResponse, *, keep_alive: bool, bodiless: bool = False) -> bool:
+        """Whether it was sent; not, when the client does not read it."""
+        body = b"" if bodiless else response.body
+        lines = [f"HTTP/1.1 {response.status} {_phrase(response.status)}"]
         lines += [f"{name}: {value}" for name, value in response.headers if name != "connection"]
         lines += [f"content-length: {len(response.body)}", f"connection: {'keep-alive' if keep_alive else 'close'}", "", ""]
         head = "\r\n".join(lines).encode("latin-1", "replace")
-        if len(response.body) < READ_SIZE:
-            await self._stream.send_all(head + response.body)
-        else:
-            await self._stream.send_all(head)
-            await self._stream.send_all(response.body)
+        with trio.move_on_after(self._idle_timeout):
+            if len(body) < READ_SIZE:
+                await self._stream.send_all(head + body)
+            else:
+                await self._stream.send_all(head)
+                await self._stream.send_all(body)
+            return True
+        return False
+
+    async def _drain(self) -> None:
+        """Read on for a moment: to close with octets unread resets the connection, and the client would not get our last word."""
+        with trio.move_on_after(DRAIN_SECONDS):
+            await self._stream.send_eof()
+            for _ in range(DRAIN_READS):
+                if not await self._stream.receive_some(READ_SIZE):
+                    return
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:  # 529 and the like
+        return "Unknown"
 
 
 class _RequestReader:
-    """Bytes in, whole requests out. The callbacks are httptools' names."""
+    """Bytes in, whole requests out.
+
+    Attributes:
+        keeps_alive: whether the client of the last request given out wants to go on.
+    """
 
     def __init__(self) -> None:
-        self._parser = httptools.HttpRequestParser(self)
-        self._ready: list[tuple[HttpRequest, bool]] = []
+        self.keeps_alive = True
+        self._buffer = bytearray()
+        self._searched = 0
+        self._head: RequestHead | None = None
+        self._chunked: ChunkedBody | None = None
         self._expects_continue = False
-        self.keep_alive = True
-        self._start()
 
-    def _start(self) -> None:
-        self._path = b""
-        self._headers: list[tuple[str, str]] = []
-        self._body: list[bytes] = []
-        self._head_size = self._body_size = 0
+    @property
+    def has_begun(self) -> bool:
+        """Whether a part of a request is there."""
+        return self._head is not None or bool(self._buffer)
 
     def feed(self, data: bytes) -> None:
-        """Raises ``_Refused`` for what is no request, or one beyond the bounds."""
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as error:
-            raise _Refused(400, "upgrades are not spoken here") from error
-        except httptools.HttpParserCallbackError as error:
-            refused = error.__context__
-            raise refused if isinstance(refused, _Refused) else _Refused(400, "bad request") from error
-        except httptools.HttpParserError as error:
-            raise _Refused(400, "this is not HTTP/1.1") from error
+        """Take what came."""
+        self._buffer += data
 
     def next_request(self) -> HttpRequest | None:
-        """The next whole request; ``keep_alive`` then says whether its client wants to go on."""
-        if not self._ready:
+        """The next whole request, if it has come.
+
+        Raises:
+            _Refused: what came is no request, or one beyond the bounds.
+        """
+        if self._head is None:
+            self._head = self._read_head()
+        head = self._head
+        if head is None:
             return None
-        request, self.keep_alive = self._ready.pop(0)
-        return request
+        body = self._read_body(head)
+        if body is None:
+            return None
+        self._head = self._chunked = None
+        self._expects_continue = False
+        self.keeps_alive = head.keeps_alive
+        return HttpRequest(head.method, head.target, tuple(head.headers), body)
 
     def wants_continue(self) -> bool:
         """Whether the client waits for our word before it sends its body; true once a request."""
         wants, self._expects_continue = self._expects_continue, False
         return wants
 
-    def on_message_begin(self) -> None:
-        self._start()
+    def _read_head(self) -> RequestHead | None:
+        while self._buffer[:2] == b"\r\n":  # some clients end a body with one more line end than they announced
+            del self._buffer[:2]
+        try:
+            end = end_of_head(self._buffer, self._searched)
+            self._searched = 0 if end else len(self._buffer)
+            if not end:
+                return None
+            head = RequestHead.parse(bytes(self._buffer[:end]))
+        except TooLong as error:
+            raise _Refused(431, str(error)) from error
+        except Malformed as error:
+            raise _Refused(400, f"this is not HTTP/1.1: {error}") from error
+        del self._buffer[:end]
+        if (head.length or 0) > MAX_BODY:
+            raise _Refused(413, f"the body is longer than {MAX_BODY} octets")
+        if head.is_chunked:
+            self._chunked = ChunkedBody(MAX_BODY)
+        self._expects_continue = (head.header("expect") or "").lower() == "100-continue"
+        return head
 
-    def on_url(self, url: bytes) -> None:
-        self._path += url
-        self._count_head(len(url))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_head(len(name) + len(value) + 4)
-        self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1")))
-
-    def _count_head(self, size: int) -> None:
-        self._head_size += size
-        if self._head_size > MAX_HEAD:
-            raise _Refused(431, "the request's head is too large")
-
-    def on_headers_complete(self) -> None:
-        headers = dict(self._headers)
-        self._expects_continue = headers.get("expect", "").lower() == "100-continue"
-        length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > MAX_BODY:
-            raise _Refused(413, "the request's body is too large")
-
-    def on_body(self, data: bytes) -> None:
-        self._body_size += len(data)
-        if self._body_size > MAX_BODY:
-            raise _Refused(413, "the request's body is too large")
-        self._body.append(data)
-
-    def on_message_complete(self) -> None:
-        method = self._parser.get_method().decode()
-        request = HttpRequest(method, self._path.decode("latin-1"), tuple(self._headers), b"".join(self._body))
-        self._ready.append((request, self._parser.should_keep_alive()))
-        self._expects_continue = False
+    def _read_body(self, head: RequestHead) -> bytes | None:
+        if self._chunked is None:
+            length = head.length or 0
+            if len(self._buffer) < length:
+                return None
+            body = bytes(self._buffer[:length])
+            del self._buffer[:length]
+            return body
+        data = bytes(self._buffer)
+        self._buffer.clear()
+        try:
+            if not self._chunked.feed(data):
+                return None
+        except TooLong as error:
+            raise _Refused(413, str(error)) from error
+        except Malformed as error:
+            raise _Refused(400, f"this is not HTTP/1.1: {error}") from error
+        self._buffer += self._chunked.excess
+        return bytes(self._chunked.body)

@@ -1,0 +1,97 @@
+"""What must never be shown: keys, user info and queries are taken out of whatever a server sends back before it can enter a message."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from seedbed.protocols.exchange import HttpResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import httpx
+
+    from seedbed.protocols.exchange import Headers
+
+__all__ = ["Secrets", "secret_headers"]
+
+SHOWN = "***"
+SHORTEST = 4  # taking shorter ones out would tear messages apart, and they are no secrets
+_SCHEMES = ("basic", "bearer", "token")
+_SECRET_NAMES = ("authorization", "proxy-authorization", "x-api-key", "api-key", "cookie")
+
+
+class Secrets:
+    """Texts that must not be shown.
+
+    Args:
+        texts: the secrets; those shorter than 4 characters are not looked for.
+
+    Example:
+        >>> Secrets(["hunter22"]).hide("the key hunter22 is wrong")
+        'the key *** is wrong'
+    """
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        # The longest first: one may contain another.
+        self._texts = sorted({text for text in texts if len(text) >= SHORTEST}, key=len, reverse=True)
+        self._octets = [text.encode("utf-8") for text in self._texts]
+
+    @classmethod
+    def of(cls, url: httpx.URL, headers: Headers, client: httpx.AsyncClient | None = None) -> Secrets:
+        """Everything given with a URL, headers and somebody's client that nobody else should read."""
+        values = [value for _, value in headers]
+        if client is not None:
+            values += [value for name, value in client.headers.items() if name.lower() in _SECRET_NAMES]
+        words = [word for value in values for word in value.split() if word.lower() not in _SCHEMES]
+        query = url.query.decode("ascii", "replace")
+        parts = [part.partition("=")[2] or part for part in query.split("&")]
+        user = url.userinfo.decode("ascii", "replace")
+        raw = [*values, *words, *parts, query, user, *user.split(":", 1)]
+        return cls([*raw, *map(unquote, raw)])
+
+    def hide(self, text: str) -> str:
+        """The text with every secret replaced."""
+        for secret in self._texts:
+            text = text.replace(secret, SHOWN)
+        return text
+
+    def hide_in(self, response: HttpResponse) -> HttpResponse:
+        """The response likewise: some servers repeat a wrong key in their refusal."""
+        body = bytes(response.body)
+        for secret in self._octets:
+            body = body.replace(secret, SHOWN.encode())
+        return HttpResponse(response.status, tuple((name, self.hide(value)) for name, value in response.headers), body)
+
+    def hide_in_error(self, error: BaseException | None) -> None:
+        """An error likewise, its notes and all that led to it."""
+        seen: set[int] = set()
+        chain = [error]
+        while chain:
+            at = chain.pop()
+            if at is None or id(at) in seen:
+                continue
+            seen.add(id(at))
+            args = tuple(self.hide(arg) if isinstance(arg, str) else arg for arg in at.args)
+            if args != at.args:
+                at.args = args
+            for place, note in enumerate(getattr(at, "__notes__", ())):
+                at.__notes__[place] = self.hide(note)
+            chain += [at.__cause__, at.__context__]
+            if isinstance(at, BaseExceptionGroup):
+                chain += at.exceptions
+
+    def __repr__(self) -> str:
+        return f"<{len(self._texts)} secrets>"
+
+
+def secret_headers(url: httpx.URL, headers: Headers, api_key: str | None) -> Headers:
+    """The headers a model is asked with: the caller's, and the key or else the URL's user info as an authorization."""
+    if api_key is not None:
+        return (*headers, ("authorization", f"Bearer {api_key}"))
+    if url.userinfo:
+        basic = base64.b64encode(f"{url.username}:{url.password}".encode()).decode()
+        return (*headers, ("authorization", f"Basic {basic}"))
+    return headers

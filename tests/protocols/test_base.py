@@ -1,0 +1,69 @@
+"""What every protocol can do, and the registry of those there are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.protocols import wire
+
+from seedbed.errors import BadRequest, ContextOverflow, SeedbedError, UnknownModel, UsageError
+from seedbed.llm.base import ModelInfo
+from seedbed.protocols import PROTOCOLS, protocol_named
+from seedbed.protocols.base import Protocol, check_ask
+from seedbed.protocols.exchange import Ask, HttpRequest
+
+INFO = ModelInfo(model="m", vocab_size=12, eos_token_ids=(0,), context_length=8, kind="logprobs")
+PATHS = ["/", "/health", "/v1/models", "/v1/model", "/props", "/version", "/tokenize", "/detokenize", "/completion", "/generate", "/v2"]
+
+
+def test_protocols_are_found_by_name() -> None:
+    """An unknown name is answered with those that are known."""
+    assert all(protocol_named(name) is protocol and protocol.name == name for name, protocol in PROTOCOLS.items())
+    with pytest.raises(UsageError, match="unknown protocol 'llama'; known are native"):
+        protocol_named("llama")
+
+
+@pytest.mark.parametrize(
+    ("ask", "kind"),
+    [
+        (Ask((1, 12)), BadRequest),
+        (Ask((1,) * 8), ContextOverflow),
+        (Ask((1,), None, "other"), UnknownModel),
+        (Ask((1,) * 7 + (12,)), BadRequest),
+    ],
+)
+def test_a_question_the_model_cannot_be_asked_is_refused(ask: Ask, kind: type[SeedbedError]) -> None:
+    """Before the model sees it: an unknown token, no room for an answer, another model."""
+    with pytest.raises(kind):
+        check_ask(ask, INFO)
+
+
+def test_a_model_that_says_nothing_of_itself_is_asked_anything() -> None:
+    """What is unknown is not checked."""
+    check_ask(Ask((2**40,) * 9, 5, "any"), ModelInfo())
+    check_ask(Ask((11,) * 7, 5, "m"), INFO)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=lambda protocol: protocol.name)
+def test_any_request_is_answered_in_the_protocols_envelope(protocol: Protocol) -> None:
+    """Every path with every method and body: 200, or a refusal that the client half understands."""
+    llm = wire.FixedLLM(np.zeros(12, np.float32), INFO)
+    for path in PATHS:
+        for method in ("GET", "POST", "PUT", ""):
+            for body in (b"", b"{}", b"[]", b"\xff", b'{"prompt": 7, "content": 7, "tokens": 7, "inputs": 7}'):
+                response = wire.respond(llm, HttpRequest(method, path, (), body), protocol)
+                assert response.status in (200, 400, 404), (method, path, body)
+                if response.status != 200:
+                    with pytest.raises(SeedbedError):
+                        protocol.decode_response(Ask((1,), 2), INFO, response)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=lambda protocol: protocol.name)
+def test_a_fault_of_the_models_own_tells_only_its_type(protocol: Protocol) -> None:
+    """Its text may hold anything."""
+    llm = wire.FixedLLM(ZeroDivisionError("secret"), INFO)
+    response = wire.respond(llm, protocol.encode_request(Ask((1,), 2), INFO), protocol)
+
+    assert response.status == 500
+    assert b"ZeroDivisionError" in response.body
+    assert b"secret" not in response.body
