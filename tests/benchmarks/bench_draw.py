@@ -103,7 +103,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
         *(
             result("", f"{name} / the sketch ({np.median(times[name]) * 1e3:.2f} ms)", times[name], times["sketch"], None)
             for name in calls
-            if name != "sketch"
+            if name not in ("draw", "sketch")
         ),
     ]
 

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from seedbed.sampling import Address, Sampler, softmax
+from seedbed.sampling import Sampler, softmax
 
 ROW = np.array([1.5, 0.0, 1.0, -1.0, 0.5, 1.25, -2.0, 0.75], dtype=np.float32)
-DRAWS = 12_000
+DRAWS = 8_000
 PRESETS = [
     Sampler(),
     Sampler(temperature=1.7),
@@ -22,7 +22,7 @@ PRESETS = [
 
 
 def tokens(sampler, steps, **place):
-    return [sampler.sample(ROW, Address(**{"seed": 11, "step": step, **place})).token_id for step in range(steps)]
+    return [sampler.draw(ROW, seed=11, step=step, **place) for step in range(steps)]
 
 
 @pytest.mark.parametrize("sampler", PRESETS, ids=repr)
@@ -97,7 +97,7 @@ def test_whole_sequences_of_a_two_state_model_have_their_exact_probabilities(goo
     for index in range(count):
         state = outcome = 0
         for step in range(length):
-            state = sampler.sample(MARKOV[state], Address(2024, index=index, step=step)).token_id
+            state = sampler.draw(MARKOV[state], seed=2024, index=index, step=step)
             outcome |= state << step
         counts[outcome] += 1
 
@@ -109,7 +109,7 @@ def test_sequences_that_stop_have_their_exact_probabilities_by_length(goodness_o
     stop, sampler, lengths = float(softmax(MARKOV[0])[0]), Sampler(), np.zeros(7, dtype=int)
     for index in range(6_000):
         step = 0
-        while step < 6 and sampler.sample(MARKOV[0], Address(5, index=index, step=step)).token_id != 0:
+        while step < 6 and sampler.draw(MARKOV[0], seed=5, index=index, step=step) != 0:
             step += 1
         lengths[step] += 1
 

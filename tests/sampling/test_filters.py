@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seedbed.errors import InvalidSampler
-from seedbed.sampling import MinP, Sampler, TopK, TopP, softmax
+from seedbed.sampling import MinP, Sampler, TopK, TopP, portable, softmax
 
 ROWS = st.lists(st.one_of(st.integers(-12, 12).map(float), st.just(-math.inf)), min_size=1, max_size=20).filter(
     lambda r: max(r) > -math.inf
@@ -54,6 +54,20 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(row, p, min_keep):
 def test_top_p_at_equality_follows_its_rule(rule, count):
     """16 equal tokens and p = 1/2: the eighth reaches p exactly; SGLang keeps one more."""
     assert kept(TopP(0.5, rule=rule), [0.0] * 16) == list(range(count))
+
+
+@pytest.mark.parametrize("size", [1_500, 3_000, 20_000])
+@pytest.mark.parametrize("spread", [0.2, 2.0, 8.0])
+@pytest.mark.parametrize("p", [0.05, 0.5, 0.9, 0.999])
+def test_top_p_of_a_long_row_is_the_one_of_the_portable_sums(size, spread, p):
+    """Few best or binned, numpy's exponentials or portable ones: the same set."""
+    row = np.random.Generator(np.random.PCG64(size)).normal(0, spread, size).astype(np.float32)
+    order = np.argsort(-row, kind="stable")
+    weights = portable.exp((row.astype(np.float64) - row.max())[order])
+    count = int(np.searchsorted(np.concatenate(([0.0], weights.cumsum()))[:-1], p * weights.sum()))
+
+    assert kept(TopP(p), row) == sorted(order[:count].tolist())
+    assert kept(TopP(p, min_keep=count + 300), row) == sorted(order[: count + 300].tolist())
 
 
 @pytest.mark.parametrize("rule", ["<", "<="])

@@ -23,6 +23,10 @@ def test_a_bias_of_minus_100_is_not_a_ban():
     assert biased[3] == -96.0
 
 
+def test_an_empty_bias_changes_nothing():
+    assert LogitBias({})(ROW).tolist() == ROW.tolist()
+
+
 def test_no_bias_revives_what_the_model_excludes():
     assert LogitBias({5: 1e6})(ROW)[5] == -math.inf
 

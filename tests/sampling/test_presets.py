@@ -162,7 +162,19 @@ def test_top_p_0_is_an_error_where_the_engine_says_so():
 
 
 @pytest.mark.parametrize(
-    "off", [{"top_k": None}, {"top_k": 0}, {"top_k": -1}, {"top_p": 1}, {"top_p": 1.0}, {"min_p": 0}, {"temperature": 1}]
+    "off",
+    [
+        {"top_k": None},
+        {"top_k": 0},
+        {"top_k": -1},
+        {"top_p": 1},
+        {"top_p": 1.0},
+        {"min_p": 0},
+        {"temperature": 1},
+        {"logit_bias": {}},
+        {"bad_words": []},
+        {"processors": []},
+    ],
 )
 def test_off_is_off_in_every_spelling(off):
     assert Sampler(**off) == Sampler()

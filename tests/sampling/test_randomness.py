@@ -69,6 +69,10 @@ def test_a_word_is_the_same_singly_in_bulk_and_by_the_paper(address, purpose, po
     assert pieces[positions].tolist() == expected
 
 
+def test_no_positions_need_no_words():
+    assert Address(7).words_at(np.array([], dtype=np.int64), Purpose.GUMBEL).tolist() == []
+
+
 def test_words_far_apart_are_reached_by_jumping():
     address, positions = Address(7, 1, 2, 3), np.array([0, 3, 4, 150_000, 150_001, 10_000_000])
 

@@ -111,3 +111,10 @@ def test_a_list_of_impossible_tokens_says_that_the_rest_is_impossible_too():
 
     assert tail.ceiling == -math.inf
     assert tail.weight_bounds(0.0) == (0.0, 0.0)
+
+
+def test_heating_tokens_that_are_impossible_leaves_them_so():
+    tail = Tail.of(TopLogprobs([0, 1], [0.0, -math.inf], vocab_size=4))
+
+    assert tail.heated(0.5, 0.0).weight_bounds(0.0) == (0.0, 0.0)
+    assert tail.heated(2.0, 0.0).weight_bounds(0.0) == (0.0, 0.0)

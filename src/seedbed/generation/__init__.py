@@ -2,6 +2,7 @@
 
 from seedbed.generation.nursery import (
     Generation,
+    Progress,
     generate,
     generate_token_ids,
     generate_token_ids_multiple,
@@ -12,6 +13,7 @@ from seedbed.generation.result import GenerationResult, SampledSequence, Stats
 __all__ = [
     "Generation",
     "GenerationResult",
+    "Progress",
     "SampledSequence",
     "Stats",
     "generate",

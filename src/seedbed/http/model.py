@@ -62,7 +62,7 @@ class Sender(Protocol):
 @asynccontextmanager
 async def connect(
     base_url: str,
-    protocol: str = "auto",
+    protocol: str | ServerProtocol = "auto",
     *,
     model: str | None = None,
     top_k: int | Literal["all"] | None = None,
@@ -84,7 +84,7 @@ async def connect(
     Args:
         base_url: where the server is, as ``http://host:port``, with a path in front of the protocol's own if it has one. User info is
             sent as basic authorization, a query with every request; neither is ever shown.
-        protocol: "auto" asks; or the name of one.
+        protocol: "auto" asks; or the name of one, or one itself, such as ``KServeV2(layout=...)``.
         model: for servers with several; also refused at once when the server has another.
         top_k: how many tokens of a row to ask for; "all" is the full row; None is what suits the protocol ("all" natively, else 50).
         max_connections: requests under way at once; more wait in turn.
@@ -405,6 +405,7 @@ def _with_overrides(info: ModelInfo, model: str | None, eos_token_ids: Sequence[
 def _asked(info: ModelInfo, default: int | None, top_k: int | Literal["all"] | None) -> int | None:
     """How many tokens to ask for, None for all: what the caller says, else the protocol's default or what less the server has."""
     if top_k is None:
+        default = default if info.kind == "logprobs" else None  # of a list of logits nothing could be drawn
         return min((k for k in (info.max_top_k, default) if k is not None), default=None)
     asked = None if top_k == "all" else top_k
     if info.max_top_k is not None and (asked is None or asked > info.max_top_k):

@@ -103,6 +103,14 @@ class Protocol(ABC):
             RequestRefused: the path is ours and the rest is not; to be answered with ``encode_error``.
         """
 
+    def check_request(self, ask: Ask, request: HttpRequest, info: ModelInfo) -> None:
+        """Whether the model can be asked that, before it is; protocols with limits of their own add them.
+
+        Raises:
+            RequestRefused: it cannot; to be answered with ``encode_error``.
+        """
+        check_ask(ask, info)
+
     @abstractmethod
     def encode_row(self, ask: Ask, request: HttpRequest, row: Row, llm: LLM) -> HttpResponse:
         """The row as a response.

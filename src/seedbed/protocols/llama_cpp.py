@@ -54,7 +54,7 @@ from seedbed.protocols.fields import (
     token_ids_of,
 )
 from seedbed.protocols.refusal import refusal, retry_after_header, status_for, told
-from seedbed.protocols.rows import LOWEST, check_choice, full_row, listed_row, logprob_of, numbers, token_id_array, top_logprobs
+from seedbed.protocols.rows import LOWEST, check_choice, logprob_of, numbers, row_of, token_id_array, top_logprobs
 
 if TYPE_CHECKING:
     from seedbed.llm.base import LLM, Row
@@ -146,11 +146,11 @@ class LlamaCpp(Protocol):
             raise DishonestAnswer(f"one token was asked for, the answer has {len(steps)}")
         prompt_tokens = check_prompt_tokens(ask, prompt_tokens)
         check_entries(len(ids), entries_asked(ask, info))
-        row = listed_row(token_id_array(ids), numbers(values), known_vocab_size(info))
+        row = row_of(token_id_array(ids), numbers(values), known_vocab_size(info), full=ask.top_k is None)
         chosen = check_choice(chosen, row, forced=ask.force)
         if chosen in ids and chosen_value != values[ids.index(chosen)]:
             raise DishonestAnswer(f"token {chosen} has logprob {chosen_value!r:.40} by itself and {values[ids.index(chosen)]} in the list")
-        return Answer(full_row(row) if ask.top_k is None else row, chosen, prompt_tokens, cached if type(cached) is int else None)
+        return Answer(row, chosen, prompt_tokens, cached if type(cached) is int else None)
 
     def answer_bound(self, ask: Ask, info: ModelInfo) -> int:
         return 65_536 + OCTETS_AN_ENTRY * entries_asked(ask, info)

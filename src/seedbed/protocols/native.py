@@ -43,7 +43,7 @@ from seedbed.protocols.fields import (
     token_ids_of,
 )
 from seedbed.protocols.refusal import error_type, refusal, retry_after_header, status_for
-from seedbed.protocols.rows import full_row, listed_row, numbers, token_id_array, top_logprobs
+from seedbed.protocols.rows import full_row, numbers, row_of, token_id_array, top_logprobs
 from seedbed.sampling.candidates import Candidates
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Native(Protocol):
         else:
             row = _row_from_json(parse_json(response), ask, info)
         if isinstance(row, TopLogprobs):
-            return Answer(full_row(row) if ask.top_k is None else row)
+            return Answer(row)
         if ask.top_k is not None:
             raise DishonestAnswer(f"the {ask.top_k} best were asked for, the answer is a full row")
         if info.vocab_size is not None and row.size != info.vocab_size:
@@ -211,7 +211,8 @@ def _row_from_json(data: Any, ask: Ask, info: ModelInfo) -> Row:
             return _values(logits)
         if isinstance(top, dict) and isinstance(top.get("token_ids"), list) and isinstance(top.get("logprobs"), list):
             check_entries(len(top["token_ids"]), entries_asked(ask, info))
-            return listed_row(token_id_array(top["token_ids"]), _values(top["logprobs"]), known_vocab_size(info))
+            ids, values = token_id_array(top["token_ids"]), _values(top["logprobs"])
+            return row_of(ids, values, known_vocab_size(info), full=ask.top_k is None)
     raise BrokenAnswer("the answer is neither octets nor {'logits': [...]} nor {'top': {'token_ids': [...], 'logprobs': [...]}}")
 
 

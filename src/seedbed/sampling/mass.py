@@ -6,13 +6,15 @@ Everything here gives the same bits on every CPU: portable exponentials, sums fr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
 from seedbed.sampling import portable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from seedbed.sampling.candidates import Candidates
@@ -45,13 +47,12 @@ class Mass:
     ceiling: float
 
     @classmethod
-    def of(cls, candidates: Candidates, *, portably: bool = True) -> Self:
-        """Weigh the tokens still in the race; not ``portably`` is five times faster and right to ``FAST_ERROR`` in every sum."""
+    def of(cls, candidates: Candidates) -> Self:
+        """Weigh the tokens still in the race."""
         top = float(candidates.values.max())
         depth = np.subtract(top, candidates.values, dtype=np.float64)
-        weights = -depth
-        weights = portable.exp(weights) if portably else np.exp(weights, out=weights)
-        listed = portable.total(weights) if portably else float(weights.sum())
+        weights = portable.exp(-depth)
+        listed = portable.total(weights)
         if candidates.tail is None:
             return cls(depth, weights, listed, listed, listed, 0.0)
         low, high = candidates.tail.weight_bounds(top)
@@ -91,7 +92,7 @@ def fast_total(values: NDArray[np.float32] | NDArray[np.float64], top: float) ->
 
 
 def lightest_first(
-    keys: NDArray[np.float64], weights: NDArray[np.float64], limit: float, *, inclusive: bool = False, at_least: int = 1
+    keys: NDArray[np.float64], weights: Callable[[Any], NDArray[np.float64]], limit: float, *, inclusive: bool = False, at_least: int = 1
 ) -> tuple[NDArray[np.bool_], float]:
     """Which tokens come, in ascending order of (key, id), before ``limit`` of weight has been passed, and how near a thing it was.
 
@@ -100,19 +101,22 @@ def lightest_first(
 
     Args:
         keys: >= 0, inf allowed.
-        weights: >= 0.
+        weights: those of the tokens at some places, >= 0: asked for once for all of a long row, and again for a few.
         limit: as a weight.
 
     Returns:
         A mask, and the distance of ``limit`` from the nearest weight at which the answer would have been another.
     """
     side: Literal["left", "right"] = "right" if inclusive else "left"
-    kept, undecided, before = np.zeros(keys.shape, dtype=bool), np.arange(keys.size), 0.0
-    if keys.size > 2048:
+    kept, before = np.zeros(keys.shape, dtype=bool), 0.0
+    if keys.size <= 2048:
+        undecided = np.arange(keys.size)
+    else:
         # In chunks, so that nothing as long as the vocabulary is allocated, which costs more than the arithmetic.
         masses = np.zeros(BINS)
-        for some, weights_there in zip(portable.chunks(keys), portable.chunks(weights), strict=True):
-            masses += np.bincount(_bins(some), weights=weights_there, minlength=BINS)
+        for at in range(0, keys.size, portable.CHUNK):
+            some = slice(at, at + portable.CHUNK)
+            masses += np.bincount(_bins(keys[some]), weights=weights(some), minlength=BINS)
         upto = masses.cumsum()
         cut = int(np.searchsorted(upto, limit, side=side))
         before = float(upto[cut - 1]) if cut else 0.0
@@ -123,7 +127,7 @@ def lightest_first(
             found.append(np.flatnonzero(bins == cut) + at)
         undecided = np.concatenate(found)
     order = undecided[np.argsort(keys[undecided], kind="stable")]
-    boundaries = before + np.concatenate(([0.0], weights[order].cumsum()))
+    boundaries = before + np.concatenate(([0.0], weights(order).cumsum()))
     count = int(np.searchsorted(boundaries[: order.size], limit, side=side))
     kept[order[:count]] = True
     if np.count_nonzero(kept) < at_least:

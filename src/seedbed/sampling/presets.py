@@ -244,7 +244,7 @@ def _refuse_contradictions(parameters: Parameters, changed: list[str]) -> None:
     filters = {"top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h", "top_n_sigma", "xtc_probability"}
     if parameters.mirostat and (both := filters.intersection(changed)):
         raise InvalidSampler(f"mirostat is itself the filter; it excludes {', '.join(sorted(both))}")
-    if parameters.stop_token_ids and not parameters.min_tokens:
+    if "stop_token_ids" in changed and not parameters.min_tokens:
         raise InvalidSampler("stop_token_ids are for min_tokens: what it holds back. Where a sequence stops is generate's to know")
     if parameters.repeat_last_n is not None:
         require_int("repeat_last_n", parameters.repeat_last_n, 0)
@@ -261,8 +261,8 @@ def _before_filters(parameters: Parameters, rules: _Rules) -> Steps:
     last_n = of.repeat_last_n
     if of.allowed_token_ids is not None:
         steps["allowed_token_ids"] = [AllowedTokenIds(of.allowed_token_ids)]
-    if of.logit_bias is not None:
-        steps["logit_bias"] = [LogitBias(of.logit_bias)]
+    if of.logit_bias is not None and (bias := LogitBias(of.logit_bias)).bias:
+        steps["logit_bias"] = [bias]
     if of.repetition_penalty != 1.0:
         steps["repetition_penalty"] = [RepetitionPenalty(of.repetition_penalty, rules.repetition_scope if last_n is None else last_n)]
     if of.frequency_penalty != 0.0:
@@ -274,8 +274,8 @@ def _before_filters(parameters: Parameters, rules: _Rules) -> Steps:
         steps["dry"] = [dry]
     if of.no_repeat_ngram_size != 0:
         steps["no_repeat_ngram"] = [NoRepeatNgram(of.no_repeat_ngram_size)]
-    if not isinstance(of.bad_words, tuple) or of.bad_words:
-        steps["bad_words"] = [BadWords(of.bad_words, rules.bad_words_scope)]
+    if (bad_words := BadWords(of.bad_words, rules.bad_words_scope)).words:
+        steps["bad_words"] = [bad_words]
     if of.min_tokens != 0:
         steps["min_tokens"] = [MinTokens(of.min_tokens, of.stop_token_ids)]
     return steps

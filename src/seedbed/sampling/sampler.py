@@ -299,7 +299,7 @@ class Sampler:
             case "sglang":
                 by_rank = any(isinstance(processor, (TopK, TopP)) for processor in self.chain)
                 return engines.sglang(candidates, address, position, by_rank=by_rank)
-            case "llama.cpp":
+            case _:
                 descending = any(isinstance(processor, (TopK, TopP, Xtc)) for processor in self.chain)
                 return engines.llamacpp(candidates, address, descending=descending)
 

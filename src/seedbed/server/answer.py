@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from seedbed.errors import EngineFailed, SeedbedError, UnknownModel
 from seedbed.llm.base import LLM, ModelInfo, TopLogprobs, as_row
-from seedbed.protocols.base import check_ask
 from seedbed.protocols.exchange import Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Tokenize
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ async def _answer_in(protocol: Protocol, question: Question, request: HttpReques
     match question:
         case Ask():
             info = llm.info or ModelInfo()
-            check_ask(question, info)
+            protocol.check_request(question, request, info)
             row = as_row(await llm.next_token_logits(question.token_ids), info.vocab_size)
             return protocol.encode_row(question, request, row, llm)
         case Describe():

@@ -66,7 +66,7 @@ class TypicalP(Processor):
         mass = Mass.of(candidates)
         scores = np.abs(mass.depth + (portable.ln(mass.listed) - mass.entropy()))
         limit = self.p * mass.listed
-        kept, _ = lightest_first(scores, mass.weights, limit, inclusive=self.rule == "<=", at_least=max(1, self.min_keep))
+        kept, _ = lightest_first(scores, mass.weights.__getitem__, limit, inclusive=self.rule == "<=", at_least=max(1, self.min_keep))
         if self.ties == "keep":
             kept = scores <= scores[kept].max()
         return candidates.keep(kept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from seedbed.sampling.mass import FAST_ERROR, Mass, best_few, fast_total, kth_la
 from seedbed.sampling.processors.base import History, Processor, require, require_int
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from seedbed.sampling.candidates import Candidates
@@ -112,36 +114,39 @@ class TopP(Processor):
     def apply(self, candidates: Candidates, history: History) -> Candidates:
         if self.p == 1.0:
             return candidates
-        if candidates.tail is None and candidates.values.size > 1024:
-            # Almost always the cut is nowhere near a boundary, and numpy's exponentials settle it.
-            if (places := self._among_the_best(candidates)) is not None:
-                return candidates.keep_at(places)
-            mass = Mass.of(candidates, portably=False)
-            kept, distance = self._kept(mass, mass.listed)
-            if distance > FAST_ERROR * mass.listed:
-                return candidates.keep(kept)
+        if candidates.tail is None and candidates.values.size > 1024 and (places := self._surely_kept(candidates)) is not None:
+            return candidates.keep_at(places)
         mass = Mass.of(candidates)
-        kept, _ = self._kept(mass, mass.high)
+        kept = self._kept(mass, mass.high)
         if candidates.tail is not None:
             self._refuse_unsure(candidates, mass, kept)
         return candidates.keep(kept)
 
-    def _among_the_best(self, candidates: Candidates) -> NDArray[np.intp] | None:
-        """Where the kept ones are, when they are certain to be among the few best."""
+    def _kept(self, mass: Mass, whole: float) -> NDArray[np.bool_]:
+        return self._first(mass.depth, mass.weights.__getitem__, self.p * whole)[0]
+
+    def _first(
+        self, depth: NDArray[np.float64], weights: Callable[[Any], NDArray[np.float64]], limit: float
+    ) -> tuple[NDArray[np.bool_], float]:
+        return lightest_first(depth, weights, limit, inclusive=self.rule == "<=", at_least=max(1, self.min_keep))
+
+    def _surely_kept(self, candidates: Candidates) -> NDArray[np.intp] | None:
+        """Where the kept ones are, by numpy's exponentials; None when the cut is so near a boundary that only portable ones may decide.
+
+        Almost always the cut is far from any, and mostly it is among the few best, so that nothing else need be ordered.
+        """
         values = candidates.values
-        top, few = float(values.max()), best_few(values)
-        depth = np.subtract(top, values[few], dtype=np.float64)
-        weights = np.exp(-depth)
+        top = float(values.max())
         whole = fast_total(values, top)
         limit, slack = self.p * whole, FAST_ERROR * whole
-        if few.size < self.min_keep or weights.sum() < limit + slack:
+        few = best_few(values)
+        depth = np.subtract(top, values[few], dtype=np.float64)
+        if few.size < self.min_keep or np.exp(-depth).sum() < limit + slack:
+            depth = np.subtract(top, values, dtype=np.float64)
+        kept, distance = self._first(depth, lambda where: np.exp(-depth[where]), limit)
+        if distance <= slack:
             return None
-        kept, distance = lightest_first(depth, weights, limit, inclusive=self.rule == "<=", at_least=max(1, self.min_keep))
-        return few[kept] if distance > slack else None
-
-    def _kept(self, mass: Mass, whole: float) -> tuple[NDArray[np.bool_], float]:
-        least = max(1, self.min_keep)
-        return lightest_first(mass.depth, mass.weights, self.p * whole, inclusive=self.rule == "<=", at_least=least)
+        return np.flatnonzero(kept) if kept.size == values.size else few[kept]
 
     def _refuse_unsure(self, candidates: Candidates, mass: Mass, kept: NDArray[np.bool_]) -> None:
         """The kept set is certain when it is the same at both bounds, reaches p, and lies above all that is unseen."""
@@ -151,7 +156,7 @@ class TopP(Processor):
         weight = portable.total(mass.weights[kept])
         reached = weight > target if self.rule == "<=" else weight >= target
         outranked = candidates.tail.ceiling > candidates.values[kept].min()
-        same = np.array_equal(kept, self._kept(mass, mass.low)[0])
+        same = np.array_equal(kept, self._kept(mass, mass.low))
         if reached and enough and same and not outranked:
             return
         if reached and not same and mass.high - mass.low < 1e-4 * mass.high:
