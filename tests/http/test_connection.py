@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 import ssl
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import pytest
 import trio
 import trio.testing
+import trustme
 from tests.http.fakes import HANG, OK, ORIGIN, FakeChannel, read_request, tcp_server
 
-from seedbed.errors import AnswerTooLarge, BrokenAnswer, ConnectionLost, ServerUnreachable
+from seedbed.errors import AnswerTooLarge, BrokenAnswer, ConnectionLost, RequestTimeout, ServerUnreachable
 from seedbed.http.connection import MAX_INTERIM, Connection, Origin, StreamChannel, open_connection
 from seedbed.http.message import MAX_HEAD
+from seedbed.http.pool import Pool
+from seedbed.protocols.exchange import HttpRequest
 from seedbed.testing import cancel_at_each_step
 
 BOUND = 1000
@@ -448,3 +453,84 @@ async def test_a_connection_shows_whether_it_can_be_used_again() -> None:
     connection.close()
 
     assert repr(connection) == "<Connection with http://model.test:8000, not to be used again>"
+
+
+# Over TLS, against certificates made here.
+
+AUTHORITY = trustme.CA()
+LARGE = bytes(range(256)) * 4000
+
+
+@asynccontextmanager
+async def tls_server(name: str = "127.0.0.1"):
+    """Answers every request with 1 MB, from a server whose certificate is for ``name``."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    AUTHORITY.issue_cert(name).configure_cert(context)
+
+    async def handle(stream: trio.SSLStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            while request := await read_request(stream):
+                if request.startswith(b"GET /never"):
+                    await stream.receive_some()
+                await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(LARGE) + LARGE)
+
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_ssl_over_tcp, handle, 0, context, host="127.0.0.1", https_compatible=True)
+        listeners = await nursery.start(serve)
+        yield Origin("https", "127.0.0.1", listeners[0].transport_listener.socket.getsockname()[1])
+        nursery.cancel_scope.cancel()
+
+
+def trusting() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    AUTHORITY.configure_trust(context)
+    return context
+
+
+async def test_a_trusted_server_is_spoken_to_over_tls_and_its_connection_kept() -> None:
+    async with tls_server() as origin:
+        pool = Pool(origin, trusting())
+        for _ in range(3):
+            assert (await pool.send(HttpRequest("GET", "/"), len(LARGE))).body == LARGE
+
+        assert (pool.statistics().opened, pool.statistics().idle) == (1, 1)
+        await pool.aclose()
+
+
+async def test_a_certificate_nobody_vouches_for_is_refused_with_its_reason_and_the_remedy() -> None:
+    async with tls_server() as origin:
+        with pytest.raises(ServerUnreachable, match=r"its certificate was refused: .*; trust it with ssl_context="):
+            await open_connection(origin, ssl.create_default_context(), 5)
+
+
+async def test_a_certificate_for_another_name_is_refused() -> None:
+    async with tls_server("elsewhere.test") as origin:
+        with pytest.raises(ServerUnreachable, match=r"its certificate was refused: .*mismatch"):
+            await open_connection(origin, trusting(), 5)
+
+
+async def test_plain_http_to_a_tls_server_is_noticed() -> None:
+    async with tls_server() as origin:
+        connection = await open_connection(Origin("http", origin.host, origin.port), None, 5)
+        with pytest.raises((BrokenAnswer, ConnectionLost)):
+            await connection.exchange(b"GET / HTTP/1.1\r\n\r\n", BOUND)
+
+
+async def test_a_time_limit_and_a_close_end_a_request_over_tls_too() -> None:
+    async with tls_server() as origin:
+        pool = Pool(origin, trusting(), time_limit=0.25)
+        with pytest.raises(RequestTimeout):
+            await pool.send(HttpRequest("GET", "/never"), len(LARGE))
+        assert pool.statistics().active == pool.statistics().idle == 0
+
+        connection = await open_connection(origin, trusting(), 5)
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                with pytest.raises(trio.ClosedResourceError):
+                    await connection.exchange(b"GET /never HTTP/1.1\r\n\r\n", BOUND)
+
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            connection.close()
+        await pool.aclose()

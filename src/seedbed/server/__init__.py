@@ -1,7 +1,8 @@
 """Answering questions: one sans-IO ``answer``, mounted over HTTP by ``serve``, and models small enough to ship."""
 
 from seedbed.server.answer import answer
+from seedbed.server.faults import Fault, faults_at, random_faults
 from seedbed.server.listener import Server, serve
 from seedbed.server.models import HashLM, TinyLM
 
-__all__ = ["HashLM", "Server", "TinyLM", "answer", "serve"]
+__all__ = ["Fault", "HashLM", "Server", "TinyLM", "answer", "faults_at", "random_faults", "serve"]

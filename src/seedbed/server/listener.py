@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from seedbed.llm.base import LLM
     from seedbed.protocols.base import Protocol
+    from seedbed.server.faults import Fault, Faults
 
 __all__ = ["ALL", "Server", "serve"]
 
@@ -62,6 +63,7 @@ async def serve(
     port: int = 0,
     protocols: Sequence[str] = ALL,
     idle_timeout: float = 75.0,
+    faults: Faults | None = None,
 ) -> AsyncIterator[Server]:
     """Serve a model over HTTP while the block runs; leaving it closes every connection.
 
@@ -71,6 +73,7 @@ async def serve(
         port: 0 takes a free one, which ``.url`` names.
         protocols: names of the protocols to speak; for paths that several of them have, the first wins.
         idle_timeout: seconds an unused connection is kept, and that a request may take to come or an answer to be read.
+        faults: what goes wrong with which request, for tests of clients; see ``seedbed.server.faults``.
 
     Raises:
         UsageError: an unknown protocol, or an address that cannot be listened on.
@@ -102,7 +105,7 @@ async def serve(
     async def handle(stream: trio.SocketStream) -> None:
         server.connections += 1
         try:
-            await _Connection(stream, model, speaks, server, idle_timeout).run()
+            await _Connection(stream, model, speaks, server, idle_timeout, faults).run()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the client has gone
         except Exception:  # one connection's bug must not end the others
@@ -137,8 +140,17 @@ class _Refused(Exception):
 class _Connection:
     """One client connection: requests in, responses out, in turn."""
 
-    def __init__(self, stream: trio.SocketStream, llm: LLM, protocols: list[Protocol], server: Server, idle_timeout: float) -> None:
+    def __init__(
+        self,
+        stream: trio.SocketStream,
+        llm: LLM,
+        protocols: list[Protocol],
+        server: Server,
+        idle_timeout: float,
+        faults: Faults | None,
+    ) -> None:
         self._stream, self._llm, self._protocols, self._server, self._idle_timeout = stream, llm, protocols, server, idle_timeout
+        self._faults = faults
         self._reader = _RequestReader()
         self._early = b""  # read while an answer was being made: a pipelined request
 
@@ -148,10 +160,13 @@ class _Connection:
             if request is None:
                 return
             keep_alive = self._reader.keeps_alive
-            response = await self._answer_while_client_is_there(request)
+            fault = self._faults(request) if self._faults is not None else None
+            response = await self._answer_while_client_is_there(request, fault)
             if response is None:
                 return
             keep_alive = keep_alive and (response.header("connection") or "").lower() != "close"
+            if fault is not None and await fault.break_off(self._stream, _encoded(response, keep_alive=keep_alive)):
+                return
             if not await self._send(response, keep_alive=keep_alive, bodiless=request.method == "HEAD") or not keep_alive:
                 return
 
@@ -177,11 +192,15 @@ class _Connection:
             await self._drain()
         return None
 
-    async def _answer_while_client_is_there(self, request: HttpRequest) -> HttpResponse | None:
+    async def _answer_while_client_is_there(self, request: HttpRequest, fault: Fault | None) -> HttpResponse | None:
         response: HttpResponse | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch, nursery.cancel_scope)
-            response = await answer(self._llm, self._protocols, request)
+            if fault is not None and fault.kind == "slow":
+                await trio.sleep(fault.seconds)
+            response = fault.replaced() if fault is not None else None
+            if response is None:
+                response = await answer(self._llm, self._protocols, request)
             nursery.cancel_scope.cancel()
         self._server.requests += response is not None
         return response
@@ -200,17 +219,13 @@ class _Connection:
 
     async def _send(self, response: HttpResponse, *, keep_alive: bool, bodiless: bool = False) -> bool:
         """Whether it was sent; not, when the client does not read it."""
-        body = b"" if bodiless else response.body
-        lines = [f"HTTP/1.1 {response.status} {_phrase(response.status)}"]
-        lines += [f"{name}: {value}" for name, value in response.headers if name != "connection"]
-        lines += [f"content-length: {len(response.body)}", f"connection: {'keep-alive' if keep_alive else 'close'}", "", ""]
-        head = "\r\n".join(lines).encode("latin-1", "replace")
         with trio.move_on_after(self._idle_timeout):
-            if len(body) < READ_SIZE:
-                await self._stream.send_all(head + body)
+            if bodiless or len(response.body) >= READ_SIZE:
+                await self._stream.send_all(_head(response, keep_alive=keep_alive))
+                if not bodiless:
+                    await self._stream.send_all(response.body)
             else:
-                await self._stream.send_all(head)
-                await self._stream.send_all(body)
+                await self._stream.send_all(_encoded(response, keep_alive=keep_alive))
             return True
         return False
 
@@ -221,6 +236,17 @@ class _Connection:
             for _ in range(DRAIN_READS):
                 if not await self._stream.receive_some(READ_SIZE):
                     return
+
+
+def _head(response: HttpResponse, *, keep_alive: bool) -> bytes:
+    lines = [f"HTTP/1.1 {response.status} {_phrase(response.status)}"]
+    lines += [f"{name}: {value}" for name, value in response.headers if name != "connection"]
+    lines += [f"content-length: {len(response.body)}", f"connection: {'keep-alive' if keep_alive else 'close'}", "", ""]
+    return "\r\n".join(lines).encode("latin-1", "replace")
+
+
+def _encoded(response: HttpResponse, *, keep_alive: bool) -> bytes:
+    return _head(response, keep_alive=keep_alive) + response.body
 
 
 def _phrase(status: int) -> str:
