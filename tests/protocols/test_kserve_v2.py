@@ -378,6 +378,18 @@ def test_tensorrt_llm_is_recognised_by_its_inputs() -> None:
     )
 
 
+def test_of_tensorrt_llms_models_the_one_with_tensors_is_meant() -> None:
+    """The others are its tokenizer, and it behind that."""
+    plain, index = triton(), said([{"name": "ensemble"}, {"name": "tensorrt_llm"}, {"name": "preprocessing"}])
+
+    def answers(request: HttpRequest) -> HttpResponse:
+        return index if "index" in request.route else plain(replace(request, path=request.path.replace("tensorrt_llm", "lm")))
+
+    found = wire.discovered(PROTOCOL, answers)
+    assert found is not None
+    assert found[1].model == "tensorrt_llm"
+
+
 def test_a_layout_that_was_given_is_kept() -> None:
     """And only whether the server sends octets is looked up."""
     layout = Layout(Tensor("a", "INT64"), Tensor("b", "FP32"))
@@ -399,13 +411,19 @@ def test_a_layout_that_was_given_is_kept() -> None:
         ([{"name": "a"}, {"name": "b"}], "the server lists a, b"),
         ([], "the server lists none"),
         ({"error": "not found"}, "the server lists none"),
+        ("<html>", "the server lists none"),
         ([7, {"name": 7}, {"state": "READY"}], "the server lists none"),
     ],
 )
 def test_one_of_several_models_has_to_be_named(index: Any, words: str) -> None:
     """By connect(model=) or by KServeV2(model=)."""
     plain = triton()
-    answers = lambda request: said(index) if "index" in request.route else plain(request)  # noqa: E731
+
+    def answers(request: HttpRequest) -> HttpResponse:
+        if "index" not in request.route:
+            return plain(request)
+        return HttpResponse(200, (), b"<html>") if index == "<html>" else said(index)
+
     with pytest.raises(UsageError, match=words):
         wire.discovered(PROTOCOL, answers)
     assert wire.discovered(PROTOCOL, answers, "lm") == wire.discovered(KServeV2("lm"), answers)
@@ -489,6 +507,17 @@ def question(change: dict[str, Any], **more: Any) -> HttpRequest:
     return HttpRequest("POST", "/v2/models/m/infer", (), json.dumps({"inputs": [tensor], **more}).encode())
 
 
+@pytest.mark.parametrize("more", [{"lengths": Tensor("len", "INT32")}, {"output_length": Tensor("len", "INT32")}])
+def test_a_length_that_contradicts_the_prompt_is_refused(more: dict[str, Tensor]) -> None:
+    """And so is more than one token."""
+    protocol = KServeV2(layout=Layout(**more))  # type: ignore[arg-type]
+    data = {"name": "len", "datatype": "INT32", "shape": [1, 1], "data": [3]}
+    asked = question({})
+    both = json.dumps({"inputs": [json.loads(asked.body)["inputs"][0], data]}).encode()
+
+    assert wire.respond(wire.FixedLLM(ROW, INFO), replace(asked, body=both), protocol).status == 400
+
+
 @pytest.mark.parametrize(
     "request_",
     [
@@ -526,10 +555,11 @@ def test_what_json_cannot_carry_is_refused_in_json() -> None:
 
 def test_its_paths_are_its_questions() -> None:
     """Health, description and inference, with and without a version; the rest is None."""
-    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/m/ready"):
+    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/m/ready", "/health"):
         assert PROTOCOL.decode_request(HttpRequest("GET", path)) == Health()
     for path in ("/v2/models/m", "/v2/models/m/config"):
         assert PROTOCOL.decode_request(HttpRequest("GET", path)) == Describe(path)
+    assert PROTOCOL.encode_health().status == 200
     assert PROTOCOL.decode_request(replace(question({}), path="/v2/models/m/versions/3/infer")) == Ask((1, 2), None, "m")
     for path in ("/v1/models", "/v2/other", "/", "", "/v2/models/m/generate"):
         assert PROTOCOL.decode_request(HttpRequest("GET", path)) is None
@@ -538,7 +568,15 @@ def test_its_paths_are_its_questions() -> None:
 
 def test_there_is_no_tokenizer() -> None:
     """Said before anything is sent."""
-    for call in (lambda: PROTOCOL.encode_tokenize("x"), lambda: PROTOCOL.encode_detokenize([1])):
+    nothing = HttpResponse(200)
+    for call in (
+        lambda: PROTOCOL.encode_tokenize("x"),
+        lambda: PROTOCOL.encode_detokenize([1]),
+        lambda: PROTOCOL.decode_tokens(nothing),
+        lambda: PROTOCOL.decode_text(nothing),
+        lambda: PROTOCOL.encode_tokens([1]),
+        lambda: PROTOCOL.encode_text("x"),
+    ):
         with pytest.raises(UsageError, match="no tokenizer"):
             call()
 

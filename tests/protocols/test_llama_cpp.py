@@ -517,6 +517,14 @@ def test_what_our_server_half_cannot_do_it_refuses(change: dict[str, Any]) -> No
     assert (response.status, json.loads(response.body)["error"]["type"], llm.asked) == (400, "invalid_request_error", [])
 
 
+def test_fields_that_are_none_are_left_out() -> None:
+    """Of those asked for; a path into the timings becomes a key."""
+    body = b'{"prompt": [1], "n_predict": 1, "n_probs": 1, "response_fields": ["timings/cache_n", "nope", "tokens/x", 7, ""]}'
+    response = wire.respond(wire.FixedLLM(np.zeros(12, np.float32), INFO), HttpRequest("POST", "/completion", (), body), PROTOCOL)
+
+    assert json.loads(response.body) == {"timings/cache_n": 0}
+
+
 def test_the_end_token_is_a_normal_answer() -> None:
     """stop_type tells, the text is empty, the row is there."""
     row = np.zeros(12, np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import numpy as np
 import pytest
 from tests.protocols import wire
@@ -15,6 +16,7 @@ from seedbed.llm.base import ModelInfo
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import Ask, HttpRequest, HttpResponse
 from seedbed.protocols.kserve_v2 import KServeV2
+from seedbed.protocols.vllm import VLLM
 from seedbed.server import TinyLM, serve
 
 if TYPE_CHECKING:
@@ -156,3 +158,20 @@ async def test_every_protocol_works_from_end_to_end(name: str) -> None:
         best = int(row.argmax()) if isinstance(row, np.ndarray) else int(row.token_ids[0])
 
     assert chr(best) == "s"
+
+
+async def test_raw_logits_are_asked_for_in_full_unasked() -> None:
+    """Of a vLLM server started with --logprobs-mode raw_logits."""
+    transport = transport_of(VLLM("raw_logits"))
+    async with connect("http://lm", "vllm", eos_token_ids=[3], transport=transport) as model:
+        assert (model.info.kind, model.top_k) == ("logits", None)
+        assert np.array_equal(await model.next_token_logits([1, 2]), ROW)
+
+
+def transport_of(protocol: Protocol) -> httpx.MockTransport:
+    async def handle(request: httpx.Request) -> httpx.Response:
+        asked = HttpRequest(request.method, request.url.raw_path.decode(), tuple(request.headers.items()), await request.aread())
+        given = wire.respond(LLM, asked, protocol)
+        return httpx.Response(given.status, headers=list(given.headers), content=bytes(given.body))
+
+    return httpx.MockTransport(handle)

@@ -235,6 +235,8 @@ def test_a_real_tokenizer_is_understood() -> None:
     """Ids and text."""
     assert PROTOCOL.decode_tokens(wire.captured("vllm-tiny512/tokenize")[1]) == [165, 227, 194, 194, 102]
     assert PROTOCOL.decode_text(wire.captured("vllm-tiny512/detokenize")[1]) == "n:"
+    with pytest.raises(BrokenAnswer, match="no text under 'prompt' or 'content'"):
+        PROTOCOL.decode_text(wire.captured("vllm-tiny512/tokenize")[1])
 
 
 def refused(message: str) -> HttpResponse:
@@ -305,6 +307,17 @@ def test_a_capped_server_is_asked_for_no_more() -> None:
         with pytest.raises(FeatureOff, match="the server lists 20") as caught:
             PROTOCOL.encode_request(Ask(PROMPT, top_k), info)
         assert caught.value.flag == "--max-logprobs -1"
+
+
+def test_a_probe_that_lists_nothing_leaves_it_at_logprobs() -> None:
+    """Each later row is held to that."""
+    real = real_server()
+    for choice in ({"logprobs": {"top_logprobs": [{}]}}, {"logprobs": None}, {"logprobs": {"top_logprobs": [{"token_id:1": "x"}]}}, 7):
+        empty = said({"choices": [choice]})
+        found = wire.discovered(PROTOCOL, lambda request, empty=empty: empty if b'"logprobs":20,' in request.body else real(request))
+
+        assert found is not None
+        assert found[1].kind == "logprobs"
 
 
 @pytest.mark.parametrize(
@@ -391,11 +404,21 @@ def test_a_missing_key_is_named(path: str) -> None:
     )
 )
 def test_what_a_model_says_of_itself_is_discovered(info: ModelInfo) -> None:
-    """Discovery against our own server half finds the same ModelInfo, without the end tokens."""
+    """Discovery against our own server half finds the same ModelInfo, without the end tokens; the model is not asked.
+
+    Neither is it changed by what only our half says, and a real server does not: then one row tells.
+    """
     llm = wire.FixedLLM(np.float32([9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0, 0]), info)
     protocol = PROTOCOL if info.kind == "logprobs" else LOGITS
 
+    def as_a_real_one(request: HttpRequest) -> HttpResponse:
+        response = wire.respond(llm, request, protocol)
+        return said({"version": json.loads(response.body)["version"]}) if request.route == "/version" else response
+
     assert wire.discovered(PROTOCOL, lambda request: wire.respond(llm, request, protocol)) == (PROTOCOL, info)
+    assert llm.asked == []
+    assert wire.discovered(PROTOCOL, as_a_real_one) == (PROTOCOL, info)
+    assert llm.asked == [(0,)]
 
 
 @wire.thorough
@@ -483,6 +506,8 @@ def test_our_descriptions_have_the_fields_of_real_ones() -> None:
         assert response.status == 200
         if real.body:
             have, want = json.loads(response.body), json.loads(real.body)
+            if name == "version":  # what a client would ask for a row to find out, and a recording may not have
+                want |= {"logprobs_mode": "", "system_fingerprint": ""}
             assert wire.contains(wire.shape(want), wire.shape(have)), name
         else:
             assert response.body == b""
@@ -601,6 +626,11 @@ def test_what_our_server_half_cannot_do_it_refuses(change: dict[str, Any]) -> No
     response = wire.respond(llm, HttpRequest("POST", "/v1/completions", (), minimal(**change)), PROTOCOL)
 
     assert (response.status, json.loads(response.body)["error"]["code"], llm.asked) == (400, 400, [])
+
+
+def test_one_prompt_in_a_list_is_one_prompt() -> None:
+    """Lists of several are refused."""
+    assert PROTOCOL.decode_request(HttpRequest("POST", "/v1/completions", (), minimal(prompt=[[1, 2]]))) == Ask((1, 2), 3)
 
 
 def test_only_its_own_paths_are_its_questions() -> None:

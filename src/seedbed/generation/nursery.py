@@ -103,6 +103,7 @@ async def open_generation(
         generation._close()
     try:
         if body_error is not None:
+            generation._note_beside(body_error)
             raise body_error
         generation._raise_unless_told()
     finally:
@@ -451,12 +452,17 @@ class Generation:
         if not self._is_told:
             self._raise_first_error()
 
+    def _note_beside(self, body_error: Exception) -> None:
+        """One error comes out of the block, and it is the block's own; that the generation had failed as well must not be lost."""
+        if self._first_error is not None and not self._is_told:
+            body_error.add_note(f"the generation had failed already: {type(self._first_error).__name__}: {self._first_error}")
+
     def _raise_first_error(self) -> None:
         error = self._first_error
         if error is None:
             return
         self._is_told = True
-        if isinstance(error, SeedbedError) and error.result is None:
+        if isinstance(error, SeedbedError):
             error.result = self.result()
         try:
             raise error

@@ -195,6 +195,8 @@ def _resume_table(resume: GenerationResult | Iterable[SampledSequence]) -> dict[
     for sequence in resume.sequences if isinstance(resume, GenerationResult) else resume:
         if not isinstance(sequence, SampledSequence):
             raise UsageError(f"resume takes a GenerationResult or several SampledSequences, not {sequence!r:.80}")
-        if table.setdefault((sequence.prompt_index, sequence.index), sequence) is not sequence:
+        key = (sequence.prompt_index, sequence.index)
+        if key in table:
             raise UsageError(f"sequence {sequence.index} of prompt {sequence.prompt_index} is to be resumed twice")
+        table[key] = sequence
     return table

@@ -55,9 +55,9 @@ class PrefixCache(LLM):
 
     Concurrency:
         Any number of tasks. Equal prefixes in flight share one request, cancelled when its last waiter goes; a waiter that is cancelled
-        goes at once and touches nobody else. On cancel the server may still compute. An error comes to every waiter, each with its own
-        copy, and the next to ask asks again. Always a checkpoint, also on a cache hit. After closing, and for whoever waits then:
-        ``trio.ClosedResourceError``.
+        goes at once and touches nobody else. On cancel the server may still compute; an error it then makes is dropped. Any other error
+        comes to every waiter, each with a copy of its own, and the next to ask asks again. Always a checkpoint, also on a cache hit.
+        After closing, and for whoever waits then: ``trio.ClosedResourceError``.
 
     Example:
         >>> from seedbed.testing import ScriptedLLM
@@ -164,9 +164,17 @@ class PrefixCache(LLM):
         info = self._model.info
         vocab_size = info.vocab_size if info else None
         self._round_trips += 1
-        if count == 1:
-            return Ahead((), (as_row(await self._model.next_token_logits(prefix), vocab_size),))
-        return as_ahead(await self._model.logits_ahead(prefix, count), count, vocab_size)
+        try:
+            if count == 1:
+                return Ahead((), (as_row(await self._model.next_token_logits(prefix), vocab_size),))
+            return as_ahead(await self._model.logits_ahead(prefix, count), count, vocab_size)
+        except BaseExceptionGroup as group:
+            # A model with tasks of its own, one of which failed to clean up while it was cancelled. Nobody waits for that error any
+            # more; together with Cancelled it would get past every ``except Exception`` and come out of all nurseries as a group.
+            cancelled, others = group.split(trio.Cancelled)
+            if cancelled is not None and isinstance(others, Exception):
+                raise cancelled from None
+            raise
 
     def _keep(self, ahead: Ahead, passed: hashlib.blake2b, *, again: bool) -> None:
         for place, row in enumerate(ahead.rows):

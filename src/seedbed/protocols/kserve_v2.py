@@ -189,6 +189,8 @@ class KServeV2(Protocol):
 
     def decode_request(self, request: HttpRequest) -> Question | None:
         parts = request.route.removesuffix("/").split("/")
+        if request.method == "GET" and request.route == "/health":
+            return Health()  # not Triton's; but every server in the box has it
         if len(parts) < 2 or parts[:2] != ["", "v2"]:
             return None
         match request.method, parts[2:]:

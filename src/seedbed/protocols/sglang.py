@@ -307,8 +307,6 @@ def _listed(meta: dict[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.float32
             (triples,) = meta["output_top_logprobs"]
             return token_id_array([triple[1] for triple in triples]), numbers([triple[0] for triple in triples])
     except (TypeError, KeyError, ValueError, IndexError) as error:
-        if isinstance(error, SeedbedError):
-            raise
         raise BrokenAnswer("the answer has no list of top logprobs for one token; was return_logprob understood?") from error
     if (
         meta.get("output_top_logprobs_shape") != [1, token_ids.size]

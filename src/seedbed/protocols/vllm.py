@@ -200,7 +200,8 @@ class VLLM(Protocol):
         if question.path == "/version":
             # The release it behaves like; a client asks old ones for less.
             version = info.server.removeprefix("vLLM ") if info.server.startswith("vLLM ") else "0.33.0+seedbed"
-            return json_response({"version": version}, 200, *ALWAYS)
+            data = {"version": version, "logprobs_mode": self.logprobs_mode, "system_fingerprint": info.fingerprint}
+            return json_response(data, 200, *ALWAYS)
         entry = {
             "id": info.model,
             "object": "model",
@@ -250,7 +251,8 @@ def learn(
     Raises:
         RequestRefused: a key is missing, or a feature is off.
     """
-    version = as_text(facts_in((yield HttpRequest("GET", "/version"))).get("version"))
+    about = facts_in((yield HttpRequest("GET", "/version")))
+    version = as_text(about.get("version"))
     if not version:
         return None
     models = yield HttpRequest("GET", "/v1/models")
@@ -270,19 +272,22 @@ def learn(
     vocab_size = None
     if as_version(version) >= REFUSES_BIAS:
         vocab_size = _number_in((yield completion(_request(name, (0,), 1) | {"logit_bias": {str(NO_TOKEN): 1}})), _VOCAB_SIZE)
-    asked = min(k for k in (cap, vocab_size, PROBE_LOGPROBS) if k is not None)
-    answer = yield completion(_request(name, (0,), asked))
-    kind: Literal["logits", "logprobs"] = "logits" if _are_logits(answer, vocab_size) else "logprobs"
+    mode, fingerprint = as_text(about.get("logprobs_mode")), as_text(about.get("system_fingerprint"))
+    if mode:  # a server in the box says so, since a recording cannot be asked for any row
+        are_logits = mode.endswith("logits")
+    else:
+        answer = yield completion(_request(name, (0,), min(k for k in (cap, vocab_size, PROBE_LOGPROBS) if k is not None)))
+        are_logits, fingerprint = _are_logits(answer, vocab_size), as_text(facts_in(answer).get("system_fingerprint"))
     return ModelInfo(
         model=name,
         server=f"vLLM {version}",
-        fingerprint=as_text(facts_in(answer).get("system_fingerprint")),
+        fingerprint=fingerprint,
         vocab_size=vocab_size,
         context_length=as_count(entry.get("max_model_len")) or as_count(meta.get("n_ctx")),
         protocol=protocol,
         max_top_k=cap if cap != vocab_size else None,
-        kind=kind,
-        notes=("it reports raw logits: of these only full rows can be sampled from",) if kind == "logits" else (),
+        kind="logits" if are_logits else "logprobs",
+        notes=("it reports raw logits: of these only full rows can be sampled from",) if are_logits else (),
     )
 
 
