@@ -38,7 +38,7 @@ class HttpResponse:
 
     status: int
     headers: Headers = ()
-    body: bytes | bytearray = b""
+    body: bytes | bytearray | memoryview = b""
 
     def header(self, name: str) -> str | None:
         """The first header of that name (any case), or None."""

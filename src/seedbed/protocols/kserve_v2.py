@@ -389,7 +389,7 @@ def _message(
 
 
 def _tensors(
-    body: bytes | bytearray, header_length: str | None, kind: str, error: Callable[[str], SeedbedError]
+    body: bytes | bytearray | memoryview, header_length: str | None, kind: str, error: Callable[[str], SeedbedError]
 ) -> dict[str, tuple[str, NDArray[Any]]]:
     """Datatype and values of each tensor in a message, by name; floats as float32, unless they are FP64.
 

@@ -246,7 +246,7 @@ def _head(response: HttpResponse, *, keep_alive: bool) -> bytes:
 
 
 def _encoded(response: HttpResponse, *, keep_alive: bool) -> bytes:
-    return _head(response, keep_alive=keep_alive) + response.body
+    return _head(response, keep_alive=keep_alive) + bytes(response.body)
 
 
 def _phrase(status: int) -> str:
