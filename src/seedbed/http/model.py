@@ -28,6 +28,7 @@ from seedbed.http.pool import CONNECT_TIMEOUT, Pool, PoolStatistics
 from seedbed.http.retry import Retry
 from seedbed.http.secrets import Secrets, secret_headers
 from seedbed.http.transport import HttpxSender, origin_of
+from seedbed.http.turns import Turns
 from seedbed.llm.base import LLM, Ahead, ModelInfo, Row
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse
@@ -121,8 +122,8 @@ async def connect(
         raise UsageError("give either a transport or a client, not both")
     if top_k is not None and top_k != "all" and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
         raise UsageError(f"top_k must be an int of 1 or more, or 'all', not {top_k!r}")
-    if not max_connections >= 1 or not request_timeout > 0 or not connect_timeout > 0:
-        raise UsageError("max_connections must be 1 or more, request_timeout and connect_timeout more than 0 seconds")
+    if not request_timeout > 0 or not connect_timeout > 0:
+        raise UsageError("request_timeout and connect_timeout must be more than 0 seconds")
     speaks = list(PROTOCOLS.values()) if protocol == "auto" else [protocol_named(protocol)]
     sent = secret_headers(url, tuple(headers), api_key)
     sender = _sender(url, sent, transport, client, ssl_context, connect_timeout, request_timeout)
@@ -294,7 +295,7 @@ class _Wire:
         self.where = secrets.hide(f"{origin_of(url)}{self._prefix}")
         self.secrets = secrets
         self._sender, self._retry = sender, retry
-        self._limiter = trio.CapacityLimiter(max_connections)
+        self._turns = Turns(max_connections)
         self._requests = self._retries = self._bytes_received = 0
 
     async def send(self, request: HttpRequest, bound: int) -> HttpResponse:
@@ -306,10 +307,9 @@ class _Wire:
         return await self._persist(self._probe_once, request, DISCOVERY_BOUND, request.path.encode(), _is_not_ready)
 
     def statistics(self) -> HTTPStatistics:
-        limiter = self._limiter.statistics()
         return HTTPStatistics(
-            under_way=int(limiter.borrowed_tokens),
-            waiting=limiter.tasks_waiting,
+            under_way=self._turns.taken,
+            waiting=self._turns.waiting,
             requests=self._requests,
             retries=self._retries,
             bytes_received=self._bytes_received,
@@ -350,16 +350,12 @@ class _Wire:
         return response
 
     async def _timed(self, request: HttpRequest, bound: int) -> HttpResponse:
-        ticket = object()  # not the task: one may have several requests under way, on behalf of others
-        if self._limiter.available_tokens > 0:
-            self._limiter.acquire_on_behalf_of_nowait(ticket)  # what follows is a checkpoint; two would cost a fifth of a request
-        else:
-            await self._limiter.acquire_on_behalf_of(ticket)
+        await self._turns.take()  # no checkpoint of its own: what follows is one, and two would cost a tenth of a request
         try:
             self._requests += 1
             response = await self._sender.send(request, bound)
         finally:
-            self._limiter.release_on_behalf_of(ticket)
+            self._turns.give_back()
         self._bytes_received += len(response.body)
         if (response.header("content-encoding") or "identity") != "identity":
             raise BrokenAnswer(f"{self.where} compressed its answer, though it was asked not to")

@@ -47,7 +47,10 @@ class HttpResponse:
 
 def _header(headers: Headers, name: str) -> str | None:
     name = name.lower()
-    return next((value for key, value in headers if key.lower() == name), None)
+    for key, value in headers:  # a generator here would cost more than all the rest of reading a short answer's head
+        if key == name or key.lower() == name:
+            return value
+    return None
 
 
 @dataclass(frozen=True, slots=True)

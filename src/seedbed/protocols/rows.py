@@ -208,19 +208,20 @@ def check_choice(chosen: object, row: Row, *, forced: int | None = None) -> int:
         DishonestAnswer: it is not.
     """
     if isinstance(row, TopLogprobs):
-        best, top = int(row.token_ids[0]), row.logprobs[0]
-        as_good = row.token_ids[row.logprobs == top] if chosen != best else ()
+        best, top = int(row.token_ids[0]), float(row.logprobs[0])
     else:
         best = int(row.argmax())
-        top = row[best]
-        as_good = np.flatnonzero(row == top) if chosen != best else ()
-    if top == -np.inf:
+        top = float(row[best])
+    if top == -math.inf:
         raise NonFiniteAtServer("the server holds every token impossible: its model gave NaN for this prefix", status=200)
     if forced is not None:
         if chosen != forced:
             raise DishonestAnswer(f"the server was made to take token {forced} and took {chosen!r:.40}: is a grammar set on it?")
         return forced
-    if type(chosen) is not int or (chosen != best and chosen not in as_good):
+    if type(chosen) is int and chosen == best:
+        return best
+    as_good = row.token_ids[row.logprobs == top] if isinstance(row, TopLogprobs) else np.flatnonzero(row == top)
+    if type(chosen) is not int or chosen not in as_good:
         raise DishonestAnswer(
             f"the server's greedy choice is token {chosen!r:.40}, the best it lists is token {best}: is a logit bias or grammar set on it?"
         )
