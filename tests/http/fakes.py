@@ -36,7 +36,7 @@ class FakeChannel:
         if self.send_error is not None:
             raise self.send_error
 
-    async def receive_some(self) -> bytes:
+    async def receive_some(self, most: int = 1 << 30) -> bytes:
         await trio.lowlevel.checkpoint()
         self._check()
         if not self.parts:

@@ -294,10 +294,10 @@ class Slow(QuietChannel):
         super().__init__(*parts)
         self.seconds = seconds
 
-    async def receive_some(self) -> bytes:
+    async def receive_some(self, most: int = 1 << 30) -> bytes:
         with trio.move_on_after(self.seconds):
             await self._closed.wait()
-        return await super().receive_some()
+        return await super().receive_some(most)
 
 
 async def test_what_is_overdue_is_closed_at_its_own_time_and_nothing_else(autojump_clock) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Channel", "Connection", "Origin", "StreamChannel", "open_connection"]
 
 READ_SIZE = 65_536
+HEAD_SIZE = 16_384  # read at first: a head and a short answer whole; what comes with it of a long one is copied, the rest is not
 TURN = 1_048_576  # octets read without letting other tasks run; a server on the same machine may always have more
 MAX_INTERIM = 16  # 1xx responses before the real one
 
@@ -106,8 +107,8 @@ class Channel(Protocol):
     async def send_all(self, data: bytes) -> None:
         """Send; need not be a checkpoint."""
 
-    async def receive_some(self) -> bytes:
-        """What has come; b"" at the end. Always a checkpoint."""
+    async def receive_some(self, most: int) -> bytes:
+        """What has come, at most so many octets; b"" at the end. Always a checkpoint."""
 
     async def receive_into(self, buffer: memoryview) -> int:
         """Read at most as much as fits; how much, 0 at the end. Need not be a checkpoint."""
@@ -144,11 +145,11 @@ class _TcpChannel:
         except OSError as error:
             raise self._broken() from error
 
-    async def receive_some(self) -> bytes:
+    async def receive_some(self, most: int) -> bytes:
         while True:
             await self._readable()
             try:
-                return self._socket.recv(READ_SIZE)
+                return self._socket.recv(most)
             except BlockingIOError:
                 continue
             except OSError as error:
@@ -202,8 +203,8 @@ class StreamChannel:
     async def send_all(self, data: bytes) -> None:
         await self._stream.send_all(data)
 
-    async def receive_some(self) -> bytes:
-        return bytes(await self._stream.receive_some(READ_SIZE))
+    async def receive_some(self, most: int) -> bytes:
+        return bytes(await self._stream.receive_some(most))
 
     async def receive_into(self, buffer: memoryview) -> int:
         data = await self._stream.receive_some(min(len(buffer), READ_SIZE))
@@ -302,13 +303,13 @@ class Connection:
         return HttpResponse(head.status, tuple(head.headers), body)
 
     async def _read_head(self) -> tuple[ResponseHead, bytes]:
-        buffer = await self._receive()
+        buffer = await self._receive(HEAD_SIZE)
         for _ in range(MAX_INTERIM):
             searched = 0
             while not (end := end_of_head(buffer, searched)):
                 self._check_beginning(buffer)
                 searched = len(buffer)
-                buffer += await self._receive()
+                buffer += await self._receive(HEAD_SIZE)
             self._check_beginning(buffer)
             head, buffer = ResponseHead.parse(buffer[:end]), buffer[end:]
             if head.status >= 200:
@@ -345,21 +346,21 @@ class Connection:
     async def _read_chunked(self, rest: bytes, bound: int) -> tuple[bytearray, bytes]:
         chunked = ChunkedBody(bound)
         while not chunked.feed(rest):
-            rest = await self._receive()
+            rest = await self._receive(READ_SIZE)
         return chunked.body, chunked.excess
 
     async def _read_to_end(self, rest: bytes, bound: int) -> bytes:
         parts, size = [rest], len(rest)
         while size <= bound:
-            rest = await self._channel.receive_some()
+            rest = await self._channel.receive_some(READ_SIZE)
             if not rest:
                 return b"".join(parts)
             parts.append(rest)
             size += len(rest)
         raise TooLong(f"the body is longer than {bound} octets")
 
-    async def _receive(self) -> bytes:
-        data = await self._channel.receive_some()
+    async def _receive(self, most: int) -> bytes:
+        data = await self._channel.receive_some(most)
         if not data:
             raise trio.BrokenResourceError("the end came early")
         self._is_answered = True
