@@ -27,6 +27,7 @@ from seedbed.protocols.rows import (
     full_row,
     listed_row,
     log_probabilities,
+    logprob_of,
     numbers,
     row_of,
     token_id_array,
@@ -86,6 +87,14 @@ def test_a_complete_list_is_a_full_row_and_no_other_list_is() -> None:
     assert wire.same_row(row, np.float32([-0.9333, -0.5]))
     with pytest.raises(TruncatedRow):
         full_row(TopLogprobs([1], [-0.5], vocab_size=2))
+
+
+def test_one_tokens_logprob_is_that_of_the_full_log_softmax() -> None:
+    """-inf where a list does not have it, or no row could."""
+    assert logprob_of(np.log(np.float32([0.25, 0.75])), 0) == float(np.float32(np.log(0.25)))
+    assert logprob_of(TopLogprobs([2], [-0.5], vocab_size=3), 2) == -0.5
+    assert logprob_of(TopLogprobs([2], [-0.5], vocab_size=3), 1) == -np.inf
+    assert logprob_of(np.float32([0, 0]), 2) == -np.inf
 
 
 @pytest.mark.parametrize(("row", "kind"), [([np.nan, 1], NonFiniteLogits), ([np.inf, 1], NonFiniteLogits), ([-np.inf] * 2, NothingToDraw)])

@@ -311,11 +311,13 @@ def test_a_capped_server_is_asked_for_no_more() -> None:
 
 def test_a_probe_that_lists_nothing_leaves_it_at_logprobs() -> None:
     """Each later row is held to that."""
-    empty, real = said({"choices": [{"logprobs": {"top_logprobs": [{}]}}]}), real_server()
-    found = wire.discovered(PROTOCOL, lambda request: empty if b'"logprobs":20,' in request.body else real(request))
+    real = real_server()
+    for choice in ({"logprobs": {"top_logprobs": [{}]}}, {"logprobs": None}, {"logprobs": {"top_logprobs": [{"token_id:1": "x"}]}}, 7):
+        empty = said({"choices": [choice]})
+        found = wire.discovered(PROTOCOL, lambda request, empty=empty: empty if b'"logprobs":20,' in request.body else real(request))
 
-    assert found is not None
-    assert found[1].kind == "logprobs"
+        assert found is not None
+        assert found[1].kind == "logprobs"
 
 
 @pytest.mark.parametrize(

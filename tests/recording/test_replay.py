@@ -219,7 +219,7 @@ async def test_memory_stays_flat_over_many_requests() -> None:
             sizes.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
 
-    assert sizes[2] - sizes[1] < 5_000
+    assert sizes[2] - sizes[1] < 100_000  # respx would keep 900_000
 
 
 def test_without_respx_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,13 +87,17 @@ def seedbed_llm(request: pytest.FixtureRequest, seedbed_source: object) -> Gener
     from seedbed.errors import RecordingNotFound, SeedbedError
     from seedbed.pytest_plugin.model import RecordedModel
 
+    session = request.config.stash[SESSION]
     try:
         settings = settings_of(request.node)
-        model = RecordedModel(request.config.stash[SESSION], settings, seedbed_source)
-    except RecordingNotFound as error:
-        pytest.fail(f"{error}; to make it: {settings.command('new', url=seedbed_source is None)}", pytrace=False)
-    except (SeedbedError, WrongMarker) as error:
+    except WrongMarker as error:
         pytest.fail(str(error), pytrace=False)
+    try:
+        model = RecordedModel(session, settings, seedbed_source)
+    except SeedbedError as error:
+        session.failed.setdefault(settings.path, settings.node_id)
+        hint = f"; to make it: {settings.command('new', url=seedbed_source is None)}" if isinstance(error, RecordingNotFound) else ""
+        pytest.fail(f"{error}{hint}", pytrace=False)
     yield model
     model.close(failed=request.node.stash.get(FAILED, True))
 

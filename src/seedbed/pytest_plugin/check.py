@@ -142,7 +142,7 @@ def _run_of(label: str, have: Any) -> Run:
 
 def _same(want: Row, have: Row) -> bool:
     if isinstance(want, TopLogprobs) or isinstance(have, TopLogprobs):
-        return want is have or (isinstance(want, TopLogprobs) and want == have)
+        return isinstance(want, TopLogprobs) and isinstance(have, TopLogprobs) and want == have
     return want.shape == have.shape and bool(np.array_equal(want, have))
 
 

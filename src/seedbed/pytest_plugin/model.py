@@ -78,14 +78,13 @@ class RecordedModel(LLM):
         return self._session.mode in ("new", "all", "rewrite") or self.settings.path in self._session.made
 
     def _opened(self) -> Recording:
-        is_begun = self._path in self._session.made
-        if self._path != self.settings.path and not is_begun:
+        if self._path != self.settings.path and self._path not in self._session.made:
             shutil.rmtree(self._path, ignore_errors=True)  # of a session that was killed
         if not (self._path / MANIFEST).exists() and self._session.mode != "none":
             trio.run(self._create)
             self._session.made.add(self._path)
         recording = open_recording(self._path)
-        if self._session.mode == "all" and not is_begun and (self.settings.path / MANIFEST).exists():
+        if self._session.mode == "all" and (self.settings.path / MANIFEST).exists():
             old = open_recording(self.settings.path)
             if (old.info, old.top_k) != (recording.info, recording.top_k):
                 raise RecordingExists(

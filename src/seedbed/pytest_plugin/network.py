@@ -25,35 +25,53 @@ def blocked(allowed: Collection[str]) -> Generator[None, None, None]:
 
     Not thread-safe: patches the socket module while it is entered.
     """
+    guard = _Guard(allowed)
+    with ExitStack() as patches:
+        for name in ("connect", "connect_ex"):
+            patches.enter_context(_patched(socket.socket, name, guard.connection))
+        for name in ("sendto", "sendmsg"):
+            patches.enter_context(_patched(socket.socket, name, guard.datagram))
+        for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):
+            patches.enter_context(_patched(socket, name, guard.name))
+        yield
 
-    def check(host: object) -> None:
+
+class _Guard:
+    """Looks at the arguments of calls that would leave."""
+
+    def __init__(self, allowed: Collection[str]) -> None:
+        self._allowed = allowed
+
+    def connection(self, arguments: tuple[Any, ...]) -> None:
+        try:
+            self._address(arguments[1])
+        except BaseException:
+            arguments[0].close()  # whoever opened it expects an OSError, and would leave it open
+            raise
+
+    def datagram(self, arguments: tuple[Any, ...]) -> None:
+        self._address(arguments[-1])
+
+    def name(self, arguments: tuple[Any, ...]) -> None:
+        host = arguments[0]
+        if host not in (None, "", b"") and not _is_number(host):  # a number is looked up without the network
+            self._host(host)
+
+    def _address(self, address: object) -> None:
+        if isinstance(address, tuple) and address:
+            self._host(address[0])
+
+    def _host(self, host: object) -> None:
         if isinstance(host, bytes):
             host = host.decode("ascii", "replace")
         # On Windows a pair of sockets, which every event loop needs, is a connection to oneself.
-        if isinstance(host, str) and host not in allowed and not (sys.platform == "win32" and host in ("127.0.0.1", "::1")):
+        if isinstance(host, str) and host not in self._allowed and not (sys.platform == "win32" and host in ("127.0.0.1", "::1")):
             from seedbed.errors import NetworkBlocked
 
             raise NetworkBlocked(
                 f"a test tried to reach {host}, and --seedbed-block-network forbids it: record what it needs with --seedbed-record=new, "
                 "or name the host in the setting seedbed_allowed_hosts"
             )
-
-    def check_address(address: object) -> None:
-        if isinstance(address, tuple) and address:
-            check(address[0])
-
-    def check_name(host: object) -> None:
-        if host not in (None, "", b"") and not _is_number(host):  # a number is looked up without the network
-            check(host)
-
-    with ExitStack() as patches:
-        for name in ("connect", "connect_ex"):
-            patches.enter_context(_patched(socket.socket, name, lambda arguments: check_address(arguments[1])))
-        for name in ("sendto", "sendmsg"):
-            patches.enter_context(_patched(socket.socket, name, lambda arguments: check_address(arguments[-1])))
-        for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):
-            patches.enter_context(_patched(socket, name, lambda arguments: check_name(arguments[0])))
-        yield
 
 
 @contextmanager

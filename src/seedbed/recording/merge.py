@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
+from seedbed.errors import RecordingExists
 from seedbed.recording.format import MANIFEST, Recording, open_recording
 from seedbed.recording.write import RecordingWriter
 
@@ -34,11 +35,14 @@ def replace_recording(path: Path, fresh: Path, *, keep_unasked: bool) -> Merged:
         keep_unasked: whether steps stay that only the old one has.
 
     Raises:
+        RecordingExists: steps are to be kept, and they are another model's.
         RecordingError: one of them cannot be read, or the disk is full; the old one is as it was.
     """
     restore_interrupted(path)
     new = open_recording(fresh)
     old = open_recording(path) if (path / MANIFEST).exists() else None
+    if keep_unasked and old is not None and (old.info, old.top_k) != (new.info, new.top_k):
+        raise RecordingExists(f"{path} records another model than {fresh}, and the answers of two models do not mix")
     merging, aside = path.with_name(f".{path.name}.merging"), _aside(path)
     shutil.rmtree(merging, ignore_errors=True)
     merged = _write(merging, old, new, keep_unasked=keep_unasked)
@@ -63,6 +67,7 @@ def _aside(path: Path) -> Path:
 
 def _write(path: Path, old: Recording | None, new: Recording, *, keep_unasked: bool) -> Merged:
     same = changed = added = dropped = 0
+    copied: list[tuple[Step, Step]] = []
     with RecordingWriter(path, new.info, new.top_k) as writer:
         for step in old.steps if old is not None else ():
             again = new.get(step.prefix)
@@ -75,20 +80,16 @@ def _write(path: Path, old: Recording | None, new: Recording, *, keep_unasked: b
                 is_same = again.sha256 == step.sha256
                 same, changed = same + is_same, changed + (not is_same)
                 step = step if is_same else again
-            _copy(step, writer)
+            copied.append((step, writer.append(step.prefix, step.row, step.observations[0].asked)))
         for step in new.steps:
             if writer.recording.get(step.prefix) is None:
                 added += 1
-                _copy(step, writer)
+                copied.append((step, writer.append(step.prefix, step.row, step.observations[0].asked)))
+        for step, copy in copied:  # after all steps, as a recorder does it
+            for observation in step.observations[1:]:
+                writer.append_repeat(copy, observation.row, observation.asked)
         runs = (old.runs if old is not None and keep_unasked else {}) | new.runs
         for run in runs.values():
             writer.note(run)
         writer.seal((old.manifest.token_texts if old is not None else {}) | new.manifest.token_texts)
     return Merged(same, changed, added, dropped)
-
-
-def _copy(step: Step, writer: RecordingWriter) -> None:
-    first, *others = step.observations
-    copied = writer.append(step.prefix, first.row, first.asked)
-    for observation in others:
-        writer.append_repeat(copied, observation.row, observation.asked)
