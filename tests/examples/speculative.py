@@ -41,7 +41,7 @@ class Speculating(LLM):
 
 async def main():
     target, draft = TinyLM(), TinyLM(order=3)
-    arguments = {"n": 8, "seed": 7, "sampler": Sampler(temperature=0.7), "max_new_tokens": 80}
+    arguments = {"n": 8, "seed": 7, "sampler": Sampler(temperature=0.7), "max_new_tokens": 80, "prefix_cache_bytes": 0}
     alone = await generate(list(PROMPT), target, **arguments)
     together = await generate(list(PROMPT), Speculating(target, draft), lookahead="auto", **arguments)
     print(f"the same tokens: {together == alone}")

@@ -111,6 +111,18 @@ class TestSingleFlight:
         assert llm.asked == [(1,)] * 2
         assert llm.cancelled == [((1,), 0.5)]
 
+    def test_a_question_given_up_before_it_was_sent_is_never_sent(self) -> None:
+        async def main() -> list[tuple[int, ...]]:
+            llm = Slow()
+            async with PrefixCache(llm) as cached:
+                with trio.CancelScope() as scope:
+                    scope.cancel()
+                    await cached.next_token_logits([1])
+                assert cached.counters()["round_trips"] == 0
+            return llm.asked
+
+        assert [run(main) for run in schedules(20)] == [[]] * 20
+
     async def test_who_asks_while_the_cancelled_request_still_cleans_up_gets_one_of_its_own(
         self, autojump_clock: trio.testing.MockClock
     ) -> None:

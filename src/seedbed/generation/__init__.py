@@ -9,11 +9,10 @@ from seedbed.generation.nursery import (
     Generation,
     Progress,
     generate,
-    generate_token_ids,
-    generate_token_ids_multiple,
     open_generation,
 )
 from seedbed.generation.result import GenerationResult, SampledSequence, Stats
+from seedbed.generation.token_ids import generate_token_ids, generate_token_ids_multiple
 
 __all__ = [
     "Generation",

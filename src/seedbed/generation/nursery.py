@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import trio
 
-from seedbed.errors import DeadlineExceeded, SeedbedError, UsageError
+from seedbed.errors import SeedbedError, UsageError
 from seedbed.generation.lookahead import Lookahead, Pace, check_lookahead
 from seedbed.generation.plan import Deadlines, Plan, check_count
 from seedbed.generation.result import GenerationResult, SampledSequence, Stats
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from seedbed.llm.base import LLM, Ahead
     from seedbed.sampling.sampler import Sampler
 
-__all__ = ["Generation", "Progress", "generate", "generate_token_ids", "generate_token_ids_multiple", "open_generation"]
+__all__ = ["Generation", "Progress", "generate", "open_generation"]
 
 # Sequences begun and not finished at any time; far more than connections, so servers stay busy, and 100,000 sequences fit in memory.
 MAX_FOLLOWED = 1024
@@ -186,86 +186,6 @@ async def generate(
     return generation.result()
 
 
-async def generate_token_ids(
-    input_token_ids: Sequence[int],
-    llm: object,
-    *,
-    sampler: Sampler | None = None,
-    seed: int | None = None,
-    index: int = 0,
-    max_new_tokens: int | None = None,
-    timeout: float = math.inf,
-) -> list[int]:
-    """Sample one sequence; returns the generated ids, the stop token last. Raises when the deadline fires.
-
-    Args:
-        input_token_ids: the prompt; not modified, and not part of what is returned.
-        index: which of the seed's sequences: what ``generate_token_ids_multiple`` returns at that place.
-
-    The others are those of ``generate``.
-
-    Raises:
-        DeadlineExceeded: not done after ``timeout`` seconds; ``.result`` has what there was.
-
-    Concurrency:
-        As ``generate``.
-
-    Example:
-        >>> from seedbed.testing import ScriptedLLM
-        >>> async def main():
-        ...     return await generate_token_ids([1], ScriptedLLM({}, default=[0.0, 1.0, 2.0]), seed=7, index=1)
-        >>> trio.run(main)
-        [2, 1, 2, 2, 2, 1, 2, 2, 1, 2, 0]
-    """
-    require_trio()
-    model = as_llm(llm)
-    plan = Plan.of([input_token_ids], model, range(index, index + 1), sampler=sampler, seed=seed, max_new_tokens=max_new_tokens)
-    return (await _token_ids_within(plan, model, timeout))[0]
-
-
-async def generate_token_ids_multiple(
-    input_token_ids: Sequence[int],
-    llm: object,
-    n: int,
-    *,
-    sampler: Sampler | None = None,
-    seed: int | None = None,
-    max_new_tokens: int | None = None,
-    timeout: float = math.inf,
-) -> list[list[int]]:
-    """Sample n sequences of one prompt; returns their generated ids in order. Raises when the deadline fires.
-
-    Arguments, errors and concurrency are those of ``generate_token_ids``.
-
-    Example:
-        >>> from seedbed.testing import ScriptedLLM
-        >>> async def main():
-        ...     return await generate_token_ids_multiple([1], ScriptedLLM({}, default=[0.0, 1.0, 2.0]), 2, seed=7, max_new_tokens=3)
-        >>> trio.run(main)
-        [[2, 1, 1], [2, 1, 2]]
-    """
-    require_trio()
-    model = as_llm(llm)
-    plan = Plan.of([input_token_ids], model, range(check_count(n)), sampler=sampler, seed=seed, max_new_tokens=max_new_tokens)
-    return await _token_ids_within(plan, model, timeout)
-
-
-async def _token_ids_within(plan: Plan, model: LLM, timeout: float) -> list[list[int]]:
-    generation = Generation(plan, model, Deadlines(timeout, math.inf), raises=True)
-    await trio.lowlevel.checkpoint()
-    try:
-        await generation._run()
-    finally:
-        generation._close()
-    generation._raise_unless_told()
-    result = generation.result()
-    if any(sequence.finish_reason == "deadline" for sequence in result.sequences):
-        error = DeadlineExceeded(f"not done after {timeout} s; .result has the {result.stats.tokens} tokens there were")
-        error.result = result
-        raise error
-    return result.token_ids
-
-
 class Progress(NamedTuple):
     """How far a generation is; cheap to ask at any time."""
 
@@ -338,6 +258,9 @@ class Generation:
     async def wait(self) -> None:
         """Wait until every sequence has ended; raises what ended the generation, if an error did.
 
+        Raises:
+            The error of the first sequence that failed, unless ``on_error="keep"``.
+
         Concurrency:
             Any number of tasks. Cancelled: nothing happened. Always a checkpoint.
         """
@@ -352,6 +275,23 @@ class Generation:
             return await self._receive.receive()
         self._raise_first_error()
         raise StopAsyncIteration
+
+    async def run(self) -> GenerationResult:
+        """All sequences to their end, when there is no block to run beside them.
+
+        Raises:
+            As ``wait``.
+
+        Concurrency:
+            Once. Cancelled: everything stops; ``sequences`` still holds what there was. Always a checkpoint.
+        """
+        await trio.lowlevel.checkpoint()
+        try:
+            await self._run()
+        finally:
+            self._close()
+        self._raise_first_error()
+        return self.result()
 
     async def _run(self) -> None:
         with self._scope, trio.move_on_after(self._deadlines.total) as total:

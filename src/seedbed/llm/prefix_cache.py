@@ -149,7 +149,8 @@ class PrefixCache(LLM):
         key = passed.digest()
         with flight.scope:
             try:
-                await trio.lowlevel.checkpoint_if_cancelled()
+                if not flight.waiting:  # given up before it was sent
+                    return
                 ahead = await self._ask(prefix, count)
                 ahead = Ahead(ahead.proposed, tuple(map(unspoilable, ahead.rows)))
                 self._keep(ahead, passed, again=len(flight.waiting) > 1)
