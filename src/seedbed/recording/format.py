@@ -150,7 +150,7 @@ def open_recording(path: str | os.PathLike[str]) -> Recording:
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     trio.run(record, directory + "/recording")
         ...     open_recording(directory + "/recording")
-        <Recording recording: tiny-lm, 2 steps, full rows>
+        <Recording recording: tiny-lm, 3 steps, full rows>
     """
     where = Path(path)
     manifest = read_manifest(where)
