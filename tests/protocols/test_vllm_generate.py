@@ -167,6 +167,16 @@ def test_what_a_model_says_of_itself_is_discovered_over_this_path_alone() -> Non
 
     assert wire.discovered(PROTOCOL, answers) == (PROTOCOL, info)
     assert set(seen) == {"/version", "/v1/models", "/inference/v1/generate"}
+    for mode, kind in (("raw_logprobs", "logprobs"), ("raw_logits", "logits")):  # a real server does not say which: one row tells
+        protocol = VLLMGenerate(mode)  # type: ignore[arg-type]
+        found = wire.discovered(
+            PROTOCOL,
+            lambda request, protocol=protocol: (
+                said({"version": "0.33.0"}) if request.route == "/version" else wire.respond(llm, request, protocol)
+            ),
+        )
+        assert found is not None
+        assert found[1].kind == kind
     off = wire.captured("vllm-tiny512/error-scale-out-disabled")[1]
     with pytest.raises(FeatureOff) as caught:
         wire.discovered(PROTOCOL, lambda request: off if request.method == "POST" else answers(request))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -28,7 +28,7 @@ from seedbed.http.pool import CONNECT_TIMEOUT, Pool, PoolStatistics
 from seedbed.http.retry import Retry
 from seedbed.http.secrets import Secrets, secret_headers
 from seedbed.http.transport import HttpxSender, origin_of
-from seedbed.llm.base import LLM, ModelInfo, Row
+from seedbed.llm.base import LLM, Ahead, ModelInfo, Row
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse
 from seedbed.protocols.refusal import refusal
@@ -194,6 +194,21 @@ class HTTPModel(LLM):
             closed, nothing else is touched; the server may still do the work. Always a checkpoint.
         """
         return (await self._ask(Ask(tuple(prev_token_ids), self.top_k, self._model, self._info.eos_token_ids[0]))).row
+
+    async def logits_ahead(self, prev_token_ids: Sequence[int], count: int) -> Ahead:
+        """Up to ``count`` rows in one answer, along the tokens the server would take itself; one where its protocol has no way to ask.
+
+        Raises:
+            ServerError, RowError: as ``next_token_logits``.
+
+        Concurrency:
+            As ``next_token_logits``.
+        """
+        if count > 1 and self._protocol.looks_ahead:
+            with suppress(RowWithheld):  # of one of them; the first alone can be had by force
+                answer = await self._ask(Ask(tuple(prev_token_ids), self.top_k, self._model, ahead=count))
+                return Ahead(answer.proposed, (answer.row, *answer.beyond))
+        return Ahead((), (await self.next_token_logits(prev_token_ids),))
 
     async def verify(self) -> Answer:
         """Ask for one row after one token, and check whatever can be checked about the answer.

@@ -39,6 +39,7 @@ __all__ = [
     "text_of",
     "token_ids_in",
     "token_ids_of",
+    "whole_and_once",
 ]
 
 JSON = (("content-type", "application/json"),)
@@ -240,6 +241,15 @@ def one_token_only(data: dict[str, Any], limit: str) -> None:
     """
     if data.get(limit) not in (0, 1) or isinstance(data.get(limit), bool):
         raise BadRequest(f'this server answers with one token a request: "{limit}" must be 1', status=400)
+    whole_and_once(data)
+
+
+def whole_and_once(data: dict[str, Any]) -> None:
+    """Whether a request asks for one answer in one piece.
+
+    Raises:
+        BadRequest: several samples, or a stream.
+    """
     if data.get("stream") or data.get("n", 1) != 1:
         raise BadRequest('this server answers whole and once: no "stream", and "n" 1', status=400)
 

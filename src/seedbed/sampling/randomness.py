@@ -55,6 +55,8 @@ class Purpose(IntEnum):
     """The one uniform of an inverse-CDF draw, mirostat's included."""
     RETRY_JITTER = 4
     """How long a retry waits; never reaches a result."""
+    YOURS = 5
+    """The caller's own, for instance to resample among sequences: seedbed itself never uses it."""
 
 
 def fresh_seed() -> int:
