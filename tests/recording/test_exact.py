@@ -105,7 +105,7 @@ def test_stop_rules_are_those_of_generate(whole: Path) -> None:
 
 
 @pytest.mark.parametrize("tier", ["full", "top_k"])
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
 @given(
     kept=st.lists(st.sampled_from(UNFINISHED[1:]), unique=True),
     top_k=st.integers(1, V),
