@@ -136,6 +136,7 @@ def test_a_run_is_kept_under_its_name_and_replaced_under_it(tmp_path: Path) -> N
         writer.note(other)
 
     assert open_recording(path).runs == {"r": other}
+    assert (path / RUNS).read_bytes() == other.to_line()
 
 
 def test_a_damaged_run_is_named(tmp_path: Path) -> None:
