@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "fixtures" / "recordings" / "tiny-lm")
 SEED_IDS = "84,104,101,32,115,101,101,100"
 RUN = "from seedbed.cli import run; run()"
-COMMANDS = ["generate", "record", "replay", "serve", "doctor"]
+COMMANDS = ["generate", "record", "replay", "inspect", "serve", "doctor"]
 
 
 @dataclass
@@ -144,6 +144,94 @@ class TestRecord:
         assert seedbed("record", url, path, "--prompt", "The seed").returncode == 5
         assert seedbed("record", url, path, "--prompt", "The seed", "--extend").returncode == 0
 
+    def test_a_full_recording_with_repeats(self, url: str, tmp_path: Path) -> None:
+        path = str(tmp_path / "recording")
+        ran = seedbed("record", url, path, "--prompt", "The", "--keep", "all", "--repeats", "2", "--max-new-tokens", "3", "--seed", "7")
+        data = json.loads(seedbed("inspect", path, "--json", "--verify").stdout)
+
+        assert ran.returncode == 0
+        assert (data["tier"], data["verified"], len(data["runs"])) == ("full", 2 * len(data["steps"]), 1)
+
+    def test_listening_it_records_what_other_clients_ask_until_ctrl_c(self, url: str, tmp_path: Path) -> None:
+        path = str(tmp_path / "recording")
+        sampling = ["--token-ids", SEED_IDS, "-n", "2", "--seed", "7", "--max-new-tokens", "9", "--json"]
+        with running("record", url, path, "--listen", "0") as (process, address):
+            live = [seedbed("generate", address, "--rows", "20", *sampling, "--protocol", name) for name in ("native", "llama.cpp")]
+            process.send_signal(signal.SIGINT)
+            said, complaints = process.communicate(timeout=20)
+        offline = seedbed("generate", path, *sampling)
+        tokens = [[s["token_ids"] for s in json.loads(ran.stdout)["sequences"]] for ran in (*live, offline)]
+
+        assert (process.returncode, complaints) == (0, "")
+        assert f"steps are recorded in {path}. Replay them without the server:\n  seedbed replay {path}" in said
+        assert tokens[0] == tokens[1] == tokens[2]
+
+
+class TestInspect:
+    def test_a_recording_is_shown_as_a_tree_with_probabilities(self) -> None:
+        ran = seedbed("inspect", TINY, "--lines", "6")
+
+        assert ran.returncode == 0
+        assert re.search(r"^model +tiny-lm on seedbed, fingerprint \w+$", ran.stdout, re.MULTILINE)
+        assert re.search(r"├── 0\.656 +step \d+  32", ran.stdout)
+        assert "more steps: --lines 24 shows more" in ran.stdout
+        assert "step" not in ran.stdout.split("tree")[0].splitlines()[0]
+
+    def test_every_step_is_shown_or_counted(self) -> None:
+        ran = seedbed("inspect", TINY, "--lines", "100000")
+
+        assert "more steps" not in ran.stdout
+
+    def test_one_step_is_shown_with_its_row_and_every_answer(self) -> None:
+        ran = seedbed("inspect", TINY, "--prefix", SEED_IDS)
+
+        assert "step 2, after 8 tokens" in ran.stdout
+        assert re.search(r"^ +32 +0\.6564 .*recorded further$", ran.stdout, re.MULTILINE)
+        assert "answer 0: " in ran.stdout
+
+    def test_texts_are_shown_where_the_model_told_them(self, tmp_path: Path) -> None:
+        import trio
+
+        from seedbed import RecordingLLM, TinyLM, generate
+
+        async def record() -> None:
+            async with RecordingLLM(TinyLM(), tmp_path / "recording", "full") as llm:
+                await generate(list(b"The seed"), llm, 3, seed=7, max_new_tokens=5)
+
+        trio.run(record)
+
+        assert "'The seed'" in seedbed("inspect", str(tmp_path / "recording")).stdout
+
+    def test_json_holds_every_step(self) -> None:
+        data = json.loads(seedbed("inspect", TINY, "--json").stdout)
+
+        assert len(data["steps"]) == 462
+        assert data["steps"][2]["tokens"] == [84, 104, 101, 32, 115, 101, 101, 100]
+        assert data["steps"][2]["best"][0] == {"token_id": 32, "logprob": pytest.approx(-0.42097)}
+
+    def test_verify_finds_a_damaged_row_and_says_which(self, tmp_path: Path, url: str) -> None:
+        path = str(tmp_path / "recording")
+        seedbed("record", url, path, "--prompt", "The", "--keep", "all", "--max-new-tokens", "2", "--seed", "7")
+        assert "every hash matches" in seedbed("inspect", path, "--verify").stdout
+        shard = Path(path) / "logits-00001.safetensors"
+        shard.write_bytes(shard.read_bytes()[:-1] + b"\x55")
+        ran = seedbed("inspect", path, "--verify")
+
+        assert (ran.returncode, ran.stdout) == (5, "")
+        assert re.fullmatch(r"Error: step \d+: row \d+ of shard 1 is not the one recorded.*\n", ran.stderr)
+
+    def test_two_recordings_are_compared(self, url: str, tmp_path: Path) -> None:
+        paths = [str(tmp_path / name) for name in ("one", "other")]
+        for path, n in zip(paths, ("2", "3"), strict=True):
+            seedbed("record", url, path, "--prompt", "The", "-n", n, "--max-new-tokens", "4", "--seed", "7")
+        same, differ = seedbed("inspect", "--diff", paths[0], paths[0]), seedbed("inspect", *paths, "--diff")
+        data = json.loads(seedbed("inspect", "--diff", *paths, "--json").stdout)
+
+        assert (same.returncode, differ.returncode) == (0, 5)
+        assert "prefixes only in other" in differ.stdout
+        assert (data["changed"], data["only_in_one"], data["same_model"]) == ([], [], True)
+        assert data["only_in_other"]
+
 
 class TestServe:
     def test_ctrl_c_ends_it_with_130(self) -> None:
@@ -208,6 +296,14 @@ class TestMistakes:
             (["generate", TINY, "--token-ids", "1,2"], 5, "knows no beginning of this prefix"),
             (["generate", str(ROOT / "tests"), "--token-ids", "1"], 5, "no recording at"),
             (["replay", "no/such/path"], 5, "no recording at no/such/path"),
+            (["record", "URL", "x", "--keep", "few"], 2, "--keep must be a number of 1 or more, or 'all'"),
+            (["record", "URL", "x", "--listen", "http"], 2, "--listen must be PORT or HOST:PORT"),
+            (["record", "URL", "x", "--listen", "1", "--prompt", "x"], 2, "give either prompts to sample from, or --listen"),
+            (["inspect", "no/such/path"], 5, "no recording at no/such/path"),
+            (["inspect", TINY, TINY], 2, "give one recording, or two with --diff"),
+            (["inspect", "--diff", TINY], 2, "--diff compares two recordings"),
+            (["inspect", TINY, "--prefix", "1,2"], 5, "knows no beginning of this prefix"),
+            (["inspect", TINY, "--prefix", "x"], 2, "--prefix must be whole numbers"),
             (["serve", "hash:0"], 2, "MODEL must be 'tiny' or 'hash:V'"),
             (["serve", "gpt"], 2, "MODEL must be 'tiny' or 'hash:V'"),
             (["serve", "--host", "192.0.2.1", "--port", "0"], 2, "cannot listen on 192.0.2.1:0"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import trio
 import seedbed.pytest_plugin.check
 import seedbed.pytest_plugin.model  # noqa: F401 - a run in this process then need not load it
 from seedbed import ReplayLLM, Sampler, generate, open_recording
+from seedbed.pytest_plugin.session import Session
 
 TINY = Path(__file__).parents[1] / "fixtures" / "recordings" / "tiny-lm"
 SEED = list(b"The seed")
@@ -412,7 +415,7 @@ def test_it(seedbed_check, shift):
         project.run("--seedbed-record=new", passed=2)
         project.run(passed=2)
 
-        assert len(open_recording(project.path / "tiny").runs) == 6
+        assert len(open_recording(project.path / "tiny").runs) == 7  # one was there
 
     def test_rows_are_compared_bit_for_bit_or_within_a_tolerance(self, project: Project) -> None:
         project.tests("""
@@ -449,7 +452,7 @@ def test_not_there(seedbed_check):
         text = project.run(passed=1, failed=4)
 
         for line in (
-            "the row after 8 tokens is not the one recorded in tiny (step 1)",
+            "the row after 8 tokens is not the one recorded in tiny (step 2)",
             "want: token 98 has probability 0.01026",
             "have: token 98 has probability 0.01025, the largest difference",
             "have: token 32 is not listed there, the largest difference",
@@ -511,7 +514,31 @@ def test_it(seedbed_llm):
         assert "unused: tiny: a test opened it and asked for nothing" in project.run(passed=1)
         project.tests('@pytest.mark.seedbed("tiny")\ndef test_it(seedbed_llm):\n    seedbed_llm.row(SEED)\n')
         assert "seedbed recordings" not in project.run(passed=1)
-        assert "tiny: 1 of 461 steps were asked for" in project.run("-v", passed=1)
+        assert "tiny: 1 of 462 steps were asked for" in project.run("-v", passed=1)
+
+    def test_what_workers_used_is_added_up(self, tmp_path: Path) -> None:
+        """As xdist carries it, through a format that knows lists and no sets; a worker that crashed told nothing."""
+        workers = [Session("none", None, tmp_path) for _ in range(2)]
+        workers[0].used(tmp_path / "a", {1, 2}, 9)
+        workers[1].used(tmp_path / "a", {2, 3}, 9)
+        workers[1].used(tmp_path / "b", set(), 4)
+        controller = Session("none", None, tmp_path)
+        for output in [*(json.loads(json.dumps(worker.to_worker_output())) for worker in workers), None]:
+            controller.add_worker_output(output)
+
+        assert controller.report(whole=True, verbose=True) == [
+            "a: 3 of 9 steps were asked for",
+            "unused: b: a test opened it and asked for nothing",
+        ]
+
+    def test_recording_from_several_processes_is_refused(self, project: Project) -> None:
+        """Where xdist is not installed, an option of its name stands in for it."""
+        project.pytester.makeconftest("def pytest_addoption(parser):\n    parser.addoption('--numprocesses', type=int)\n")
+        if find_spec("xdist"):
+            pytest.skip("the option is there already")
+        ran = project.pytester.runpytest_inprocess("--numprocesses=2", "--seedbed-record=new")
+
+        assert "run it in one process, with -n 0" in "\n".join(ran.errlines)
 
 
 class TestNetwork:

@@ -34,6 +34,7 @@ async def record(
     async with server as url, connect(url, top_k=TOP_K) as model, RecordingLLM(model, path, top_k=TOP_K) as recorded:
         ids = [await recorded.tokenize(prompt) for prompt in prompts]
         result = await generate(ids, recorded, n, seed=7, sampler=sampler, max_new_tokens=max_new_tokens)
+        recorded.note(result)
         texts = [await recorded.detokenize(sequence.token_ids) for sequence in result.sequences]
     print(f"{name}: {result.stats.tokens} tokens, sha256 {result.sha256}")
     return {

@@ -105,7 +105,7 @@ def test_stop_rules_are_those_of_generate(whole: Path) -> None:
 
 
 @pytest.mark.parametrize("tier", ["full", "top_k"])
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
 @given(
     kept=st.lists(st.sampled_from(UNFINISHED[1:]), unique=True),
     top_k=st.integers(1, V),
@@ -164,12 +164,12 @@ def test_what_decides_early_is_decided_without_the_rest_of_the_tree(tmp_path: Pa
 
 
 async def test_sampling_agrees_with_the_sum(tmp_path: Path) -> None:
-    """5,000 sequences of a real model, and the interval their own tree gives; a recording of the first 2,000 tells about the rest."""
+    """What a recording of 300 sequences says, and what 900 others do."""
     prompt, rules = list(b"The seed"), {"sampler": Sampler(top_k=3, temperature=1.2), "max_new_tokens": 6}
     async with RecordingLLM(TinyLM(), tmp_path / "recording", "full") as llm:
         await generate(prompt, llm, 300, seed=1, **rules)
-    result = await generate(prompt, TinyLM(), 2000, seed=2, **rules)
-    share = sum(ord(",") in s.token_ids for s in result.sequences) / 2000
+    result = await generate(prompt, TinyLM(), 900, seed=2, **rules)
+    share = sum(ord(",") in s.token_ids for s in result.sequences) / 900
     have = probability(tmp_path / "recording", prompt, lambda ids: ord(",") in ids, **rules)
 
     assert have.width < 0.05

@@ -12,6 +12,7 @@ import trio.testing
 
 from seedbed import HashLM, ModelInfo, RecordingLLM, ReplayLLM, Sampler, TinyLM, TopLogprobs, connect, generate, open_recording, serve
 from seedbed.errors import NonFiniteLogits, RecordingExists, RecordingLocked, TruncatedRow, UsageError
+from seedbed.protocols import PROTOCOLS
 from seedbed.testing import ScriptedLLM, cancel_at_each_step, check_llm
 
 INFO = ModelInfo(model="m", vocab_size=4, eos_token_ids=(0,))
@@ -185,7 +186,7 @@ class TestRepeats:
             async with RecordingLLM(TinyLM(), path, repeats=repeats, extend=True) as recorded:
                 await recorded.next_token_logits([1])
 
-        assert [len(step.observations) for step in open_recording(path).steps] == [3, 3]
+        assert [len(step.observations) for step in open_recording(path).steps] == [3] * 3
 
 
 async def test_what_was_sampled_is_kept_beside_the_rows(tmp_path: Path) -> None:
@@ -193,11 +194,29 @@ async def test_what_was_sampled_is_kept_beside_the_rows(tmp_path: Path) -> None:
     async with RecordingLLM(TinyLM(), path) as recorded:
         result = await sampled(recorded)
         recorded.note(result)
-    run = open_recording(path).runs["run"]
+        recorded.note(result)
+    (run,) = open_recording(path).runs.values()
 
     assert [list(tokens) for tokens in run.token_ids] == result.token_ids
     assert (run.seed, run.sampler, set(run.prompts)) == (7, result.sampler, {tuple(PROMPT)})
     assert open_recording(path).manifest.token_texts[ord("T")] == "T"
+
+
+async def test_a_proxy_of_a_model_that_does_not_tell_its_tokens_texts_speaks_every_protocol_all_the_same(tmp_path: Path) -> None:
+    async with (
+        serve(TinyLM()) as server,
+        connect(server.url, top_k=20) as model,
+        RecordingLLM(model, tmp_path / "recording") as recorded,
+    ):
+        want = await recorded.next_token_logits(PROMPT)
+        for protocol in PROTOCOLS:
+            if protocol == "kserve-v2":
+                continue  # it moves full rows, and these are the 20 best
+            told = {} if protocol in ("native", "llama.cpp") else {"eos_token_ids": [256], "vocab_size": 257}
+            async with serve(recorded, protocols=[protocol]) as proxy, connect(proxy.url, protocol, top_k=20, **told) as client:
+                assert client.info.eos_token_ids == (256,)
+                assert await client.next_token_logits(PROMPT) == want
+        assert await recorded.tokenize("The <|7|>") == list(b"The <|7|>")
 
 
 async def test_two_recorders_of_one_recording_are_one_too_many(tmp_path: Path) -> None:
@@ -207,7 +226,7 @@ async def test_two_recorders_of_one_recording_are_one_too_many(tmp_path: Path) -
                 pass
         await recorded.next_token_logits([5])
 
-    assert len(open_recording(tmp_path / "recording").steps) == 2
+    assert len(open_recording(tmp_path / "recording").steps) == 3
 
 
 async def test_no_secret_enters_a_recording(tmp_path: Path) -> None:
@@ -254,7 +273,7 @@ async def test_what_is_recorded_is_not_asked_again(tmp_path: Path) -> None:
             with trio.testing.assert_checkpoints():
                 await recorded.next_token_logits([1])
 
-    assert llm.asked == [(0,), (1,)]  # the first is the row that lets connect() verify a replay
+    assert llm.asked == [(0,), (1,)]  # the first lets connect() verify a replay
 
 
 async def test_a_run_that_failed_is_resumed_by_running_it_again(tmp_path: Path) -> None:
@@ -368,4 +387,4 @@ async def test_it_passes_on_what_the_model_can(tmp_path: Path) -> None:
         assert recorded.token_bytes(65) == b"A"
         assert recorded.eos_token_ids == (256,)
         assert recorded.info.max_top_k == 7
-        assert repr(recorded) == "<RecordingLLM of TinyLM(order=6): 1 steps>"
+        assert repr(recorded) == "<RecordingLLM of TinyLM(order=6): 2 steps>"

@@ -9,7 +9,9 @@ import traceback
 import click
 
 from seedbed.cli.doctor import doctor
-from seedbed.cli.generate import generate, record
+from seedbed.cli.generate import generate
+from seedbed.cli.inspect import inspect
+from seedbed.cli.record import record
 from seedbed.cli.serve import replay, serve
 from seedbed.errors import SeedbedError
 
@@ -33,7 +35,7 @@ def main() -> None:
     """
 
 
-for command in (generate, record, replay, serve, doctor):
+for command in (generate, record, replay, inspect, serve, doctor):
     main.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""``seedbed generate`` and ``seedbed record``: sample sequences and show them; keep what the server said."""
+"""``seedbed generate``: sample sequences and show them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import orjson
 from seedbed.cli.options import as_json_option, connection_options, open_model, prompts_of, run_trio, sampler_of, sampling_options, seed_of
 from seedbed.cli.progress import shown_text, watch
 from seedbed.generation import open_generation
-from seedbed.recording import RecordingLLM
 
 if TYPE_CHECKING:
     from seedbed.generation import GenerationResult
     from seedbed.llm import LLM
 
-__all__ = ["generate", "record"]
+__all__ = ["generate", "sample_and_show"]
 
 
 @click.command()
@@ -40,54 +39,13 @@ def generate(source: str, as_json: bool, **options: Any) -> None:
 
     async def main() -> None:
         async with open_model(source, options) as model:
-            await _sample_and_show(model, options, as_json)
+            await sample_and_show(model, options, as_json)
 
     run_trio(main)
 
 
-@click.command()
-@click.argument("url")
-@click.argument("path", type=click.Path())
-@click.option("--keep", "kept", type=click.IntRange(1), default=20, show_default=True, metavar="K", help="Tokens of each row to keep.")
-@click.option("--extend", is_flag=True, help="Add to a finished recording.")
-@sampling_options
-@connection_options
-@as_json_option
-def record(url: str, path: str, kept: int, extend: bool, as_json: bool, **options: Any) -> None:
-    """Sample sequences from the server at URL, and keep its answers in the directory PATH.
-
-    What is sampled from is what is kept, so replaying PATH with the same options gives the same tokens. A run that was
-    interrupted goes on where it was when the same command is given again.
-
-    \b
-    Example:
-      seedbed record http://127.0.0.1:8017 recordings/seed --prompt "The seed" -n 16 --seed 7
-      seedbed generate recordings/seed --token-ids 84,104,101,32,115,101,101,100 -n 16 --seed 7
-
-    \b
-    Exit codes: 0 done; 2 wrong usage; 3 the server failed; 5 the recording; 130 interrupted.
-    """
-    if options["rows"] is None:
-        options["rows"] = str(kept)
-
-    async def main() -> None:
-        async with open_model(url, options) as model, RecordingLLM(model, path, top_k=kept, extend=extend) as recorded:
-            result = await _sample_and_show(recorded, options, as_json)
-            steps = recorded.steps
-        if not as_json:
-            ids = ",".join(map(str, result.sequences[0].prompt_token_ids)) if result.sequences else "..."
-            click.echo(f"{steps} steps are recorded in {path}. Replay them without the server:")
-            click.echo(f"  seedbed generate {path} --token-ids {ids} -n {options['n']} --seed {result.seed}{_sampling_words(options)}")
-
-    run_trio(main)
-
-
-def _sampling_words(options: dict[str, Any]) -> str:
-    given = {"max-new-tokens": 64, "temperature": 1.0, "top-k": 0, "top-p": 1.0, "min-p": 0.0}
-    return "".join(f" --{name} {value}" for name, default in given.items() if (value := options[name.replace("-", "_")]) != default)
-
-
-async def _sample_and_show(model: LLM, options: dict[str, Any], as_json: bool) -> GenerationResult:
+async def sample_and_show(model: LLM, options: dict[str, Any], as_json: bool) -> GenerationResult:
+    """Sample what the options say from a model and print it."""
     sampler, seed = sampler_of(options), seed_of(options)
     prompts = await prompts_of(model, options)
     async with (

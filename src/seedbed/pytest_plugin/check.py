@@ -6,17 +6,14 @@ import math
 import shlex
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from seedbed.generation.result import GenerationResult
-from seedbed.llm.base import Row, TopLogprobs, as_row
+from seedbed.llm.base import TopLogprobs, as_row
 from seedbed.protocols.rows import logprob_of
+from seedbed.recording.compare import furthest, same_row
 from seedbed.recording.runs import Run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
     from seedbed.pytest_plugin.model import RecordedModel
 
@@ -76,12 +73,12 @@ class Check:
         if step is None:
             raise AssertionError(f"no row is recorded after {list(prefix)}\n  to record it:      {settings.command('new', url=True)}")
         want, got = step.row, as_row(have)  # type: ignore[arg-type]
-        if _same(want, got):
+        if same_row(want, got):
             return
         sizes = [row.vocab_size if isinstance(row, TopLogprobs) else row.size for row in (want, got)]
         if sizes[0] != sizes[1]:
             raise AssertionError(f"the row is for a vocabulary of {sizes[1]} tokens, the recorded one for one of {sizes[0]}")
-        token_id, want_logprob, have_logprob = _furthest(want, got)
+        token_id, want_logprob, have_logprob = furthest(want, got)
         if abs(want_logprob - have_logprob) <= atol:
             return
         raise AssertionError(
@@ -138,38 +135,6 @@ def _run_of(label: str, have: Any) -> Run:
     if several and not hasattr(several[0], "__len__"):
         several = [several]
     return Run(label, tuple(tuple(map(int, token_ids)) for token_ids in several))
-
-
-def _same(want: Row, have: Row) -> bool:
-    if isinstance(want, TopLogprobs) or isinstance(have, TopLogprobs):
-        return isinstance(want, TopLogprobs) and isinstance(have, TopLogprobs) and want == have
-    return want.shape == have.shape and bool(np.array_equal(want, have))
-
-
-def _furthest(want: Row, have: Row) -> tuple[int, float, float]:
-    """The token whose log-probabilities differ most, and both; one that only one row lists differs most of all."""
-    ids = [row.token_ids if isinstance(row, TopLogprobs) else np.arange(row.size) for row in (want, have)]
-    if isinstance(want, TopLogprobs) == isinstance(have, TopLogprobs):
-        alone = np.setxor1d(ids[0], ids[1])
-        if alone.size:
-            best = max(alone.tolist(), key=lambda token_id: max(logprob_of(want, token_id), logprob_of(have, token_id)))
-            return best, logprob_of(want, best), logprob_of(have, best)
-    both = np.intersect1d(ids[0], ids[1])
-    values = [_logprobs_at(row, both) for row in (want, have)]
-    with np.errstate(invalid="ignore"):
-        differences = np.nan_to_num(np.abs(values[0] - values[1]), nan=0.0)
-    place = int(differences.argmax())
-    return int(both[place]), float(values[0][place]), float(values[1][place])
-
-
-def _logprobs_at(row: Row, ids: NDArray[np.int64]) -> NDArray[np.float64]:
-    if isinstance(row, TopLogprobs):
-        known = dict(zip(row.token_ids.tolist(), row.logprobs.tolist(), strict=True))
-        return np.array([known[token_id] for token_id in ids.tolist()])
-    logits = row.astype(np.float64)
-    top = logits.max()
-    logprobs: NDArray[np.float64] = logits[ids] - (top + math.log(float(np.exp(logits - top).sum())))
-    return logprobs
 
 
 def _probability(logprob: float) -> str:

@@ -20,8 +20,8 @@
 5. ``row`` is [shard, place], each place of a shard referred to in order; a repeat with the bits of an earlier answer says ``same``. Shards
    are found by number and have one possible header. So no name leads out of the directory, and no shape promises what is not there.
 6. Every file is a regular file, never a link. So neither reading nor extending a recording touches anything outside it.
-7. Text files only grow. While the manifest does not say "sealed", a last line without line feed was cut off by a kill and is dropped; a
-   sealed recording is exactly what its manifest says, each text file by its SHA-256.
+7. Text files only grow, but that sealing drops runs that were replaced. While the manifest does not say "sealed", a last line without
+   line feed was cut off by a kill and is dropped; a sealed recording is exactly what its manifest says, each text file by its SHA-256.
 8. A recorder writes a row, then its line, both before the answer is handed out; a killed process loses nothing it has answered. Forced to
    the disk (fsync) are a shard when it is full and everything when it is sealed; after a power cut, what came since may be lost or damaged.
 9. No request header, no URL and no key is written, only what the model answered and what it says of itself.
@@ -150,7 +150,7 @@ def open_recording(path: str | os.PathLike[str]) -> Recording:
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     trio.run(record, directory + "/recording")
         ...     open_recording(directory + "/recording")
-        <Recording recording: tiny-lm, 2 steps, full rows>
+        <Recording recording: tiny-lm, 3 steps, full rows>
     """
     where = Path(path)
     manifest = read_manifest(where)

@@ -13,7 +13,8 @@ from seedbed.errors import UsageError
 from seedbed.llm.base import LLM, ModelInfo, Row, as_row
 from seedbed.llm.threads import as_llm
 from seedbed.protocols.rows import full_row, top_logprobs
-from seedbed.recording.runs import Run
+from seedbed.recording.runs import Run, default_name
+from seedbed.recording.spelling import ids_spelled, spelled
 from seedbed.recording.steps import Asked
 from seedbed.recording.write import RecordingWriter
 from seedbed.sampling.candidates import Candidates
@@ -52,8 +53,8 @@ class RecordingLLM(LLM):
         extend: continue a finished recording; the default refuses.
 
     Used as an async context manager: entering opens the recording and locks it, leaving asks for the repeats and seals it. When an
-    exception leaves the block the recording stays unsealed and can be continued. The first row recorded is the one after the stop token
-    alone: what ``connect`` asks any server to verify it, so that it can verify a replay too.
+    exception leaves the block the recording stays unsealed and can be continued. Recorded first are the rows after the stop token
+    alone and after token 0 alone: what ``connect`` asks any server, whatever the protocol, so that it can ask a replay too.
 
     Raises:
         UsageError: the model does not tell its vocabulary's size, or lists fewer tokens than are to be kept.
@@ -102,7 +103,8 @@ class RecordingLLM(LLM):
         writer = RecordingWriter(self._path, self._info, self._kept, extend=self._extend)
         self._recorder = Recorder(self._model, writer)
         try:
-            await self.next_token_logits([self.get_stop_token_id()])
+            for token_id in dict.fromkeys((self.get_stop_token_id(), 0)):  # see the class: what connect() asks
+                await self.next_token_logits([token_id])
         except BaseException:
             writer.abandon()
             raise
@@ -125,19 +127,19 @@ class RecordingLLM(LLM):
             raise UsageError("enter the recording first: async with RecordingLLM(...) as model")
         return await self._recorder.answer(prev_token_ids)
 
-    def note(self, result: GenerationResult, name: str = "run") -> None:
+    def note(self, result: GenerationResult, name: str | None = None) -> None:
         """Keep which tokens were sampled, with their seed and sampler, so that a later run can be held against them.
 
         Args:
             result: of ``generate`` over this model.
-            name: of the run; a run noted earlier under the same name is replaced.
+            name: of the run; a run noted earlier under the same name is replaced. The default is made of prompts, seed and sampler.
 
         Raises:
             RecordingError: it cannot be written.
         """
         if self._recorder is None:
             raise UsageError("enter the recording first: async with RecordingLLM(...) as model")
-        self._recorder.writer.note(Run.of(name, result))
+        self._recorder.writer.note(Run.of(name or default_name(result), result))
 
     def get_stop_token_id(self) -> int:
         return self._model.get_stop_token_id()
@@ -156,13 +158,23 @@ class RecordingLLM(LLM):
         return len(self._recorder.writer.recording.steps) if self._recorder is not None else 0
 
     async def tokenize(self, text: str) -> list[int]:
-        return await self._model.tokenize(text)
+        """The model's token ids of a text, or those that ``token_bytes`` spells where the model does not tell its own."""
+        ids = None if self._spells else ids_spelled(text)
+        if ids is None:
+            return await self._model.tokenize(text)
+        await trio.lowlevel.checkpoint()
+        return ids
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         return await self._model.detokenize(token_ids)
 
+    @property
+    def _spells(self) -> bool:
+        return bool(self._model.token_bytes(self.get_stop_token_id()))
+
     def token_bytes(self, token_id: int) -> bytes:
-        return self._model.token_bytes(token_id)
+        """The octets of a token, or its number, as a replay spells it, where the model does not tell: so a proxy speaks every protocol."""
+        return self._model.token_bytes(token_id) if self._spells else spelled(token_id)
 
     def counters(self) -> dict[str, int]:
         return self._model.counters()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shlex
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import HttpRequest
 from seedbed.protocols.rows import logprob_of
 from seedbed.recording.format import Recording, open_recording
+from seedbed.recording.spelling import ids_spelled, spelled
 from seedbed.server.answer import answer
 
 if TYPE_CHECKING:
@@ -86,13 +86,14 @@ class ReplayLLM(LLM):
     async def tokenize(self, text: str) -> list[int]:
         """Token ids spelled as ``token_bytes`` spells them; no other text, since a recording has no tokenizer."""
         await trio.lowlevel.checkpoint()
-        if not re.fullmatch(r"(<\|\d+\|>)+", text):
+        ids = ids_spelled(text)
+        if ids is None:
             raise UsageError("a recording has no tokenizer: give token ids instead of text")
-        return [int(token_id) for token_id in re.findall(r"\d+", text)]
+        return ids
 
     def token_bytes(self, token_id: int) -> bytes:
         """A spelling for protocols that name tokens by text: ``<|7|>`` for token 7."""
-        return f"<|{token_id}|>".encode()
+        return spelled(token_id)
 
     def __repr__(self) -> str:
         return f"ReplayLLM({self.recording!r})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from seedbed.recording import lines
 if TYPE_CHECKING:
     from seedbed.generation.result import GenerationResult
 
-__all__ = ["RUNS", "Run"]
+__all__ = ["RUNS", "Run", "default_name"]
 
 RUNS = "runs.jsonl"
 
@@ -82,6 +83,13 @@ class Run:
             str(data["sampler"]),
             tuple(map(str, data["finish_reasons"])),
         )
+
+
+def default_name(result: GenerationResult) -> str:
+    """A name that a run has in common with its repetition, and with no other."""
+    prompts = [sequence.prompt_token_ids for sequence in result.sequences]
+    asked = f"{result.seed} {result.sampler} {prompts}".encode()
+    return f"run-{hashlib.sha256(asked).hexdigest()[:8]}"
 
 
 def _ids(values: Any) -> tuple[int, ...]:

@@ -214,7 +214,7 @@ def prefix_hasher(tokens: Sequence[int], beginning: hashlib.blake2b | None = Non
 
 
 def _octets(tokens: Sequence[int]) -> bytes:
-    return np.frombuffer(array("q", tokens), dtype=np.int64).astype("<i8", copy=False).tobytes() if tokens else b""
+    return np.frombuffer(array("q", tokens), dtype=np.int64).astype("<i8", copy=False).tobytes() if len(tokens) else b""
 
 
 def row_sha256(key: bytes, row: Row) -> str:
@@ -253,7 +253,11 @@ class StepIndex:
 
     def nearest(self, prefix: Sequence[int]) -> Step | None:
         """The step of the longest recorded beginning of ``prefix``, itself included, or None."""
-        best, hasher = None, prefix_hasher(())
+        # A sequence is asked for token by token, so what is nearest is mostly the prefix without its last one.
+        best = self.get(prefix) or self.get(prefix[:-1])
+        if best is not None:
+            return best
+        hasher = prefix_hasher(())
         try:
             for token_id in prefix:
                 hasher.update(_octets((token_id,)))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from seedbed.errors import RecordingError, RecordingExists
 from seedbed.llm.base import Row, TopLogprobs
 from seedbed.recording import lines
-from seedbed.recording.files import lock, open_regular, read_file, sync_directory, write_whole
+from seedbed.recording.files import lock, open_regular, read_file, replace_file, sync_directory, write_whole
 from seedbed.recording.format import MANIFEST, RUNS, STEPS, Recording, read_recording
 from seedbed.recording.manifest import Manifest, Seal, read_manifest, write_manifest
 from seedbed.recording.shards import MAX_SHARD, Shards
@@ -237,6 +237,7 @@ class RecordingWriter:
 
     def _write_seal(self, token_texts: dict[int, str]) -> None:
         shards = self.recording.shards.finish()
+        self._drop_replaced_runs()
         hashes = {}
         for name, descriptor in self._descriptors.items():
             os.fsync(descriptor)
@@ -246,6 +247,12 @@ class RecordingWriter:
         seal = Seal(len(self.recording.steps), dict(sorted(hashes.items())), shards)
         self.recording.manifest = replace(self.recording.manifest, seal=seal, token_texts=texts)
         write_manifest(self.path, self.recording.manifest)
+
+    def _drop_replaced_runs(self) -> None:
+        """So that a recording that is made anew, of a model that did not change, is the same file."""
+        lasting = b"".join(run.to_line() for run in self.recording.runs.values())
+        if len(lasting) < self._ends.get(RUNS, 0):
+            replace_file(self.path / RUNS, lasting)
 
     def abandon(self) -> None:
         """Stop without sealing; what was appended can be continued. Idempotent."""
