@@ -37,9 +37,11 @@
     └── RecordingError                      between us and a recording
         ├── RecordingNotFound               no recording at that path
         ├── RecordingExists                 one is there already and would be overwritten
+        ├── RecordingLocked                 somebody else is writing to it
         ├── RecordingBroken                 its files contradict themselves or the format
         ├── RecordingTooNew                 written by a later version of seedbed
-        └── RecordingMiss                   the prefix asked for was never recorded
+        ├── RecordingMiss                   the prefix asked for was never recorded
+        └── NetworkBlocked (also RuntimeError)  a test tried to leave the machine, and --seedbed-block-network forbids it
 
 An error that happened inside a generation says where: ``prompt_index``, ``index`` and ``step`` are set, the message ends with them, and
 ``result`` holds what had been sampled when it came out. Errors chain the exception that caused them as ``__cause__``. No error shows a
@@ -70,6 +72,7 @@ __all__ = [
     "InvalidSeed",
     "MalformedRow",
     "MissingExtra",
+    "NetworkBlocked",
     "NonFiniteAtServer",
     "NonFiniteLogits",
     "NotAModelServer",
@@ -79,6 +82,7 @@ __all__ = [
     "RecordingBroken",
     "RecordingError",
     "RecordingExists",
+    "RecordingLocked",
     "RecordingMiss",
     "RecordingNotFound",
     "RecordingTooNew",
@@ -328,8 +332,12 @@ class RecordingExists(RecordingError):
     """A recording is there already; it is never overwritten unasked."""
 
 
+class RecordingLocked(RecordingError):
+    """Another recorder, in this process or another, is writing to the recording; the message names the lock."""
+
+
 class RecordingBroken(RecordingError):
-    """A recording's files contradict themselves or the format; the message says which line."""
+    """A recording's files contradict themselves or the format; the message says which step or line."""
 
 
 class RecordingTooNew(RecordingError):
@@ -348,3 +356,7 @@ class RecordingMiss(RecordingError):
         super().__init__(message)
         self.prev_token_ids = tuple(prev_token_ids)
         self.known = known
+
+
+class NetworkBlocked(RecordingError, RuntimeError):
+    """A test tried to reach a host while ``--seedbed-block-network`` is given; no OSError, so that no client tries again."""

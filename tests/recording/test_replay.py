@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import math
+import re
+import shlex
+import shutil
 import socket
 import tracemalloc
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import trio
 
-from seedbed import ReplayLLM, Sampler, connect, generate, open_recording, replay_transport
-from seedbed.errors import MissingExtra, RecordingMiss, TruncatedRow, UsageError
+from seedbed import RecordingLLM, ReplayLLM, Sampler, TinyLM, connect, generate, open_recording, replay_transport, softmax
+from seedbed.errors import MissingExtra, RecordingBroken, RecordingMiss, TruncatedRow, UsageError
+from seedbed.protocols import PROTOCOLS
+from seedbed.protocols.rows import top_logprobs
 from seedbed.testing import check_llm
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -57,6 +65,43 @@ async def test_the_native_protocol_tells_how_much_of_a_row_there_is() -> None:
         assert model.top_k == 20
 
 
+@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+async def test_every_protocol_that_can_carry_its_rows_gives_them_bit_for_bit(tmp_path: Path, protocol: str) -> None:
+    async with RecordingLLM(TinyLM(), tmp_path / "full", "full") as recorded:
+        row = await recorded.next_token_logits(SEED)
+    for path, top_k in ((tmp_path / "full", 20), (tmp_path / "full", 257), (TINY, 20)):
+        transport = replay_transport(path, protocol)
+        async with connect("http://nobody.invalid", protocol, transport=transport, top_k=top_k) as model:
+            have = await model.next_token_logits(SEED)
+        want = await ReplayLLM(TINY).next_token_logits(SEED) if top_k == 20 else top_logprobs(row, 257)
+        assert have == want
+
+
+async def test_the_native_protocol_carries_a_full_recording_as_it_is(tmp_path: Path) -> None:
+    async with RecordingLLM(TinyLM(), tmp_path / "full", "full") as recorded:
+        row = await recorded.next_token_logits(SEED)
+    async with connect("http://nobody.invalid", transport=replay_transport(tmp_path / "full")) as model:
+        assert model.top_k is None
+        assert np.array_equal(await model.next_token_logits(SEED), row)
+
+
+async def test_a_damaged_row_comes_through_http_as_the_error_it_is(tmp_path: Path) -> None:
+    async with RecordingLLM(TinyLM(), tmp_path / "full", "full") as recorded:
+        await recorded.next_token_logits(SEED)
+    shard = tmp_path / "full" / "logits-00001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\x55")
+    async with connect("http://nobody.invalid", transport=replay_transport(tmp_path / "full")) as model:
+        with pytest.raises(RecordingBroken, match="step 1:"):
+            await model.next_token_logits(SEED)
+
+
+async def test_it_counts_what_was_asked() -> None:
+    llm = ReplayLLM(TINY)
+    await llm.next_token_logits(SEED)
+    await llm.next_token_logits(SEED)
+    assert dict(llm.answered) == {1: 2}
+
+
 async def test_it_keeps_the_contract() -> None:
     prefixes = [step.prefix for step in open_recording(TINY).steps[:4]]
     await check_llm(ReplayLLM(TINY), prefixes)
@@ -83,11 +128,35 @@ class TestMisses:
     async def test_a_likely_token_that_was_never_drawn_says_how_likely_it_was(self) -> None:
         recording = open_recording(TINY)
         step = next(s for s in recording.steps if s.prefix == tuple(SEED))
-        missing = next(t for t in step.row.token_ids.tolist() if recording.trie.get((*SEED, t)) is None)
+        missing = next(t for t in step.row.token_ids.tolist() if recording.get((*SEED, t)) is None)
         with pytest.raises(
             RecordingMiss, match=rf"then comes token {missing}, which had probability [0-9.e-]+ there; extend the recording"
         ):
             await ReplayLLM(recording).next_token_logits([*SEED, missing])
+
+    async def test_the_command_that_would_extend_the_recording_is_said(self, tmp_path: Path) -> None:
+        path = Path(shutil.copytree(TINY, tmp_path / "a recording"))
+        with pytest.raises(RecordingMiss) as caught:
+            await ReplayLLM(path).next_token_logits([*SEED, ord("q")])
+        command = shlex.split(str(caught.value).rsplit("extend the recording to add it: ", 1)[1])
+        assert command == ["seedbed", "record", "URL", str(path), "--extend", "--token-ids", ",".join(map(str, [*SEED, ord("q")]))]
+
+        with pytest.raises(RecordingMiss, match="--token-ids ID,ID,...$"):
+            await ReplayLLM(path).next_token_logits(SEED * 10)
+        with pytest.raises(RecordingMiss, match="extend the recording to add it: make it so$"):
+            await ReplayLLM(path, how_to_extend="make it so").next_token_logits(SEED * 10)
+
+    async def test_in_a_full_recording_every_token_has_its_probability(self, tmp_path: Path) -> None:
+        async with RecordingLLM(TinyLM(), tmp_path / "full", "full") as recorded:
+            row = await recorded.next_token_logits(SEED)
+        want = f"{softmax(row)[ord('q')]:.3g}"
+        with pytest.raises(RecordingMiss, match=f"then comes token 113, which had probability {re.escape(want)} there"):
+            await ReplayLLM(tmp_path / "full").next_token_logits([*SEED, ord("q")])
+
+    @pytest.mark.parametrize("prefix", [[2**70], [-1], ["x"], [1.5], []])
+    async def test_what_is_no_prefix_is_a_miss_too(self, prefix: list[object]) -> None:
+        with pytest.raises(RecordingMiss):
+            await ReplayLLM(TINY).next_token_logits(prefix)
 
     async def test_another_prompt_altogether_is_said(self) -> None:
         with pytest.raises(RecordingMiss, match="knows no beginning of this prefix"):
@@ -137,18 +206,19 @@ async def test_any_httpx_client_can_use_it() -> None:
 
 
 async def test_memory_stays_flat_over_many_requests() -> None:
-    """respx keeps every call for ever unless told not to, 3 kB a small one: 3 MB here."""
-    async with connect("http://nobody.invalid", transport=replay_transport(TINY)) as model:
-        for _ in range(50):
-            await model.next_token_logits(SEED)
+    """respx keeps every call for ever unless told not to, 3 kB a small one: 1 MB here. Without time limits, since trio keeps up to a
+    thousand deadlines that are over."""
+    async with connect("http://nobody.invalid", transport=replay_transport(TINY), request_timeout=math.inf) as model:
         tracemalloc.start()
-        before, _ = tracemalloc.get_traced_memory()
-        for _ in range(1000):
-            await model.next_token_logits(SEED)
-        after, _ = tracemalloc.get_traced_memory()
+        sizes = []
+        for _ in range(3):
+            for _ in range(300):
+                await model.next_token_logits(SEED)
+            gc.collect()
+            sizes.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
 
-    assert after - before < 600_000
+    assert sizes[2] - sizes[1] < 5_000
 
 
 def test_without_respx_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
 """Kept on disk: what a model said, recorded while it is sampled from and replayed without it."""
 
-from seedbed.recording.format import Recording, open_recording
+from seedbed.recording.format import Recording, Step, open_recording
 from seedbed.recording.record import RecordingLLM
 from seedbed.recording.replay import ReplayLLM, replay_transport
+from seedbed.recording.runs import Run
+from seedbed.recording.steps import Asked, Observation
 
-__all__ = ["Recording", "RecordingLLM", "ReplayLLM", "open_recording", "replay_transport"]
+__all__ = ["Asked", "Observation", "Recording", "RecordingLLM", "ReplayLLM", "Run", "Step", "open_recording", "replay_transport"]

@@ -1,85 +1,137 @@
-"""A recording on disk: a directory of text that diffs well, a tree of prefixes with one row each.
+"""A recording on disk: a directory that holds a tree of prefixes with every answer to each. This page specifies it.
 
-``manifest.json``: what was recorded, and whether it is finished::
+::
 
-    {"format": "seedbed recording", "version": 1, "sealed": true, "steps": 3, "sha256": "...", "tier": "top_k", "top_k": 20, "model": {...}}
+    manifest.json             the model, tier and top_k; once sealed also the number of steps, SHA-256 of the text files, the shards
+    steps.jsonl               {"step":1,"parent":0,"tokens":[7],"top":{"token_ids":[4,9],"logprobs":[-0.5,-1.25]},"concurrency":1,
+                               "cache":"warm","latency":0.021,"crc32":"5a0c3e11"}                                   (tier top_k)
+                              {"step":1,"parent":0,"tokens":[7],"row":[1,12],"sha256":"90ab...","top":{the 5 best},"logsumexp":9.5,
+                               ...}                                                                                   (tier full)
+                              {"repeat":1,"same":0,...} or {"repeat":1,"top":...} or {"repeat":1,"row":...}: step 1 answered again
+    logits-00001.safetensors  full rows (see ``shards``)
+    runs.jsonl                tokens that were sampled from it (see ``runs``)
 
-``steps.jsonl``: one line for each distinct prefix, in the order they were first answered::
-
-    {"step": 0, "parent": null, "tokens": [1, 2, 3], "top": {"token_ids": [7, 4], "logprobs": [-0.5, -1.25]}, "sha256": "..."}
-    {"step": 1, "parent": 0, "tokens": [7], "top": {...}, "sha256": "..."}
-
-Rule 1: the prefix of a step is its parent's prefix, which stands on an earlier line, and then ``tokens``; so a tree cannot have a cycle.
-Rule 2: log-probabilities are float32 in the shortest decimal form that gives the same float32 back; -inf is null.
-Rule 3: a line's ``sha256`` (16 hex digits) covers its prefix, ids and values, so that no edited or damaged line is ever believed.
-Rule 4: the file only grows. A line without its line feed was cut off by a kill and is dropped, unless the manifest says "sealed"; a
-sealed recording has exactly ``steps`` lines whose SHA-256 is ``sha256``.
-Rule 5: no request headers, no URL and no key is ever written.
+1. A step's prefix is its parent's, which stands on an earlier line, then its ``tokens``, at least one. So no tree has a cycle.
+2. No prefix is a step twice; another answer to it is a repeat. So no look-up has two answers to choose from.
+3. Log-probabilities are float32 in the shortest decimal form that gives the same float32 back, -inf is null, NaN does not exist.
+4. Every line, and the manifest, ends with a CRC-32 of the text before it; a full row has a SHA-256 over its prefix and its float32 values.
+   So nothing damaged is believed: not a line, not a row, nor a row in another's place. Numbers computed from a row, which depend on
+   the machine's exponentials, are in no SHA-256.
+5. ``row`` is [shard, place], each place of a shard referred to in order; a repeat with the bits of an earlier answer says ``same``. Shards
+   are found by number and have one possible header. So no name leads out of the directory, and no shape promises what is not there.
+6. Every file is a regular file, never a link. So neither reading nor extending a recording touches anything outside it.
+7. Text files only grow. While the manifest does not say "sealed", a last line without line feed was cut off by a kill and is dropped; a
+   sealed recording is exactly what its manifest says, each text file by its SHA-256.
+8. A recorder writes a row, then its line, both before the answer is handed out; a killed process loses nothing it has answered. Forced to
+   the disk (fsync) are a shard when it is full and everything when it is sealed; after a power cut, what came since may be lost or damaged.
+9. No request header, no URL and no key is written, only what the model answered and what it says of itself.
+10. ``version`` is 1. A reader refuses a later one; within it, members may be added that a reader may ignore.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import orjson
+from seedbed.errors import RecordingBroken
+from seedbed.recording import lines
+from seedbed.recording.files import read_file
+from seedbed.recording.manifest import MANIFEST, Manifest, read_manifest
+from seedbed.recording.runs import RUNS, Run
+from seedbed.recording.shards import MAX_SHARD, MAX_SHARDS, Shards
+from seedbed.recording.steps import Asked, Observation, Step, StepIndex, StoredRow, prefix_hasher, top_from_line
 
-from seedbed.errors import MalformedRow, RecordingBroken, RecordingError, RecordingExists, RecordingNotFound, RecordingTooNew
-from seedbed.llm.base import ModelInfo, TopLogprobs
-from seedbed.llm.prefix_trie import PrefixTrie
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
 
-__all__ = ["Recording", "RecordingWriter", "Step", "open_recording"]
+    from seedbed.llm.base import ModelInfo, TopLogprobs
 
-FORMAT, VERSION = "seedbed recording", 1
-MANIFEST, STEPS = "manifest.json", "steps.jsonl"
+__all__ = ["MANIFEST", "RUNS", "STEPS", "Recording", "Step", "open_recording"]
 
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One recorded answer.
-
-    Attributes:
-        number: its line, from 0.
-        prefix: the token ids asked for.
-        row: what the model answered.
-    """
-
-    number: int
-    prefix: tuple[int, ...]
-    row: TopLogprobs
+STEPS = "steps.jsonl"
 
 
-@dataclass(frozen=True, slots=True)
 class Recording:
-    """A recording, read whole.
+    """A recording, open for reading. Full rows stay on disk until they are asked for.
 
     Attributes:
         path: its directory.
-        info: the model recorded.
-        top_k: how many tokens of each row were kept.
-        is_sealed: whether it was finished; an unsealed one ends where its recorder was stopped.
-        steps: every answer, in the order recorded.
-        trie: the same, by prefix.
+        manifest: what its manifest says.
+        steps: every recorded prefix, in the order first answered.
+        index: the same, by prefix.
+        runs: what was sampled from it, by name.
     """
 
-    path: Path
-    info: ModelInfo
-    top_k: int
-    is_sealed: bool
-    steps: tuple[Step, ...]
-    trie: PrefixTrie[Step]
+    def __init__(self, path: Path, manifest: Manifest, shards: Shards) -> None:
+        self.path, self.manifest, self.shards = path, manifest, shards
+        self.steps: list[Step] = []
+        self.index = StepIndex()
+        self.runs: dict[str, Run] = {}
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model recorded."""
+        return self.manifest.info
+
+    @property
+    def tier(self) -> Literal["full", "top_k"]:
+        """How much of each row is kept."""
+        return self.manifest.tier
+
+    @property
+    def top_k(self) -> int | None:
+        """How many tokens of each row are kept; None is the full row."""
+        return self.manifest.top_k
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether it was finished; an unsealed one ends where its recorder is, or was stopped."""
+        return self.manifest.seal is not None
+
+    def get(self, prefix: Sequence[int]) -> Step | None:
+        """The step of exactly this prefix, or None."""
+        return self.index.get(prefix)
+
+    def nearest(self, prefix: Sequence[int]) -> Step | None:
+        """The step of the longest recorded beginning of ``prefix``, or None."""
+        return self.index.nearest(prefix)
+
+    @cached_property
+    def children(self) -> dict[int | None, list[Step]]:
+        """{number of a step: the steps it is the longest recorded beginning of}; under None those that have none."""
+        children: dict[int | None, list[Step]] = {None: []}
+        for step in self.steps:
+            above = step.parent
+            if len(step.tokens) > 1 or above is None:
+                # A shorter beginning may have been recorded later than its continuation.
+                above = self.index.nearest(step.prefix[:-1])
+            children.setdefault(None if above is None else above.number, []).append(step)
+        return children
+
+    def verify(self) -> int:
+        """Read every row and check every hash again; returns how many answers that are.
+
+        Raises:
+            RecordingBroken: one is not what was recorded; names the step.
+        """
+        count = 0
+        for step in self.steps:
+            for observation in step.observations:
+                if isinstance(observation.source, StoredRow):
+                    observation.source.load(check=True)
+                count += 1
+        return count
 
     def __repr__(self) -> str:
-        state = "" if self.is_sealed else ", not sealed"
-        return f"<Recording {self.path.name}: {self.info.model}, {len(self.steps)} steps, top {self.top_k}{state}>"
+        kept = "full rows" if self.top_k is None else f"top {self.top_k}"
+        return f"<Recording {self.path.name}: {self.info.model}, {len(self.steps)} steps, {kept}{'' if self.is_sealed else ', not sealed'}>"
 
 
 def open_recording(path: str | os.PathLike[str]) -> Recording:
-    """Read a recording and check every line of it.
+    """Open a recording and check every line of it. Of full rows only the files' headers are read; each row is checked when it is read.
 
     Args:
         path: its directory.
@@ -87,206 +139,151 @@ def open_recording(path: str | os.PathLike[str]) -> Recording:
     Raises:
         RecordingNotFound: there is none.
         RecordingTooNew: a later version wrote it.
-        RecordingBroken: it contradicts itself or the format; names the line.
+        RecordingBroken: it contradicts itself or the format; names the step or line.
+
+    Example:
+        >>> import tempfile, trio
+        >>> from seedbed import RecordingLLM, TinyLM
+        >>> async def record(path):
+        ...     async with RecordingLLM(TinyLM(), path, tier="full") as model:
+        ...         await model.next_token_logits(list(b"The "))
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     trio.run(record, directory + "/recording")
+        ...     open_recording(directory + "/recording")
+        <Recording recording: tiny-lm, 2 steps, full rows>
     """
     where = Path(path)
-    manifest = _read_manifest(where)
-    try:
-        data = (where / STEPS).read_bytes()
-    except OSError as error:
-        raise RecordingBroken(f"{where}: {STEPS} cannot be read: {error.strerror}") from error
-    sealed = manifest["sealed"]
-    whole = data[: data.rfind(b"\n") + 1]
-    if sealed and (len(whole) != len(data) or hashlib.sha256(data).hexdigest() != manifest.get("sha256")):
-        raise RecordingBroken(f"{where}: {STEPS} is not what was sealed; restore it, or record anew")
-    info = _info_from(manifest["model"], where)
-    steps: list[Step] = []
-    trie: PrefixTrie[Step] = PrefixTrie()
-    for number, line in enumerate(whole.splitlines()):
-        step = _step_from(line, number, steps, info, where)
-        if trie.get(step.prefix) is not None:
-            raise RecordingBroken(f"{where}: {STEPS} line {number + 1} records a prefix a second time")
-        steps.append(step)
-        trie.insert(step.prefix, step)
-    if sealed and manifest.get("steps") != len(steps):
-        raise RecordingBroken(f"{where}: {len(steps)} steps are there, {manifest.get('steps')} were sealed")
-    return Recording(where, info, manifest["top_k"], sealed, tuple(steps), trie)
+    manifest = read_manifest(where)
+    return read_recording(where, manifest)
 
 
-class RecordingWriter:
-    """The one who appends to a recording.
-
-    Every answer is one write of one line, flushed to the operating system before ``append`` returns, so a killed process loses nothing that
-    was answered; ``seal`` also forces it to the disk.
-
-    Args:
-        path: the directory; made if missing. An unsealed recording of the same model is continued.
-        info: the model.
-        top_k: how many tokens of each row are kept.
-        extend: continue a sealed recording too.
-
-    Raises:
-        RecordingExists: a sealed recording is there, or one of another model or top_k, or files that are no recording.
-        RecordingError: the directory cannot be written.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], info: ModelInfo, top_k: int, *, extend: bool = False) -> None:
-        self.path = Path(path)
-        self._info, self._top_k = info, top_k
-        self.trie: PrefixTrie[Step] = PrefixTrie()
-        self._steps = 0
+def read_recording(where: Path, manifest: Manifest, *, max_shard: int = MAX_SHARD) -> Recording:
+    """The recording of a manifest that has been read; ``max_shard`` is for who continues it."""
+    assert manifest.info.vocab_size is not None
+    recording = Recording(where, manifest, Shards(where, manifest.info.vocab_size, max_shard=max_shard))
+    reader = _StepReader(recording)
+    for number, line in enumerate(_whole_lines(recording, STEPS), 1):
+        reader.take(number, line)
+    for number, line in enumerate(_whole_lines(recording, RUNS), 1):
         try:
-            self._begin(extend)
-            self._file = (self.path / STEPS).open("ab", buffering=0)
-        except OSError as error:
-            raise RecordingError(f"{self.path} cannot be written: {error.strerror}") from error
+            run = Run.from_line(line)
+        except (ValueError, TypeError, KeyError) as error:
+            raise RecordingBroken(f"{where}: {RUNS} line {number} is damaged: {error}") from error
+        recording.runs[run.name] = run
+    seal = manifest.seal
+    if seal is not None and seal.steps != len(recording.steps):
+        raise RecordingBroken(f"{where}: {len(recording.steps)} steps are there, {seal.steps} were sealed")
+    recording.shards.admit(reader.rows, None if seal is None else seal.shards)
+    return recording
 
-    def _begin(self, extend: bool) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        if (self.path / MANIFEST).exists():
-            self._continue(open_recording(self.path), extend)
-        elif any(self.path.iterdir()):
-            raise RecordingExists(f"{self.path} holds files that are no recording; give another path")
-        else:
-            (self.path / STEPS).touch()
-        self._write_manifest(sealed=False)
 
-    def _continue(self, recording: Recording, extend: bool) -> None:
-        if recording.is_sealed and not extend:
-            raise RecordingExists(f"{self.path} holds a finished recording; give another path, or extend it")
-        if recording.info != self._info or recording.top_k != self._top_k:
-            raise RecordingExists(
-                f"{self.path} records {recording.info.model} (fingerprint {recording.info.fingerprint!r}) with top_k={recording.top_k}, "
-                f"not {self._info.model} (fingerprint {self._info.fingerprint!r}) with top_k={self._top_k}; give another path"
-            )
-        self.trie, self._steps = recording.trie, len(recording.steps)
-        data = (self.path / STEPS).read_bytes()
-        os.truncate(self.path / STEPS, data.rfind(b"\n") + 1)
+def _whole_lines(recording: Recording, name: str) -> list[bytes]:
+    """Lines of a text file with their line feeds; of an unsealed recording those that a kill left whole."""
+    try:
+        data = read_file(recording.path / name)
+    except FileNotFoundError as error:
+        if name == STEPS or (recording.manifest.seal is not None and name in recording.manifest.seal.sha256):
+            raise RecordingBroken(f"{recording.path}: {name} is missing") from error
+        return []
+    seal = recording.manifest.seal
+    if seal is not None and hashlib.sha256(data).hexdigest() != seal.sha256.get(name):
+        raise RecordingBroken(f"{recording.path}: {name} is not what was sealed{_first_damage(data)}; restore it, or record anew")
+    return [line + b"\n" for line in data.split(b"\n")[:-1]]
 
-    def append(self, prefix: tuple[int, ...], row: TopLogprobs) -> Step:
-        """Add an answer to a prefix that has none yet.
+
+def _first_damage(data: bytes) -> str:
+    for number, line in enumerate(data.rstrip(b"\n").split(b"\n"), 1):
+        try:
+            lines.parse(line + b"\n")
+        except ValueError as error:
+            return f": in line {number}, {error}"
+    return ""
+
+
+class _StepReader:
+    """Lines of ``steps.jsonl`` in order, each checked against those before it."""
+
+    def __init__(self, recording: Recording) -> None:
+        assert recording.info.vocab_size is not None
+        self._recording, self._vocab_size = recording, recording.info.vocab_size
+        self._hashers: list[hashlib.blake2b] = []
+        self.rows: list[int] = []  # rows referred to, by shard
+
+    def take(self, number: int, line: bytes) -> None:
+        """Read one line.
 
         Raises:
-            RecordingError: the disk is full or gone; the recording is still valid without this answer.
+            RecordingBroken: names it.
         """
-        nearest = self.trie.nearest(prefix)
-        parent = nearest.value.number if nearest.value is not None else None
-        begin = nearest.length if parent is not None else 0
-        line = {
-            "step": self._steps,
-            "parent": parent,
-            "tokens": prefix[begin:],
-            "top": {"token_ids": row.token_ids, "logprobs": row.logprobs},
-            "sha256": _digest(prefix, row),
-        }
-        self._write(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
-        step = Step(self._steps, prefix, row)
-        self.trie.insert(prefix, step)
-        self._steps += 1
-        return step
-
-    def seal(self) -> None:
-        """Finish: force everything to the disk and say so in the manifest. Idempotent."""
-        if self._file.closed:
-            return
         try:
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._write_manifest(sealed=True)
-        except OSError as error:
-            raise RecordingError(f"{self.path} cannot be sealed: {error.strerror}") from error
+            data = lines.parse(line)
+            if "repeat" in data:
+                self._take_repeat(data)
+            else:
+                self._take_step(data)
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            steps = len(self._recording.steps)
+            raise RecordingBroken(f"{self._recording.path}: {STEPS} line {number} (step {steps}) is damaged: {error}") from error
 
-    def abandon(self) -> None:
-        """Stop without sealing; what was appended can be continued."""
-        self._file.close()
-
-    def _write(self, data: bytes) -> None:
-        end = os.fstat(self._file.fileno()).st_size
-        try:
-            written = self._file.write(data)
-            if written != len(data):
-                raise OSError(28, "no space left on device")
-        except OSError as error:
-            os.ftruncate(self._file.fileno(), end)
-            raise RecordingError(f"{self.path}: an answer could not be written: {error.strerror}; all before it are kept") from error
-
-    def _write_manifest(self, *, sealed: bool) -> None:
-        manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION, "sealed": sealed}
-        if sealed:
-            manifest |= {"steps": self._steps, "sha256": hashlib.sha256((self.path / STEPS).read_bytes()).hexdigest()}
-        model = {name: value for name, value in asdict(self._info).items() if name != "notes"}
-        manifest |= {"tier": "top_k", "top_k": self._top_k, "model": model}
-        temporary = self.path / f".{MANIFEST}"
-        with temporary.open("wb") as file:
-            file.write(orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path / MANIFEST)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.seal()
-
-
-def _digest(prefix: tuple[int, ...], row: TopLogprobs) -> str:
-    digest = hashlib.sha256(np.array([len(prefix), *prefix], dtype="<i8").tobytes())
-    digest.update(row.token_ids.astype("<i8").tobytes())
-    digest.update(row.logprobs.astype("<f4").tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _read_manifest(where: Path) -> dict[str, Any]:
-    try:
-        data = (where / MANIFEST).read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise RecordingNotFound(f"no recording at {where}: it has no {MANIFEST}") from error
-    except OSError as error:
-        raise RecordingBroken(f"{where}: {MANIFEST} cannot be read: {error.strerror}") from error
-    try:
-        manifest = orjson.loads(data)
-        if manifest["format"] != FORMAT:
-            raise ValueError(f"format is {manifest['format']!r}")
-        if type(manifest["version"]) is not int or manifest["version"] < 1:
-            raise ValueError(f"version is {manifest['version']!r}")
-        if manifest["version"] > VERSION:
-            raise RecordingTooNew(
-                f"{where} is version {manifest['version']} of the format, this seedbed reads up to {VERSION}: update seedbed"
-            )
-        if type(manifest["sealed"]) is not bool or type(manifest["top_k"]) is not int or manifest["tier"] != "top_k":
-            raise ValueError("sealed, tier or top_k is wrong")
-    except (ValueError, TypeError, KeyError) as error:
-        raise RecordingBroken(f"{where}: {MANIFEST} is not a recording's: {error}") from error
-    return manifest  # type: ignore[no-any-return]
-
-
-def _info_from(data: Any, where: Path) -> ModelInfo:
-    try:
-        values = {f.name: data[f.name] for f in fields(ModelInfo) if f.name != "notes"}
-        values["eos_token_ids"] = tuple(int(token_id) for token_id in values["eos_token_ids"])
-        if type(values["vocab_size"]) is not int or values["vocab_size"] < 1 or not values["eos_token_ids"]:
-            raise ValueError("vocab_size or eos_token_ids is wrong")
-    except (ValueError, TypeError, KeyError) as error:
-        raise RecordingBroken(f"{where}: {MANIFEST} does not describe a model: {error}") from error
-    return ModelInfo(**values)
-
-
-def _step_from(line: bytes, number: int, earlier: list[Step], info: ModelInfo, where: Path) -> Step:
-    try:
-        data = orjson.loads(line)
-        parent = data["parent"]
-        if data["step"] != number or not (parent is None or (type(parent) is int and 0 <= parent < number)):
+    def _take_step(self, data: dict[str, Any]) -> None:
+        steps = self._recording.steps
+        number, parent, tokens = data["step"], data["parent"], data["tokens"]
+        if number != len(steps) or not (parent is None or (type(parent) is int and 0 <= parent < number)):
             raise ValueError("step or parent is out of order")
-        tokens = data["tokens"]
-        if not all(type(token_id) is int for token_id in tokens):
-            raise ValueError("tokens are no integers")
-        prefix = (*(() if parent is None else earlier[parent].prefix), *tokens)
-        values = [-np.inf if value is None else value for value in data["top"]["logprobs"]]
-        assert info.vocab_size is not None
-        row = TopLogprobs(data["top"]["token_ids"], values, info.vocab_size)
-        if data["sha256"] != _digest(prefix, row):
-            raise ValueError("its hash does not match")
-    except (ValueError, TypeError, KeyError, OverflowError, MalformedRow) as error:
-        raise RecordingBroken(f"{where}: {STEPS} line {number + 1} is damaged: {error}") from error
-    return Step(number, prefix, row)
+        if not tokens or not all(type(token_id) is int for token_id in tokens):
+            raise ValueError("tokens are no integers, or there are none")
+        hasher = prefix_hasher(tokens, None if parent is None else self._hashers[parent])
+        key = hasher.digest()
+        if self._recording.index.by_key(key) is not None:
+            raise ValueError("it records a prefix a second time")
+        source = self._source(data, key, number)
+        best, logsumexp = self._best(data, source)
+        step = Step(
+            number,
+            None if parent is None else steps[parent],
+            tuple(tokens),
+            key,
+            Observation(Asked.from_line(data), source),
+            best,
+            logsumexp,
+        )
+        steps.append(step)
+        self._hashers.append(hasher)
+        self._recording.index.add(step)
+
+    def _take_repeat(self, data: dict[str, Any]) -> None:
+        number = data["repeat"]
+        if type(number) is not int or not 0 <= number < len(self._recording.steps):
+            raise ValueError("it repeats a step that is not there")
+        step = self._recording.steps[number]
+        same = data.get("same")
+        if same is None:
+            source = self._source(data, step.key, number)
+        elif type(same) is int and 0 <= same < len(step.observations):
+            source = step.observations[same].source
+        else:
+            raise ValueError("it is the same as an answer that is not there")
+        step.observations.append(Observation(Asked.from_line(data), source, same))
+
+    def _source(self, data: dict[str, Any], key: bytes, number: int) -> TopLogprobs | StoredRow:
+        if self._recording.top_k is not None:
+            return top_from_line(data["top"], self._vocab_size)
+        shard, row = data["row"]
+        if type(shard) is not int or not 1 <= shard <= MAX_SHARDS or type(row) is not int:
+            raise ValueError("row is wrong")
+        self.rows += [0] * (shard - len(self.rows))
+        if row != self.rows[shard - 1]:
+            raise ValueError(f"it refers to row {row} of shard {shard}, the next one is {self.rows[shard - 1]}")
+        self.rows[shard - 1] += 1
+        sha256 = data["sha256"]
+        if not isinstance(sha256, str) or len(sha256) != 16:
+            raise ValueError("sha256 is wrong")
+        return StoredRow(self._recording.shards, shard, row, sha256, key=key, number=number)
+
+    def _best(self, data: dict[str, Any], source: TopLogprobs | StoredRow) -> tuple[TopLogprobs | None, float | None]:
+        if not isinstance(source, StoredRow):
+            return source, None
+        logsumexp = data["logsumexp"]
+        if not (logsumexp is None or type(logsumexp) in (float, int)):
+            raise ValueError("logsumexp is wrong")
+        return None if data["top"] is None else top_from_line(data["top"], self._vocab_size), logsumexp

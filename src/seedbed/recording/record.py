@@ -2,49 +2,70 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+import random
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Self
 
 import trio
 
 from seedbed.errors import UsageError
-from seedbed.llm.base import LLM, ModelInfo, TopLogprobs, as_row
+from seedbed.llm.base import LLM, ModelInfo, Row, as_row
 from seedbed.llm.threads import as_llm
-from seedbed.protocols.rows import top_logprobs
-from seedbed.recording.format import RecordingWriter
+from seedbed.protocols.rows import full_row, top_logprobs
+from seedbed.recording.runs import Run
+from seedbed.recording.steps import Asked
+from seedbed.recording.write import RecordingWriter
+from seedbed.sampling.candidates import Candidates
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
-__all__ = ["RecordingLLM"]
+    from seedbed.generation.result import GenerationResult
+    from seedbed.recording.format import Recording
+    from seedbed.recording.steps import Step
+
+__all__ = ["Recorder", "RecordingLLM"]
+
+# How many repeats are under way together, drawn anew for each group: half of them alone, as a server's batch of one is a kernel of its own.
+CONCURRENCIES = (1, 1, 1, 1, 2, 4, 8, 16)
 
 
 class RecordingLLM(LLM):
     """Record another model while it is used.
 
-    What it answers is what it wrote: the ``top_k`` best of the row, also on the first run, so that a run and its replay draw from the same.
-    A prefix that is already recorded is answered from the recording, so every prefix has one row, whoever asks first, and a run that was
-    killed is resumed by running it again.
+    What it answers is what it wrote: with ``tier="full"`` the row bit for bit as float32, with ``tier="top_k"`` its ``top_k`` best; also on
+    the first run, so that a run and its replay draw from the same. A prefix that is already recorded is answered from the recording, so
+    every prefix has one answer, whoever asks first, and a run that was killed is resumed by running it again.
 
     Args:
         llm: the model to record.
         path: the directory of the recording; made if missing.
-        top_k: how many tokens of each row are kept; a model that lists its k best must list as many.
+        tier: "top_k" keeps about 25 octets a listed token, as text that fits into git; "full" keeps whole rows, two or four octets a
+            token of the vocabulary.
+        top_k: how many tokens of each row are kept in the tier "top_k"; a model that lists its k best must list as many.
+        repeats: how many answers to each prefix to have in the end. Those after the first are asked for when the block is left, in an
+            order and with a concurrency drawn at random, each marked with the condition it was had under: from their differences a later
+            check learns what this server's noise is.
         extend: continue a finished recording; the default refuses.
 
-    Used as an async context manager: entering opens the recording, leaving seals it. When an exception leaves the block the recording
-    stays unsealed and can be continued. The first row recorded is the one after the stop token alone: what ``connect`` asks any server
-    to verify it, so that it can verify a replay too.
+    Used as an async context manager: entering opens the recording and locks it, leaving asks for the repeats and seals it. When an
+    exception leaves the block the recording stays unsealed and can be continued. The first row recorded is the one after the stop token
+    alone: what ``connect`` asks any server to verify it, so that it can verify a replay too.
 
     Raises:
-        UsageError: the model does not tell its vocabulary's size, or lists fewer than ``top_k`` tokens.
+        UsageError: the model does not tell its vocabulary's size, or lists fewer tokens than are to be kept.
         RecordingExists: see ``extend``; also when the recording there is of another model.
+        RecordingLocked: another recorder is writing to it.
+        RecordingError: the disk is full or gone; what was recorded before is kept and valid.
+        RowError: the model answered with a row no token can be drawn from; it is not recorded.
 
     Concurrency:
         Any number of tasks. An answer is written at once, without a checkpoint between its arrival and the disk: cancelled means that it
-        is either whole in the recording or not in it. Always a checkpoint, also when answered from the recording.
+        is either whole in the recording or not in it. Always a checkpoint, also when answered from the recording. Cancelled while
+        repeats are asked for, the recording stays unsealed.
 
     Example:
         >>> import tempfile
@@ -59,47 +80,64 @@ class RecordingLLM(LLM):
         True
     """
 
-    def __init__(self, llm: object, path: str | os.PathLike[str], *, top_k: int = 20, extend: bool = False) -> None:
+    def __init__(
+        self,
+        llm: object,
+        path: str | os.PathLike[str],
+        tier: Literal["full", "top_k"] = "top_k",
+        top_k: int = 20,
+        repeats: int = 1,
+        *,
+        extend: bool = False,
+    ) -> None:
+        if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+            raise UsageError(f"repeats must be an int of 1 or more, not {repeats!r}")
         self._model = as_llm(llm)
-        self._path, self._top_k, self._extend = path, top_k, extend
-        self._writer: RecordingWriter | None = None
-        info = self._model.info
-        if info is None or info.vocab_size is None:
-            raise UsageError("only a model that tells its vocabulary's size can be recorded: give it an info with vocab_size")
-        if top_k < 1 or (info.max_top_k is not None and info.max_top_k < min(top_k, info.vocab_size)):
-            raise UsageError(f"top_k must be in [1, {info.max_top_k or info.vocab_size}] for this model, not {top_k}")
-        self._info = replace(info, eos_token_ids=self._model.eos_token_ids, max_top_k=top_k, notes=())
+        self._path, self._repeats, self._extend = path, repeats, extend
+        self._kept = kept_of(tier, top_k)
+        self._info = recorded_info(self._model, self._kept)
+        self._recorder: Recorder | None = None
 
     async def __aenter__(self) -> Self:
-        self._writer = RecordingWriter(self._path, self._info, self._top_k, extend=self._extend)
+        writer = RecordingWriter(self._path, self._info, self._kept, extend=self._extend)
+        self._recorder = Recorder(self._model, writer)
         try:
             await self.next_token_logits([self.get_stop_token_id()])
         except BaseException:
-            self._writer.abandon()
+            writer.abandon()
             raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if self._writer is not None:
+        assert self._recorder is not None
+        writer = self._recorder.writer
+        try:
             if error is None:
-                self._writer.seal()
-            else:
-                self._writer.abandon()
+                # Cancelled here, the recording stays unsealed and can be continued, which is what a caller who cancels wants.
+                await self._recorder.ask_for_repeats(self._repeats)  # noqa: ASYNC102
+                writer.seal(token_texts(self._model, writer.recording))
+        finally:
+            writer.abandon()
         await trio.lowlevel.cancel_shielded_checkpoint()
 
-    async def next_token_logits(self, prev_token_ids: Sequence[int]) -> TopLogprobs:
-        writer = self._writer
-        if writer is None:
+    async def next_token_logits(self, prev_token_ids: Sequence[int]) -> Row:
+        if self._recorder is None:
             raise UsageError("enter the recording first: async with RecordingLLM(...) as model")
-        prefix = tuple(prev_token_ids)
-        known = writer.trie.get(prefix)
-        if known is None:
-            row = top_logprobs(as_row(await self._model.next_token_logits(prev_token_ids), self._info.vocab_size), self._top_k)
-            # Somebody else may have asked the same meanwhile; the first answer is the one that counts.
-            known = writer.trie.get(prefix) or writer.append(prefix, row)
-        else:
-            await trio.lowlevel.checkpoint()
-        return known.row
+        return await self._recorder.answer(prev_token_ids)
+
+    def note(self, result: GenerationResult, name: str = "run") -> None:
+        """Keep which tokens were sampled, with their seed and sampler, so that a later run can be held against them.
+
+        Args:
+            result: of ``generate`` over this model.
+            name: of the run; a run noted earlier under the same name is replaced.
+
+        Raises:
+            RecordingError: it cannot be written.
+        """
+        if self._recorder is None:
+            raise UsageError("enter the recording first: async with RecordingLLM(...) as model")
+        self._recorder.writer.note(Run.of(name, result))
 
     def get_stop_token_id(self) -> int:
         return self._model.get_stop_token_id()
@@ -115,7 +153,7 @@ class RecordingLLM(LLM):
     @property
     def steps(self) -> int:
         """How many prefixes are recorded."""
-        return len(self._writer.trie) if self._writer is not None else 0
+        return len(self._recorder.writer.recording.steps) if self._recorder is not None else 0
 
     async def tokenize(self, text: str) -> list[int]:
         return await self._model.tokenize(text)
@@ -131,3 +169,151 @@ class RecordingLLM(LLM):
 
     def __repr__(self) -> str:
         return f"<RecordingLLM of {self._model!r}: {self.steps} steps>"
+
+
+@dataclass(slots=True, eq=False)
+class _UnderWay:
+    """One question: the most that were under way at any moment since it was asked."""
+
+    most: int
+
+
+class Recorder:
+    """Answers from a recording, and from a model what the recording does not have yet, which is then written to it.
+
+    Args:
+        model: asked for what is missing.
+        writer: of the recording; its lock is held.
+    """
+
+    def __init__(self, model: LLM, writer: RecordingWriter) -> None:
+        self.model, self.writer = model, writer
+        self._under_way: set[_UnderWay] = set()
+        self._asked: set[int] = set()  # numbers of the steps that were asked for by this recorder
+
+    async def answer(self, prefix: Sequence[int]) -> Row:
+        """The recorded row, or the model's, recorded.
+
+        Concurrency:
+            As ``RecordingLLM.next_token_logits``.
+        """
+        recording = self.writer.recording
+        known = recording.get(prefix)
+        if known is not None:
+            await trio.lowlevel.checkpoint()
+            return known.row
+        row, asked = await self._ask(tuple(prefix), recording.nearest(prefix))
+        # Somebody else may have asked the same meanwhile; the first answer is the one that counts.
+        known = recording.get(prefix)
+        if known is not None:
+            return known.row
+        self._asked.add(self.writer.append(tuple(prefix), row, asked).number)
+        return row
+
+    async def ask_for_repeats(self, count: int) -> None:
+        """Ask again until every prefix has ``count`` answers: all in random order, in groups of random size.
+
+        Concurrency:
+            Cancelled: what was answered is recorded.
+        """
+        missing = [step for step in self.writer.recording.steps for _ in range(count - len(step.observations))]
+        chance = random.Random()  # noqa: S311 - which conditions are met must not depend on any seed of the user's
+        chance.shuffle(missing)
+        while missing:
+            size = chance.choice(CONCURRENCIES)
+            group, missing = missing[:size], missing[size:]
+            await self._repeat_together(group)
+
+    async def _repeat_together(self, group: list[Step]) -> None:
+        errors: list[Exception] = []
+
+        async def repeat(step: Step) -> None:
+            try:
+                row, asked = await self._ask(step.prefix, step)
+                self.writer.append_repeat(step, row, asked)
+                self._asked.add(step.number)
+            except Exception as error:
+                errors.append(error)
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for step in group:
+                nursery.start_soon(repeat, step)
+        if errors:
+            raise errors[0]
+
+    async def _ask(self, prefix: tuple[int, ...], beginning: Step | None) -> tuple[Row, Asked]:
+        began = trio.current_time()
+        is_warm = beginning is not None and beginning.number in self._asked
+        with self._counted() as question:
+            answer = await self.model.next_token_logits(prefix)
+        latency = trio.current_time() - began
+        return self._kept(answer), Asked(question.most, "warm" if is_warm else "cold", latency)
+
+    @contextmanager
+    def _counted(self) -> Iterator[_UnderWay]:
+        question = _UnderWay(0)
+        self._under_way.add(question)
+        for other in self._under_way:
+            other.most = max(other.most, len(self._under_way))
+        try:
+            yield question
+        finally:
+            self._under_way.discard(question)
+
+    def _kept(self, answer: object) -> Row:
+        manifest = self.writer.recording.manifest
+        row = as_row(answer, manifest.info.vocab_size)  # type: ignore[arg-type]
+        if manifest.top_k is not None:
+            return top_logprobs(row, manifest.top_k)
+        Candidates.of(row)  # refuses what no token can be drawn from
+        dense = full_row(row)
+        if dense.flags.writeable:
+            dense = dense.copy()  # the model may use its buffer again
+            dense.flags.writeable = False
+        return dense
+
+
+def kept_of(tier: str, top_k: int) -> int | None:
+    """How many tokens of each row a tier keeps; None is all.
+
+    Raises:
+        UsageError: there is no such tier, or nothing would be kept.
+    """
+    if tier not in ("full", "top_k"):
+        raise UsageError(f"tier must be 'full' or 'top_k', not {tier!r}")
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+        raise UsageError(f"top_k must be an int of 1 or more, not {top_k!r}")
+    return None if tier == "full" else top_k
+
+
+def recorded_info(model: LLM, kept: int | None) -> ModelInfo:
+    """What a recording says of its model.
+
+    Raises:
+        UsageError: the model cannot be recorded so.
+    """
+    info = model.info
+    if info is None or info.vocab_size is None:
+        raise UsageError("only a model that tells its vocabulary's size can be recorded: give it an info with vocab_size")
+    wanted = info.vocab_size if kept is None else min(kept, info.vocab_size)
+    if info.max_top_k is not None and info.max_top_k < wanted:
+        what = "tier='full' needs whole rows" if kept is None else f"top_k={kept} is to be kept"
+        raise UsageError(f"{what}, this model lists at most its {info.max_top_k} best tokens: record with top_k={info.max_top_k} or less")
+    return replace(info, eos_token_ids=model.eos_token_ids, max_top_k=kept, notes=())
+
+
+def token_texts(model: LLM, recording: Recording) -> dict[int, str]:
+    """How the tokens that occur are spelled, as far as the model tells and they are UTF-8; for people."""
+    ids = {token_id for step in recording.steps for token_id in step.tokens}
+    ids.update(int(token_id) for step in recording.steps if step.best is not None for token_id in step.best.token_ids[:5])
+    texts = {}
+    for token_id in sorted(ids | set(model.eos_token_ids)):
+        octets = model.token_bytes(token_id)
+        try:
+            text = octets.decode()
+        except UnicodeDecodeError:
+            continue
+        if text:
+            texts[token_id] = text
+    return texts

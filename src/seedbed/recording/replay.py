@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import shlex
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import trio
 
-from seedbed.errors import MissingExtra, RecordingMiss, RowError, UsageError
-from seedbed.llm.base import LLM, ModelInfo, TopLogprobs
+from seedbed.errors import MissingExtra, RecordingError, RecordingMiss, RowError, UsageError
+from seedbed.llm.base import LLM, ModelInfo, Row, TopLogprobs
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import HttpRequest
+from seedbed.protocols.rows import logprob_of
 from seedbed.recording.format import Recording, open_recording
 from seedbed.server.answer import answer
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Sequence
 
-__all__ = ["ReplayLLM", "replay_transport"]
+    from seedbed.recording.steps import Step
+
+__all__ = ["ReplayLLM", "missed", "mock_transport", "replay_transport"]
+
+# A command with a longer prompt is not typed but rerun: the run that missed has it.
+SHOWN_IN_COMMAND = 64
 
 
 class ReplayLLM(LLM):
@@ -28,28 +36,40 @@ class ReplayLLM(LLM):
 
     Args:
         path: the recording's directory, or an open ``Recording``.
+        how_to_extend: the command that would add what is missing, for the message of a miss; the default is ``seedbed record``'s, with
+            the prefix filled in.
+
+    Attributes:
+        recording: what it answers from.
+        answered: how many questions were answered, by step number.
 
     Raises:
         RecordingError: it cannot be read; when constructed.
 
     Concurrency:
-        Any number of tasks. Always a checkpoint. No I/O after construction.
+        Any number of tasks. Always a checkpoint. A full row is read from disk through a memory map, and its hash checked, when it is
+        asked for first; otherwise no I/O after construction.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | Recording) -> None:
+    def __init__(self, path: str | os.PathLike[str] | Recording, *, how_to_extend: str | None = None) -> None:
         self.recording = path if isinstance(path, Recording) else open_recording(path)
         self._info = self.recording.info
+        self._how_to_extend = how_to_extend
+        self.answered: Counter[int] = Counter()
 
-    async def next_token_logits(self, prev_token_ids: Sequence[int]) -> TopLogprobs:
-        """The recorded row.
+    async def next_token_logits(self, prev_token_ids: Sequence[int]) -> Row:
+        """The recorded row: ``TopLogprobs``, or float32 of shape (vocab_size,), read-only, from a full recording.
 
         Raises:
-            RecordingMiss: none was recorded for exactly this prefix; names the nearest one and the first token that leads away from it.
+            RecordingMiss: none was recorded for exactly this prefix. Names the nearest one, the first token that leads away from it, that
+                token's probability there, and the command that would extend the recording. Nothing else is ever tried.
+            RecordingBroken: the row on disk is not the one that was recorded.
         """
         await trio.lowlevel.checkpoint()
-        step = self.recording.trie.get(prev_token_ids)
+        step = self.recording.get(prev_token_ids)
         if step is None:
-            raise self._miss(prev_token_ids)
+            raise missed(self.recording, prev_token_ids, self._how_to_extend)
+        self.answered[step.number] += 1
         return step.row
 
     def get_stop_token_id(self) -> int:
@@ -74,30 +94,37 @@ class ReplayLLM(LLM):
         """A spelling for protocols that name tokens by text: ``<|7|>`` for token 7."""
         return f"<|{token_id}|>".encode()
 
-    def _miss(self, prefix: Sequence[int]) -> RecordingMiss:
-        nearest = self.recording.trie.nearest(prefix)
-        name = self.recording.path.name
-        if nearest.value is None:
-            text = f"the recording {name} knows no beginning of this prefix ({list(prefix[:8])}, ...): other prompts?"
-        elif nearest.length == len(prefix):
-            text = f"the recording {name} has no row for this prefix of {len(prefix)} tokens"
-        else:
-            token_id = prefix[nearest.length]
-            text = (
-                f"the recording {name} was never asked for this prefix of {len(prefix)} tokens: it knows the first {nearest.length}, "
-                f"then comes token {token_id}, {_likelihood(nearest.value.row, token_id)}; extend the recording to add it"
-            )
-        return RecordingMiss(text, prev_token_ids=prefix, known=nearest.length)
-
     def __repr__(self) -> str:
         return f"ReplayLLM({self.recording!r})"
 
 
-def _likelihood(row: TopLogprobs, token_id: int) -> str:
-    place = row.token_ids.tolist().index(token_id) if token_id in row.token_ids else None
-    if place is None:
+def missed(recording: Recording, prefix: Sequence[int], how_to_extend: str | None = None) -> RecordingMiss:
+    """The error of a prefix that was never recorded."""
+    nearest = recording.nearest(prefix)
+    name, known = recording.path.name, 0 if nearest is None else nearest.length
+    if nearest is None:
+        text = f"the recording {name} knows no beginning of this prefix of {len(prefix)} tokens ({_shown(prefix)})"
+    else:
+        token_id = prefix[known]
+        text = (
+            f"the recording {name} was never asked for this prefix of {len(prefix)} tokens: it knows the first {known}, "
+            f"then comes token {token_id}, {_likelihood(nearest, token_id)}"
+        )
+    if how_to_extend is None:
+        ids = ",".join(map(str, prefix)) if len(prefix) <= SHOWN_IN_COMMAND else "ID,ID,..."
+        how_to_extend = f"seedbed record URL {shlex.quote(os.fspath(recording.path))} --extend --token-ids {ids}"
+    return RecordingMiss(f"{text}; extend the recording to add it: {how_to_extend}", prev_token_ids=prefix, known=known)
+
+
+def _shown(prefix: Sequence[int]) -> str:
+    return ", ".join(map(str, prefix[:8])) + (", ..." if len(prefix) > 8 else "")
+
+
+def _likelihood(step: Step, token_id: int) -> str:
+    row = step.row
+    if isinstance(row, TopLogprobs) and token_id not in row.token_ids:
         return f"which is not among the {len(row)} most probable there"
-    return f"which had probability {math.exp(row.logprobs[place]):.3g} there"
+    return f"which had probability {math.exp(logprob_of(row, token_id)):.3g} there"
 
 
 def replay_transport(path: str | os.PathLike[str] | Recording, protocol: str = "native") -> httpx.MockTransport:
@@ -113,19 +140,23 @@ def replay_transport(path: str | os.PathLike[str] | Recording, protocol: str = "
     Raises:
         MissingExtra: respx is not installed.
         RecordingError: the recording cannot be read.
-        RecordingMiss, RowError: out of the request itself, as they are, when the recording cannot answer it.
+        RecordingError, RowError: out of the request itself, as they are, when the recording cannot answer it.
 
     Concurrency:
         As ``ReplayLLM``; nothing global is patched, so any number may be in use at once.
     """
+    return mock_transport(ReplayLLM(path), protocol)
+
+
+def mock_transport(model: LLM, protocol: str = "native") -> httpx.MockTransport:
+    """Any model as an httpx transport, as ``replay_transport`` does it with a recording's."""
     speaks = list(PROTOCOLS.values()) if protocol == "all" else [protocol_named(protocol)]
-    model = ReplayLLM(path)
 
     async def respond(request: httpx.Request) -> httpx.Response:
         body = await request.aread()
         headers = tuple(request.headers.items())
         asked = HttpRequest(request.method, request.url.raw_path.decode("ascii"), headers, body)
-        response = await answer(model, speaks, asked, through=(RecordingMiss, RowError))
+        response = await answer(model, speaks, asked, through=(RecordingError, RowError))
         return httpx.Response(response.status, headers=list(response.headers), content=bytes(response.body))
 
     return httpx.MockTransport(_catch_all_router(respond).async_handler)

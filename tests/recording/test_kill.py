@@ -1,0 +1,99 @@
+"""kill -9 at any moment leaves a valid recording; the same command run again ends like the undisturbed one."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+from tests.recording.samples import content
+
+from seedbed import HashLM, RecordingLLM, Sampler, generate, open_recording
+from seedbed.errors import RecordingNotFound
+from seedbed.recording.format import MANIFEST
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and signals")
+
+RUNS = 12
+
+
+async def command(path: Path, tier: str) -> None:
+    """What is killed: sampling while recording, then repeats, then the seal."""
+    async with RecordingLLM(HashLM(2000), path, tier, top_k=8, repeats=2) as recorded:
+        result = await generate([1, 2], recorded, 6, seed=7, sampler=Sampler(top_k=8), max_new_tokens=8)
+        recorded.note(result)
+
+
+def die_at(moment: int, chance: random.Random) -> None:
+    """Kill this process at its n-th call that changes a file: before it, after it, or with half of what it wrote."""
+    left = [moment]
+
+    def dying(name: str):
+        real = getattr(os, name)
+
+        def call(*arguments, **more):
+            left[0] -= 1
+            if not left[0]:
+                if name == "write":
+                    real(arguments[0], bytes(arguments[1])[: chance.randint(0, len(arguments[1]))])
+                elif chance.random() < 0.5:
+                    real(*arguments, **more)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **more)
+
+        return call
+
+    for name in ("write", "fsync", "ftruncate", "replace"):
+        setattr(os, name, dying(name))
+
+
+def is_killed(moment: int, chance: random.Random, path: Path, tier: str) -> bool:
+    """Run the command in a child that dies at a moment; whether it came to that. A fork, since an import takes longer than the command."""
+    child = os.fork()
+    if not child:
+        try:
+            die_at(moment, chance)
+            trio.run(command, path, tier)
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("tier", ["top_k", "full"])
+def test_killed_at_any_moment_it_is_resumed_by_the_same_command(tmp_path: Path, tier: str) -> None:
+    trio.run(command, tmp_path / "undisturbed", tier)
+    want = open_recording(tmp_path / "undisturbed")
+    all_of_it = content(want)
+    chance, kills, partial = random.Random(tier), 0, set()
+    early = list(range(1, 7))
+
+    for number in range(RUNS):
+        path = tmp_path / str(number)
+        for _ in range(3):  # the one that resumes is killed too
+            moment = early.pop() if early else chance.randint(1, 160 if tier == "top_k" else 240)
+            if not is_killed(moment, chance, path, tier):
+                break
+            kills += 1
+            try:
+                recording = open_recording(path)
+            except RecordingNotFound:
+                assert not (path / MANIFEST).exists()
+                continue
+            partial.add(len(recording.steps))
+            recording.verify()
+            assert all(set(hashes) <= set(all_of_it[prefix]) for prefix, hashes in content(recording).items())
+        if not ((path / MANIFEST).exists() and open_recording(path).is_sealed):
+            trio.run(command, path, tier)
+        recording = open_recording(path)
+        assert recording.is_sealed
+        assert content(recording) == all_of_it
+        assert recording.runs == want.runs
+        assert {file.name for file in path.iterdir()} == {file.name for file in (tmp_path / "undisturbed").iterdir()}
+
+    assert kills > RUNS
+    assert len(partial) > RUNS // 2
