@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from seedbed.errors import MalformedRow
+from seedbed.llm.base import TopLogprobs, as_row
+from seedbed.sampling.candidates import Candidates
 from seedbed.sampling.sampler import softmax
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["flip_rate", "total_variation"]
+__all__ = ["Drift", "common_logprobs", "flip_rate", "kl_divergence", "kl_of_logprobs", "noise_free_drift", "total_variation"]
+
+FLOOR = -50.0
+"""Where log-probabilities end, in nats: a token of probability 2e-22 is as good as excluded, and a difference to it stays finite."""
+TAIL_RESOLUTION = 1e-6
+"""Smallest probability of an unlisted tail that is told from the rounding of the listed ones."""
 
 
 def total_variation(logits_p: ArrayLike, logits_q: ArrayLike) -> float:
@@ -73,6 +83,132 @@ def flip_rate(logits_p: ArrayLike, logits_q: ArrayLike) -> float:
     last = np.searchsorted(ratio, ratio, side="right") - 1
     same = 1.0 / (at_or_below[last] / p + np.maximum(above[last], 0.0) / q)
     return float(min(1.0, max(0.0, 1.0 - same.sum())))
+
+
+def kl_divergence(row_p: ArrayLike | TopLogprobs, row_q: ArrayLike | TopLogprobs) -> float:
+    """KL(p || q) in nats: how many nats a token drawn from p costs under q beyond what it must.
+
+    With a list of the k best on either side, over the tokens that both list and one bucket for all others; by the data-processing
+    inequality a lower bound of the KL of the whole rows. Nothing is imputed.
+
+    Args:
+        row_p, row_q: logits up to an additive constant, or the k best; for the same vocabulary; not modified.
+
+    Returns:
+        0 or more; inf when q excludes a token that p does not.
+
+    Raises:
+        RowError: a row that cannot be drawn from; ``MalformedRow`` when the vocabularies differ.
+
+    Example:
+        >>> round(kl_divergence(np.log([0.5, 0.5]), np.log([0.25, 0.75])), 6)
+        0.143841
+
+    Source: Kullback and Leibler 1951; the bound is Cover and Thomas, Elements of Information Theory, theorem 2.8.1.
+    """
+    p, q = common_logprobs([row_p, row_q], floor=-np.inf)[1]
+    return float(kl_of_logprobs(p, q))
+
+
+def kl_of_logprobs(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``sum p (log p - log q)`` over the last axis, of normalised log-probabilities; rounding never makes it negative."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        terms = np.where(np.isneginf(p), 0.0, np.exp(p) * (p - q))
+    return np.asarray(np.maximum(terms.sum(axis=-1), 0.0))
+
+
+def common_logprobs(
+    rows: Sequence[ArrayLike | TopLogprobs], *, floor: float = FLOOR
+) -> tuple[NDArray[np.int64] | None, NDArray[np.float64]]:
+    """Rows made comparable: the tokens that all of them list, then, if any of them is cut off, one bucket for the rest.
+
+    Args:
+        rows: one or more, of one vocabulary; not modified.
+        floor: log-probabilities below it are set to it, so that differences stay finite.
+
+    Returns:
+        The token ids, ascending (None: all of them, in order), and float64 of shape (rows, tokens [+ 1]) in nats.
+
+    Raises:
+        RowError: a row that cannot be drawn from; ``MalformedRow`` when the vocabularies differ.
+
+    Example:
+        >>> ids, values = common_logprobs([TopLogprobs([3, 1], np.log([0.5, 0.25]), 9), TopLogprobs([3, 2], np.log([0.5, 0.25]), 9)])
+        >>> ids.tolist(), np.exp(values).round(6).tolist()
+        ([3], [[0.5, 0.5], [0.5, 0.5]])
+    """
+    parsed = [Candidates.of(as_row(row)) for row in rows]
+    sizes = sorted({row.vocab_size for row in parsed})
+    if len(sizes) > 1:
+        raise MalformedRow(f"rows of {sizes[0]} and of {sizes[-1]} tokens cannot be compared")
+    values = [row.logits if row.tail is not None else _log_softmax(row.logits) for row in parsed]
+    if all(row.ids is None for row in parsed):
+        return None, np.maximum(np.stack(values), floor)
+    listed = [row.ids if row.ids is not None else np.arange(row.vocab_size) for row in parsed]
+    ids = functools.reduce(lambda one, other: np.intersect1d(one, other, assume_unique=True), listed)
+    kept = np.stack([value[np.searchsorted(own, ids)] for own, value in zip(listed, values, strict=True)])
+    # Below 1e-6 a tail is the rounding of float32 log-probabilities, not a fact.
+    tails = np.log(np.maximum(1.0 - np.exp(kept).sum(axis=1), TAIL_RESOLUTION))
+    return ids, np.maximum(np.column_stack([kept, tails]), floor)
+
+
+class Drift(NamedTuple):
+    """What two answers before and two after say of one prefix; arrays, one entry a prefix.
+
+    Attributes:
+        d: D, the drift free of noise, in nats; negative half the time when there is none.
+        rho: D as a fraction of the differences seen, in [-1, 1]; 0 where there is no difference at all.
+    """
+
+    d: NDArray[np.float64]
+    rho: NDArray[np.float64]
+
+
+def noise_free_drift(a1: NDArray[np.float64], a2: NDArray[np.float64], b1: NDArray[np.float64], b2: NDArray[np.float64]) -> Drift:
+    """The part of the difference between servers A and B that comes back when both are asked again.
+
+    With x = b1 - a1, y = b2 - a2, p the mean of the four distributions, and both differences centred under p::
+
+        D = 1/2 sum p x y          rho = D / sqrt(1/2 sum p x^2 * 1/2 sum p y^2)
+
+    Noise that is independent between answers has no part in the mean of D, which is then 1/2 Var_p(shift) = KL(A || B) up to the third
+    order of the shift. When A and B are one server under the same conditions, exchanging a1 and b1 changes nothing but the sign of
+    both, so both are symmetric about 0, whatever the noise.
+
+    Args:
+        a1, a2, b1, b2: log-probabilities in nats, finite, shape (..., tokens); not modified. b1 was had as a1 was, b2 as a2.
+
+    Returns:
+        Of shape (...).
+
+    Example:
+        >>> before, after = np.log([[0.5, 0.5], [0.6, 0.4]])
+        >>> drift = noise_free_drift(before, before, after, after)
+        >>> drift.d.round(4).tolist(), drift.rho.tolist()
+        (0.0203, 1.0)
+
+    Source: cross products of independent replicates, as in jackknifed cross power spectra; KL to second order is Kullback 1959, chapter 2.
+    p is the mean of the distributions, not the softmax of the mean logits: that would be 0 wherever one row excludes a token, and a server
+    that cuts off its tail would show no drift.
+    """
+    p = (np.exp(a1) + np.exp(a2) + np.exp(b1) + np.exp(b2)) / 4
+    p /= p.sum(axis=-1, keepdims=True)
+    x, y = _centred(b1 - a1, p), _centred(b2 - a2, p)
+    d = (p * x * y).sum(axis=-1) / 2
+    size = np.sqrt((p * x * x).sum(axis=-1) * (p * y * y).sum(axis=-1)) / 2
+    # Differences of single ulps of a float64 are the log-softmax's own rounding.
+    real = size > 1e-24
+    rho = np.where(real, d / np.where(real, size, 1.0), 0.0)
+    return Drift(np.where(real, d, 0.0), np.clip(rho, -1.0, 1.0))
+
+
+def _centred(x: NDArray[np.float64], p: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(x - (p * x).sum(axis=-1, keepdims=True))
+
+
+def _log_softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    depth = values - values.max()
+    return np.asarray(depth - np.log(np.exp(depth).sum()))
 
 
 def _probabilities(logits_p: ArrayLike, logits_q: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
