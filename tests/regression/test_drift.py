@@ -106,12 +106,12 @@ class TestNoiseFreeDrift:
         assert (np.abs(drift.rho) <= 1).all()
 
     def test_a_tail_cut_off_is_drift(self):
-        """The mean of the logits would give the tokens cut off no weight, and the drift would be 0."""
+        """With the logarithms' weights from the mean of the logits, the tokens cut off would have none, and the drift would be 0."""
         row = np.linspace(0.0, 4.0, 40)
         cut = np.where(row > 2.0, row, -np.inf)
         _, values = common_logprobs([row, row, cut, cut])
 
-        assert noise_free_drift(*values).d > 1.0
+        assert noise_free_drift(*values).d == pytest.approx(4 * (1 - math.sqrt(softmax(row)[row > 2.0].sum())))
 
     def test_equal_rows_have_none(self):
         (a, *_), *_ = simulated(4, 5, noise=0.1, shift=0.0)

@@ -135,7 +135,7 @@ def odd_one_out(recorded: Sequence[float], live: float) -> float:
     the score is ``d_recorded / mean(d) - 1``: the recorded one is not more often the odd one out than either of the others.
 
     Args:
-        recorded: the distances of the recorded answer to the two live ones, each a square root of a KL or another metric.
+        recorded: the distances of the recorded answer to the two live ones, by any metric; taken are Hellinger's.
         live: the distance between the live ones.
 
     Example:
@@ -144,7 +144,7 @@ def odd_one_out(recorded: Sequence[float], live: float) -> float:
     """
     to_recorded = sum(recorded)
     mean = 2 * (to_recorded + live) / 3
-    # A square root of a divergence is no metric to the last per cent, hence the clipping; it can only take evidence away.
+    # By the triangle inequality never above 1/2, but for rounding.
     return min(0.5, to_recorded / mean - 1) if mean else 0.0
 
 

@@ -118,13 +118,16 @@ def kl_of_logprobs(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np
 
 
 def common_logprobs(
-    rows: Sequence[ArrayLike | TopLogprobs], *, floor: float = FLOOR
+    rows: Sequence[ArrayLike | TopLogprobs], *, floor: float = FLOOR, union: bool = False
 ) -> tuple[NDArray[np.int64] | None, NDArray[np.float64]]:
     """Rows made comparable: the tokens that all of them list, then, if any of them is cut off, one bucket for the rest.
 
     Args:
         rows: one or more, of one vocabulary; not modified.
         floor: log-probabilities below it are set to it, so that differences stay finite.
+        union: also the tokens that only some list. Where a row does not list one, it is at most as probable there as the row's least
+            listed token, and as its whole tail; taken is that, or the least listed value if that is lower: no difference is counted but
+            what is certain. Exchanging two rows exchanges two rows of the answer, nothing else.
 
     Returns:
         The token ids, ascending (None: all of them, in order), and float64 of shape (rows, tokens [+ 1]) in nats.
@@ -145,8 +148,16 @@ def common_logprobs(
     if all(row.ids is None for row in parsed):
         return None, np.maximum(np.stack(values), floor)
     listed = [row.ids if row.ids is not None else np.arange(row.vocab_size) for row in parsed]
-    ids = functools.reduce(lambda one, other: np.intersect1d(one, other, assume_unique=True), listed)
-    kept = np.stack([value[np.searchsorted(own, ids)] for own, value in zip(listed, values, strict=True)])
+    merge = np.union1d if union else functools.partial(np.intersect1d, assume_unique=True)
+    ids = functools.reduce(merge, listed)
+    kept = np.full((len(rows), ids.size), np.nan)
+    for place, (own, value) in enumerate(zip(listed, values, strict=True)):
+        _, at, of = np.intersect1d(ids, own, assume_unique=True, return_indices=True)
+        kept[place, at] = value[of]
+    if union:
+        tails = [np.log(max(1.0 - float(np.exp(value).sum()), TAIL_RESOLUTION)) for value in values]
+        bounds = np.minimum([float(value.min()) for value in values], tails)[:, None]
+        kept = np.where(np.isnan(kept), np.minimum(np.nanmin(kept, axis=0), bounds), kept)
     # Below 1e-6 a tail is the rounding of float32 log-probabilities, not a fact.
     tails = np.log(np.maximum(1.0 - np.exp(kept).sum(axis=1), TAIL_RESOLUTION))
     return ids, np.maximum(np.column_stack([kept, tails]), floor)
@@ -167,16 +178,16 @@ class Drift(NamedTuple):
 def noise_free_drift(a1: NDArray[np.float64], a2: NDArray[np.float64], b1: NDArray[np.float64], b2: NDArray[np.float64]) -> Drift:
     """The part of the difference between servers A and B that comes back when both are asked again.
 
-    With x = b1 - a1, y = b2 - a2, p the mean of the four distributions, and both differences centred under p::
+    With r = sqrt(p), the square root of each probability, x = r(b1) - r(a1) and y = r(b2) - r(a2)::
 
-        D = 1/2 sum p x y          rho = D / sqrt(1/2 sum p x^2 * 1/2 sum p y^2)
+        D = 2 sum x y          rho = sum x y / sqrt(sum x^2 * sum y^2)
 
-    Noise that is independent between answers has no part in the mean of D, which is then 1/2 Var_p(shift) = KL(A || B) up to the third
-    order of the shift. When A and B are one server under the same conditions, exchanging a1 and b1 changes nothing but the sign of
-    both, so both are symmetric about 0, whatever the noise.
+    Noise that is independent between answers has no part in the mean of D, whatever its size: ``E D = 2 sum (E r(b) - E r(a))^2``, which
+    for a shift of the logits is 1/2 Var_p(shift) = KL(A || B) up to the third order; at most 4. When A and B are one server under the
+    same conditions, exchanging a1 and b1 changes nothing but the sign of both, so both are symmetric about 0.
 
     Args:
-        a1, a2, b1, b2: log-probabilities in nats, finite, shape (..., tokens); not modified. b1 was had as a1 was, b2 as a2.
+        a1, a2, b1, b2: log-probabilities in nats, shape (..., tokens); not modified. b1 was had as a1 was, b2 as a2.
 
     Returns:
         Of shape (...).
@@ -184,26 +195,20 @@ def noise_free_drift(a1: NDArray[np.float64], a2: NDArray[np.float64], b1: NDArr
     Example:
         >>> before, after = np.log([[0.5, 0.5], [0.6, 0.4]])
         >>> drift = noise_free_drift(before, before, after, after)
-        >>> drift.d.round(4).tolist(), drift.rho.tolist()
-        (0.0203, 1.0)
+        >>> drift.d.round(4).tolist(), drift.rho.tolist(), round(float(kl_of_logprobs(before, after)), 4)
+        (0.0203, 1.0, 0.0204)
 
-    Source: cross products of independent replicates, as in jackknifed cross power spectra; KL to second order is Kullback 1959, chapter 2.
-    p is the mean of the distributions, not the softmax of the mean logits: that would be 0 wherever one row excludes a token, and a server
-    that cuts off its tail would show no drift.
+    Source: cross products of independent replicates, as in jackknifed cross spectra; D without noise is four times the squared Hellinger
+    distance (Hellinger 1909), which is KL to second order. Logarithms in the place of the roots have the same second order, but products of
+    infinities wherever one row excludes a token, and weights that share the noise of what they weigh.
     """
-    p = (np.exp(a1) + np.exp(a2) + np.exp(b1) + np.exp(b2)) / 4
-    p /= p.sum(axis=-1, keepdims=True)
-    x, y = _centred(b1 - a1, p), _centred(b2 - a2, p)
-    d = (p * x * y).sum(axis=-1) / 2
-    size = np.sqrt((p * x * x).sum(axis=-1) * (p * y * y).sum(axis=-1)) / 2
+    x, y = np.exp(b1 / 2) - np.exp(a1 / 2), np.exp(b2 / 2) - np.exp(a2 / 2)
+    d = 2 * (x * y).sum(axis=-1)
+    size = 2 * np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
     # Differences of single ulps of a float64 are the log-softmax's own rounding.
     real = size > 1e-24
     rho = np.where(real, d / np.where(real, size, 1.0), 0.0)
     return Drift(np.where(real, d, 0.0), np.clip(rho, -1.0, 1.0))
-
-
-def _centred(x: NDArray[np.float64], p: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(x - (p * x).sum(axis=-1, keepdims=True))
 
 
 def _log_softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -55,6 +55,8 @@ class Purpose(IntEnum):
     """The one uniform of an inverse-CDF draw, mirostat's included."""
     RETRY_JITTER = 4
     """How long a retry waits; never reaches a result."""
+    CHECK_ORDER = 5
+    """In which order and in groups of which size a check asks; index is the pass, step the batch."""
 
 
 def fresh_seed() -> int:

@@ -60,7 +60,7 @@ class Question:
     Attributes:
         prefix: the token ids asked for.
         concurrency: the most questions that were under way at any moment until the answer was there; 1 is alone.
-        is_warm: whether the prefix, or the prefix without its last token, had been answered before.
+        is_warm: whether the prefix, or any beginning of it, had been answered before.
         repeat: how many times this prefix had been asked for before.
         shape: the shape of the batch it was computed in: the test's own, or else ``concurrency`` rounded up to a power of 2.
     """
@@ -124,7 +124,7 @@ class PlantedLLM(LLM):
 
     async def next_token_logits(self, prev_token_ids: Sequence[int]) -> NDArray[np.float32]:
         prefix = tuple(prev_token_ids)
-        is_warm = bool(self._asked[prefix] or self._asked[prefix[:-1]])
+        is_warm = any(prefix[:length] in self._asked for length in range(len(prefix), 0, -1))
         repeat = self._asked[prefix]
         asked = prefix
         if self._where.holds(Question(prefix, 1, is_warm, repeat)):
@@ -389,7 +389,7 @@ class AboveConcurrency(Place):
 
 @dataclass(frozen=True, slots=True)
 class WarmOnly(Place):
-    """Where the prefix, or all but its last token, had been answered before."""
+    """Where the prefix, or any beginning of it, had been answered before."""
 
     def holds(self, question: Question) -> bool:
         return question.is_warm
