@@ -24,7 +24,7 @@ class Flips:
 
     Attributes:
         observed: prefixes with another best token.
-        expected: how many noise explains.
+        expected: how many noise explains, by exchanging the two best; a third one overtaking both comes on top.
         ties: exact ties at the top before, of which half flip.
         beyond: flips at gaps of more than 5 standard deviations of the noise: no noise explains one.
         p_value: of as many flips or more, by noise alone.
