@@ -26,7 +26,7 @@ def noisy(llm: object, *, seed: int = 1) -> PlantedLLM:
     return PlantedLLM(llm, Noise(0.02, "repeat", seed=seed))
 
 
-async def sampled(llm: object, path: object, *, tier: str, bos: bool, n: int = 3, length: int = 20) -> None:
+async def sampled(llm: object, path: object, *, tier: str, bos: bool, n: int = 2, length: int = 20) -> None:
     async with RecordingLLM(llm, path, tier=tier, repeats=2) as recorded:  # type: ignore[arg-type]
         await generate([[BOS] * bos + prompt for prompt in PROMPTS], recorded, n=n, seed=7, max_new_tokens=length)
 

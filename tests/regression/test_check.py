@@ -164,11 +164,13 @@ class TestReport:
 
     async def test_it_stops_early_when_the_evidence_is_there(self, recordings):
         asked = []
-        report = await check(recordings / "noisy", noisy(PlantedLLM(model(), Noise(0.1))), stop_early=True, progress=asked.append)
+        report = await check(
+            recordings / "noisy", noisy(PlantedLLM(model(), Noise(0.1))), alpha=0.05, stop_early=True, progress=asked.append
+        )
 
         assert report.verdict == Verdict.DRIFT
         assert len(asked) < asked[0].of
-        assert report.process.e_value >= 100
+        assert report.process.e_value >= 20
 
     async def test_flips_are_counted_beside_those_that_noise_explains(self, recordings):
         flips = (await check(recordings / "noisy", noisy(model()))).statistics.flips

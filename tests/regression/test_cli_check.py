@@ -25,7 +25,7 @@ class Ran(NamedTuple):
 
 def _run(arguments: list[str]) -> Ran:
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
-    argv, sys.argv = sys.argv, ["seedbed", "check", *arguments]
+    argv, sys.argv = sys.argv, ["seedbed", *arguments]
     try:
         with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
             run()
@@ -38,7 +38,7 @@ async def ran(llm: object, *arguments: object) -> Ran:
     """The command in a thread of its own, against a server of ``llm`` in this one."""
     async with serve(llm) as server:
         words = [server.url if word == "URL" else str(word) for word in arguments]
-        return await trio.to_thread.run_sync(_run, words)
+        return await trio.to_thread.run_sync(_run, ["check", *words])
 
 
 async def test_the_same_server_ends_with_0_and_writes_what_was_asked(recordings, tmp_path):
@@ -88,3 +88,10 @@ async def test_a_mistake_gets_one_line(recordings, arguments, code, says):
 
     assert (result.code, result.out, result.err.count("\n")) == (code, "", 1)
     assert says in result.err
+
+
+def test_selftest_prints_a_line_a_promise():
+    result = _run(["selftest", "--checks", "20"])
+
+    assert (result.code, result.err) == (0, "")
+    assert [line.split()[0] for line in result.out.splitlines()] == ["kept"] * 8

@@ -8,7 +8,7 @@ import traceback
 
 import click
 
-from seedbed.cli.check import check_command
+from seedbed.cli.check import check_command, selftest_command
 from seedbed.cli.doctor import doctor
 from seedbed.cli.generate import generate, record
 from seedbed.cli.serve import replay, serve
@@ -34,7 +34,7 @@ def main() -> None:
     """
 
 
-for command in (generate, record, replay, serve, check_command, doctor):
+for command in (generate, record, replay, serve, check_command, selftest_command, doctor):
     main.add_command(command)
 
 

@@ -1,9 +1,10 @@
-"""``seedbed check``: is the server that answers now the one that was recorded?"""
+"""``seedbed check`` and ``seedbed selftest``: is the server that answers now the one that was recorded, and is the answer to be trusted?"""
 
 from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from seedbed.cli.options import as_json_option, connection_options, open_model, 
 from seedbed.errors import UsageError
 from seedbed.regression.check import MARGIN, check
 from seedbed.regression.report import as_html, as_junit, as_lines
+from seedbed.regression.selftest import selftest
 from seedbed.regression.verdict import EXIT_CODES
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from seedbed.regression import CheckReport, Progress
 
-__all__ = ["check_command"]
+__all__ = ["check_command", "selftest_command"]
 
 
 @click.command("check")
@@ -89,6 +91,29 @@ def check_command(
         for line in as_lines(report):
             click.echo(line)
     return EXIT_CODES[report.verdict]
+
+
+@click.command("selftest")
+@click.option("--checks", type=click.IntRange(20), default=1000, show_default=True, help="Simulated checks for the false alarms.")
+@click.option("--seed", type=click.IntRange(0, 2**48), default=0, show_default=True, help="Another seed is another simulation.")
+@as_json_option
+def selftest_command(checks: int, seed: int, as_json: bool) -> int:
+    """Prove what 'seedbed check' promises, by simulation: needs no server and about a minute.
+
+    False alarms, drift inside its interval, drift found below the noise, one wrong answer in two hundred found; with full rows
+    and with the 20 best tokens. Rates stand with their exact 95 % intervals.
+
+    \b
+    Example:
+      seedbed selftest
+
+    \b
+    Exit codes: 0 every promise kept; 1 one broken; 2 wrong usage; 130 interrupted.
+    """
+    promises = selftest(checks=checks, seed=seed, tell=(lambda _: None) if as_json else click.echo)
+    if as_json:
+        click.echo(orjson.dumps([asdict(promise) | {"kept": promise.is_kept} for promise in promises], option=orjson.OPT_INDENT_2))
+    return 0 if all(promise.is_kept for promise in promises) else 1
 
 
 def _evidence_in(path: str) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def _findings(report: CheckReport) -> list[tuple[str, str]]:
         ("PPL ratio", f"{s.perplexity} live / recorded"),
         (
             "flips",
-            f"{flips.observed} of {s.drift.rows}; {flips.expected:.1f} from noise, {flips.beyond} beyond it; {flips.ties} ties",
+            f"{flips.observed} of {s.drift.rows}; {flips.expected:.1f} expected of noise and ties, {flips.beyond} beyond",
         ),
         ("evidence", f"e-value {report.process.e_value:.3g} over {report.process.sequences} sequences; {1 / report.alpha:.0f} is an alarm"),
         ("single rows", _single_rows(report)),
