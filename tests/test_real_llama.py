@@ -77,6 +77,17 @@ async def test_recorded_and_replayed_it_is_the_same(tmp_path: Path) -> None:
     assert (await generate(FRANCE, ReplayLLM(tmp_path / "recording"), **arguments)).sha256 == live.sha256 == again.sha256
 
 
+async def test_asked_ahead_it_is_asked_half_as_often() -> None:
+    """P6: at most 0.5 round trips a token at temperature 0.7; and siblings share their first step."""
+    async with llama_server() as url, connect(url, top_k=40) as model:
+        prompt = await model.tokenize("Once upon a time, there was a little girl who")
+        arguments = {"n": 6, "seed": 7, "sampler": Sampler(temperature=0.7, top_k=40), "max_new_tokens": 40}
+        ahead = await generate(prompt, model, lookahead="auto", **arguments)
+
+    print(f"{ahead.stats.requests} requests for {ahead.stats.tokens} tokens")
+    assert ahead.stats.requests <= 0.55 * ahead.stats.tokens
+
+
 async def test_what_it_refuses_is_understood() -> None:
     async with llama_server() as url, connect(url, top_k=5) as model:
         with pytest.raises(BadRequest, match="invalid tokens"):

@@ -35,7 +35,7 @@ async def test_removing_from_a_list_while_iterating_it() -> None:
     """Two neighbours finishing in the same round left the second one in the list, to be asked again after its stop token."""
     llm = ScriptedLLM({}, default=[0.0, -np.inf])
 
-    result = await generate([1], llm, n=16, seed=7)
+    result = await generate([1], llm, n=16, seed=7, prefix_cache_bytes=0)  # off: each of the 16 asks for itself
 
     assert [sequence.token_ids for sequence in result.sequences] == [(0,)] * 16
     assert llm.asked == [(1,)] * 16

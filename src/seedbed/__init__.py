@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         open_generation,
     )
     from seedbed.http import HTTPModel, Retry, connect
-    from seedbed.llm import LLM, BlockingLLM, ModelInfo, TopLogprobs, as_llm
+    from seedbed.llm import LLM, BlockingLLM, ModelInfo, PrefixCache, TopLogprobs, as_llm
     from seedbed.recording import RecordingLLM, ReplayLLM, open_recording, replay_transport
     from seedbed.sampling import Sampler, softmax
     from seedbed.server import HashLM, TinyLM, serve
@@ -34,6 +34,7 @@ __all__ = [
     "HTTPModel",
     "HashLM",
     "ModelInfo",
+    "PrefixCache",
     "RecordingLLM",
     "ReplayLLM",
     "Retry",
@@ -65,7 +66,7 @@ _ROOMS = {
         "open_generation",
     ),
     "seedbed.http": ("HTTPModel", "Retry", "connect"),
-    "seedbed.llm": ("LLM", "BlockingLLM", "ModelInfo", "TopLogprobs", "as_llm"),
+    "seedbed.llm": ("LLM", "BlockingLLM", "ModelInfo", "PrefixCache", "TopLogprobs", "as_llm"),
     "seedbed.recording": ("RecordingLLM", "ReplayLLM", "open_recording", "replay_transport"),
     "seedbed.sampling": ("Sampler", "softmax"),
     "seedbed.server": ("HashLM", "TinyLM", "serve"),

@@ -13,7 +13,8 @@ import trio
 import trio.testing
 from trio._core import _run as _trio_run  # private: see _scheduler()
 
-from seedbed.llm.base import LLM, ModelInfo, TopLogprobs, as_row
+from seedbed.errors import MalformedRow
+from seedbed.llm.base import LLM, ModelInfo, Row, TopLogprobs, as_ahead, as_row
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -80,44 +81,85 @@ class ScriptedLLM(LLM):
         return self._info
 
 
-async def check_llm(llm: LLM, prefixes: Sequence[Sequence[int]] = ((1,), (1, 2), (1,))) -> None:
+async def check_llm(llm: LLM, prefixes: Sequence[Sequence[int]] = ((1,), (1, 2), (1,)), *, patience: float = 60.0) -> None:
     """Hold an implementation of ``LLM`` to its contract; raises AssertionError with what it broke.
 
     Checked: rows are well-formed and of one length, the same for the same prefix, alone and with others in flight; the prefix is not
-    modified; every call is a checkpoint; a cancelled call ends and leaves the next one right; stop tokens are inside the vocabulary.
+    modified; every call is a checkpoint; a cancelled call ends, whether it had begun or not, and leaves the next ones right; rows ahead
+    are as many as allowed and those of their own prefixes; stop tokens are inside the vocabulary.
 
     Args:
         llm: the model.
         prefixes: what to ask; ids of its vocabulary.
+        patience: seconds to wait for answers after a cancelled call, before something it held is taken to be lost.
 
     Concurrency:
         Needs the model to itself.
     """
-    alone = []
-    for prefix in prefixes:
-        asked = list(prefix)
-        with trio.testing.assert_checkpoints():
-            answer = await llm.next_token_logits(asked)
-        assert asked == list(prefix), f"next_token_logits modified its argument: want {list(prefix)}, have {asked}"
-        alone.append(as_row(answer))
+    try:
+        await _check_llm(llm, prefixes, patience)
+    except MalformedRow as error:
+        raise AssertionError(error.message) from error
+
+
+async def _check_llm(llm: LLM, prefixes: Sequence[Sequence[int]], patience: float) -> None:
+    alone = [await _asked_alone(llm, prefix) for prefix in prefixes]
     lengths = {_length(row) for row in alone}
     assert len(lengths) == 1, f"rows of several lengths: {sorted(lengths)}"
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await llm.next_token_logits(list(prefixes[0]))
-    assert scope.cancelled_caught, "a call inside a cancelled scope must raise Cancelled: it has no checkpoint"
-    together: list[Any] = [None] * len(prefixes)
+    first = dict(zip(map(tuple, reversed(prefixes)), reversed(alone), strict=True))
+    for prefix, row in zip(prefixes, alone, strict=True):
+        _assert_same(first[tuple(prefix)], row, f"prefix {list(prefix)} asked twice")
+    await _cancel_calls(llm, prefixes[0])
+    with trio.move_on_after(patience) as waiting:
+        together = await _asked_together(llm, prefixes)
+        for prefix, want, have in zip(prefixes, alone, together, strict=True):
+            _assert_same(want, have, f"prefix {list(prefix)} alone and with others in flight")
+        await _check_ahead(llm, list(prefixes[0]), alone[0])
+    assert not waiting.cancelled_caught, f"no answer {patience:g} s after a cancelled call: does it hold something that is not given back?"
+    for token_id in (llm.get_stop_token_id(), *llm.eos_token_ids):
+        assert 0 <= token_id < max(lengths), f"stop token {token_id} is outside the vocabulary of {max(lengths)}"
+
+
+async def _asked_alone(llm: LLM, prefix: Sequence[int]) -> Row:
+    asked = list(prefix)
+    with trio.testing.assert_checkpoints():
+        answer = await llm.next_token_logits(asked)
+    assert asked == list(prefix), f"next_token_logits modified its argument: want {list(prefix)}, have {asked}"
+    return as_row(answer)
+
+
+async def _asked_together(llm: LLM, prefixes: Sequence[Sequence[int]]) -> list[Row]:
+    rows: dict[int, Row] = {}
 
     async def ask(place: int) -> None:
-        together[place] = as_row(await llm.next_token_logits(list(prefixes[place])))
+        rows[place] = as_row(await llm.next_token_logits(list(prefixes[place])))
 
     async with trio.open_nursery() as nursery:
         for place in range(len(prefixes)):
             nursery.start_soon(ask, place)
-    for prefix, want, have in zip(prefixes, alone, together, strict=True):
-        assert _same(want, have), f"prefix {list(prefix)} alone and with others in flight: want {want!r}, have {have!r}"
-    for token_id in (llm.get_stop_token_id(), *llm.eos_token_ids):
-        assert 0 <= token_id < max(lengths), f"stop token {token_id} is outside the vocabulary of {max(lengths)}"
+    return [rows[place] for place in range(len(prefixes))]
+
+
+async def _cancel_calls(llm: LLM, prefix: Sequence[int]) -> None:
+    """One before it begins, one that has begun; a call so quick that it is over by then has nothing to end."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await llm.next_token_logits(list(prefix))
+    assert scope.cancelled_caught, "a call inside a cancelled scope must raise Cancelled: it has no checkpoint"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(llm.next_token_logits, list(prefix))
+        for _ in range(2):  # after one it need not have had its turn
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+
+
+async def _check_ahead(llm: LLM, prefix: list[int], alone: Row) -> None:
+    for count in (1, 3):
+        proposed, rows = as_ahead(await llm.logits_ahead(prefix, count), count)
+        _assert_same(alone, rows[0], f"prefix {prefix} alone and as row 0 of {count} ahead")
+        for place in range(1, len(rows)):
+            longer = [*prefix, *proposed[:place]]
+            _assert_same(as_row(await llm.next_token_logits(longer)), rows[place], f"prefix {longer} alone and as row {place} ahead")
 
 
 def cancel_at_each_step(
@@ -133,6 +175,8 @@ def cancel_at_each_step(
         check: called after every cancelled run; asserts what must hold then.
         clock: makes a clock a run; the default is a virtual one that skips all waiting.
 
+    An error of ``main`` or ``check`` comes out with a note that says which step it was.
+
     Example:
         >>> async def main():
         ...     for _ in range(3):
@@ -144,10 +188,14 @@ def cancel_at_each_step(
     while True:
         k += 1
         canceller = _Canceller(k)
-        trio.run(canceller.run, main, instruments=[canceller], clock=_virtual_clock() if clock is None else clock())
-        if not canceller.struck:
-            return k
-        check()
+        try:
+            trio.run(canceller.run, main, instruments=[canceller], clock=_virtual_clock() if clock is None else clock())
+            if not canceller.struck:
+                return k
+            check()
+        except BaseException as error:
+            error.add_note(f"when cancelled before step {k}" if canceller.struck else "when not cancelled")
+            raise
 
 
 class _Canceller(trio.abc.Instrument):
@@ -181,10 +229,14 @@ class _Canceller(trio.abc.Instrument):
         return False
 
 
-def schedules(count: int = 50) -> Iterator[Callable[..., Any]]:
-    """``count`` runners, each like ``trio.run`` but with the scheduler's choices fixed by a seed of its own.
+def schedules(count: int = 50, *, first: int = 0) -> Iterator[Callable[..., Any]]:
+    """``count`` runners, each like ``trio.run`` but on a virtual clock, and with the scheduler's choices fixed by a seed of its own.
 
-    trio shuffles tasks that become ready together; "the same under any schedule" means: run under each of these, compare.
+    trio shuffles tasks that become ready together; "the same under any schedule" means: run under each of these, compare. In a property
+    test draw the seed: ``(run,) = schedules(1, first=seed)``, since hypothesis gives trio the same one for every example.
+
+    Args:
+        first: the seed of the first, the others count on from it; a seed gives the same schedule each time.
 
     Example:
         >>> async def main():
@@ -198,11 +250,13 @@ def schedules(count: int = 50) -> Iterator[Callable[..., Any]]:
         >>> len({run(main) for run in schedules(50)}) > 10
         True
     """
-    for seed in range(count):
+    for seed in range(first, first + count):
         yield lambda main, *args, seed=seed: _run_scheduled(seed, main, args)
 
 
 def _run_scheduled(seed: int, main: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
+    if not hasattr(_trio_run, "_ALLOW_DETERMINISTIC_SCHEDULING"):
+        raise RuntimeError(f"trio {trio.__version__} chooses its schedule in another way: schedules() does not know how to fix it")
     before = _trio_run._ALLOW_DETERMINISTIC_SCHEDULING
     state = _trio_run._r.getstate()
     _trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
@@ -221,7 +275,7 @@ def _virtual_clock() -> trio.testing.MockClock:
 def assert_same_distribution(counts: ArrayLike, probabilities: ArrayLike, *, alpha: float = 1e-6) -> float:
     """Assert that observed counts could well come from a distribution; returns the p-value of the chi-square test.
 
-    Cells with an expected count below 5 are merged into one. With fixed seeds the outcome is fixed too: a failure is a change.
+    The rarest cells are merged into one until that is expected 5 times. With fixed seeds the outcome is fixed too: a failure is a change.
 
     Args:
         counts: how often each outcome was seen, shape (k,).
@@ -237,16 +291,20 @@ def assert_same_distribution(counts: ArrayLike, probabilities: ArrayLike, *, alp
     """
     seen, p = np.asarray(counts, dtype=np.float64), np.asarray(probabilities, dtype=np.float64)
     assert seen.shape == p.shape, f"{seen.shape} counts for {p.shape} probabilities"
+    assert seen.sum() > 0, "nothing was counted, so nothing can be said"
     assert abs(p.sum() - 1) < 1e-9, f"the probabilities sum to {p.sum()}"
     assert not seen[p == 0].any(), f"outcomes of probability 0 were seen: {np.flatnonzero((p == 0) & (seen > 0)).tolist()}"
     expected = p * seen.sum()
-    small = expected < 5
-    have, want = np.append(seen[~small], seen[small].sum()), np.append(expected[~small], expected[small].sum())
-    have, want = have[want > 0], want[want > 0]
+    order = np.argsort(expected, kind="stable")
+    # The rarest cells make one, as few as bring it to 5: below that a chi-square test takes chance for a difference.
+    merged = max(int(np.searchsorted(expected[order].cumsum(), 5.0)) + 1, int((expected < 5).sum()))
+    few, many = order[:merged], np.sort(order[merged:])
+    have, want = np.append(seen[many], seen[few].sum()), np.append(expected[many], expected[few].sum())
     terms = (have - want) ** 2 / want
     p_value = _chi_square_tail(float(terms.sum()), len(terms) - 1)
-    worst = np.argsort(-terms, kind="stable")[:3]
-    report = "; ".join(f"cell {cell}: want {want[cell]:.1f}, have {have[cell]:.0f}" for cell in worst.tolist())
+    names = [f"cell {cell}" for cell in many.tolist()] + [f"the {merged} rarest cells" if merged > 1 else f"cell {few[0]}"]
+    worst = np.argsort(-terms, kind="stable")[:3].tolist()
+    report = "; ".join(f"{names[place]}: want {want[place]:.1f}, have {have[place]:.0f}" for place in worst)
     assert p_value >= alpha, f"p = {p_value:.3g} < {alpha:g} over {len(terms)} cells; {report}"
     return p_value
 
@@ -282,11 +340,10 @@ def _chi_square_tail(statistic: float, degrees: int) -> float:
     return scale * fraction
 
 
-def _length(row: Any) -> int:
-    return row.vocab_size if isinstance(row, TopLogprobs) else int(row.shape[0])
+def _length(row: Row) -> int:
+    return row.vocab_size if isinstance(row, TopLogprobs) else row.size
 
 
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, TopLogprobs) or isinstance(other, TopLogprobs):
-        return bool(one == other)
-    return np.array_equal(one, other)
+def _assert_same(want: Row, have: Row, where: str) -> None:
+    listed = isinstance(want, TopLogprobs) or isinstance(have, TopLogprobs)
+    assert want == have if listed else np.array_equal(want, have), f"{where}: want {want!r}, have {have!r}"  # type: ignore[arg-type]

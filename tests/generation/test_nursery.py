@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import trio.testing
 from seedbed import (
     DeadlineExceeded,
     ModelInfo,
+    PrefixCache,
     Sampler,
     generate,
     generate_token_ids,
@@ -50,7 +52,9 @@ class TestArguments:
         ]  # fmt: skip
         assert array == one
 
-    @pytest.mark.parametrize("prompts", ["text", b"text", [["a"]], [[1.5]], [[True]], [[-1]], [[]], [[1], []], [[1], "x"]])
+    @pytest.mark.parametrize(
+        "prompts", ["text", b"text", [["a"]], [[1.5]], [[True]], [[-1]], [[]], [[1], []], [[1], "x"], [[1], 5], 5, None]
+    )
     async def test_what_is_no_prompt_is_refused_before_anything_is_sent(self, prompts: object) -> None:
         llm = ScriptedLLM({})
         with pytest.raises(InvalidPrompt):
@@ -131,7 +135,8 @@ class TestDeadlines:
         self, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(nursery_module, "MAX_FOLLOWED", 2)
-        result = await generate([1], ScriptedLLM({}, default=FLAT, delay=1), 5, seed=7, max_new_tokens=3, timeout=4)
+        llm = ScriptedLLM({}, default=FLAT, delay=1)
+        result = await generate([1], llm, 5, seed=7, max_new_tokens=3, timeout=4, prefix_cache_bytes=0)
 
         assert [len(s.token_ids) for s in result.sequences] == [3, 3, 0, 0, 0]
         assert [s.finish_reason for s in result.sequences] == ["length", "length"] + ["deadline"] * 3
@@ -146,6 +151,27 @@ class TestDeadlines:
         assert [len(s.token_ids) for s in one.value.result.sequences] == [2]
         assert [len(s.token_ids) for s in several.value.result.sequences] == [2, 2, 2]
         assert isinstance(one.value, TimeoutError)
+
+    async def test_a_sequences_own_time_counts_from_its_own_start(
+        self, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Two at a time, three seconds each, a row a second; everything ends at 7.75."""
+        monkeypatch.setattr(nursery_module, "MAX_FOLLOWED", 2)
+        llm = ScriptedLLM({}, default=FLAT, delay=1)
+        result = await generate([1], llm, 6, seed=7, sequence_timeout=3.25, timeout=7.75, prefix_cache_bytes=0)
+
+        assert [(s.started, s.finished) for s in result.sequences] == [(0.0, 3.25)] * 2 + [(3.25, 6.5)] * 2 + [(6.5, 7.75)] * 2
+        assert [len(s.token_ids) for s in result.sequences] == [3, 3, 3, 3, 1, 1]
+        assert {s.finish_reason for s in result.sequences} == {"deadline"}
+
+    async def test_who_shares_a_request_waits_no_longer_than_its_own_deadline(self, autojump_clock: trio.testing.MockClock) -> None:
+        """All three ask for the same first row, which takes 2 s and survives; where they part, each waits for itself."""
+        llm = ScriptedLLM({}, default=FLAT, delay=2)
+        async with open_generation([1], llm, 3, seed=7, sequence_timeout=5) as generation:
+            finished = [(len(s.token_ids), s.finished) async for s in generation]
+
+        assert finished == [(2, 5.0)] * 3
+        assert llm.asked.count((1,)) == 1
 
     async def test_a_deadline_of_zero_is_legal(self, autojump_clock: trio.testing.MockClock) -> None:
         result = await generate([1], ScriptedLLM({}, default=FLAT), n=2, seed=7, timeout=0)
@@ -245,6 +271,53 @@ class TestErrors:
             async with open_generation([[1], [3]], Flaky(OSError("gone")), seed=7):
                 await trio.sleep(60)
 
+    async def test_a_failure_reaches_everybody_who_waits_and_the_end_of_the_block_not_again(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        told = []
+        async with open_generation([[1], [3]], Flaky(OSError("gone")), seed=7) as generation, trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                with pytest.raises(OSError, match="gone"):
+                    await generation.wait()
+                told.append(True)
+
+            nursery.start_soon(wait)
+            nursery.start_soon(wait)
+
+        assert told == [True, True]
+
+    async def test_nothing_of_the_machinery_is_its_context(self, autojump_clock: trio.testing.MockClock) -> None:
+        for met_by in ("iterating", "waiting", "leaving"):
+            error = OSError("gone")
+            with pytest.raises(OSError, match="gone") as caught:
+                async with open_generation([[1], [3]], Flaky(error), seed=7) as generation:
+                    if met_by == "iterating":
+                        async for _ in generation:
+                            pass
+                    elif met_by == "waiting":
+                        await generation.wait()
+                    else:
+                        await trio.sleep(60)
+            assert caught.value is error
+            assert (error.__cause__, error.__context__) == (None, None)
+            assert len(caught.traceback) < 12
+
+    async def test_a_failure_beside_an_error_of_the_block_is_noted_on_it(self, autojump_clock: trio.testing.MockClock) -> None:
+        with pytest.raises(LookupError, match="mine") as caught:
+            async with open_generation([[1], [3]], Flaky(OSError("gone")), seed=7):
+                await trio.sleep(60)
+                raise LookupError("mine")
+
+        assert caught.value.__notes__ == ["the generation had failed already: OSError: gone"]
+
+    async def test_waiters_of_one_request_that_failed_each_say_their_own_place(self, autojump_clock: trio.testing.MockClock) -> None:
+        llm = ScriptedLLM({}, default=NonFiniteLogits("NaN"), delay=1)
+        result = await generate([1], llm, n=3, seed=7, on_error="keep")
+
+        assert llm.asked == [(1,)]
+        assert [s.error for s in result.sequences] == [f"NonFiniteLogits: NaN [prompt 0, sequence {index}, step 0]" for index in range(3)]
+
 
 class TestIteration:
     async def test_sequences_come_as_they_finish_and_the_result_is_in_order(self, autojump_clock: trio.testing.MockClock) -> None:
@@ -286,6 +359,7 @@ class TestIteration:
         async with open_generation([1], ScriptedLLM({}, default=FLAT, delay=1), n=2, seed=7, max_new_tokens=3) as generation:
             await trio.sleep(1.5)
             assert repr(generation) == "<Generation: 0 of 2 sequences finished, 2 tokens>"
+            assert generation.progress == (0, 2, 2)
             await generation.wait()
             assert repr(generation) == "<Generation: 2 of 2 sequences finished, 6 tokens>"
         stats = generation.result().stats
@@ -298,7 +372,7 @@ class TestBoundedAdmission:
     ) -> None:
         monkeypatch.setattr(nursery_module, "MAX_FOLLOWED", 3)
         llm = ScriptedLLM({}, default=STOP, delay=1)
-        result = await generate([1], llm, n=9, seed=7)
+        result = await generate([1], llm, n=9, seed=7, prefix_cache_bytes=0)
 
         assert [s.started for s in result.sequences] == [0.0] * 3 + [1.0] * 3 + [2.0] * 3
 
@@ -308,6 +382,89 @@ class TestBoundedAdmission:
         monkeypatch.setattr(nursery_module, "MAX_FOLLOWED", 2)
 
         assert await generate([1], llm, n=20, seed=7) == free
+
+
+class TestManySequences:
+    async def test_a_hundred_thousand_wait_their_turn_without_a_task_each(self) -> None:
+        tracemalloc.start()
+        async with open_generation([1], ScriptedLLM({}, delay=math.inf), n=100_000, seed=7) as generation:
+            await trio.testing.wait_all_tasks_blocked()
+            tasks = trio.lowlevel.current_statistics().tasks_living
+            held, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+
+            assert tasks < nursery_module.MAX_FOLLOWED + 20  # and one for the request they share
+            assert held < 20e6
+            assert len(generation.sequences) == 100_000
+
+    async def test_a_finished_sequence_is_cheap_and_made_once(self) -> None:
+        async with open_generation([1], ScriptedLLM({}, default=STOP), n=2000, seed=7) as generation:
+            tracemalloc.start()
+            await generation.wait()
+            held, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            first, second = generation.sequences, generation.sequences
+
+        assert held / 2000 < 1500  # bytes
+        assert all(one is other for one, other in zip(first, second, strict=True))
+
+    async def test_what_is_not_begun_is_made_once_too(self) -> None:
+        async with open_generation([1], ScriptedLLM({}, delay=math.inf), n=5000, seed=7) as generation:
+            await trio.testing.wait_all_tasks_blocked()
+            first, second = generation.sequences, generation.sequences
+
+        assert all(one is other for one, other in zip(first[2000:], second[2000:], strict=True))
+        assert {s.finish_reason for s in first} == {"cancelled"}
+
+
+class TestSharing:
+    async def test_the_first_step_of_n_siblings_is_one_request(self, autojump_clock: trio.testing.MockClock) -> None:
+        llm = ScriptedLLM({}, default=FLAT, delay=1)
+        result = await generate([[1], [2]], llm, n=50, seed=7, max_new_tokens=1)
+
+        assert sorted(llm.asked) == [(1,), (2,)]
+        assert (result.stats.round_trips, result.stats.cache_hits, result.stats.rows) == (2, 98, 100)
+        assert (result.stats.cache_rows, result.stats.cache_evictions) == (2, 0)
+
+    async def test_also_of_those_that_begin_later(self, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(nursery_module, "MAX_FOLLOWED", 4)
+        llm = ScriptedLLM({}, default=FLAT, delay=lambda prefix: prefix[-1])
+        await generate([1], llm, n=50, seed=7, max_new_tokens=3)
+
+        assert llm.asked.count((1,)) == 1
+
+    async def test_off_each_asks_for_itself(self) -> None:
+        llm = ScriptedLLM({}, default=FLAT)
+        result = await generate([1], llm, n=50, seed=7, max_new_tokens=1, prefix_cache_bytes=0)
+
+        assert llm.asked == [(1,)] * 50
+        assert (result.stats.round_trips, result.stats.cache_hits) == (50, 0)
+
+    async def test_a_cache_of_the_callers_is_used_and_stays_open(self) -> None:
+        llm = ScriptedLLM({}, default=FLAT)
+        async with PrefixCache(llm) as cached:
+            first = await generate([1], cached, n=4, seed=7, max_new_tokens=2)
+            asked = len(llm.asked)
+            second = await generate([1], cached, n=4, seed=7, max_new_tokens=2)
+            await cached.next_token_logits([1])
+
+        assert first == second
+        assert len(llm.asked) == asked
+        assert (second.stats.round_trips, second.stats.cache_hits) == (0, 8)
+
+    async def test_counters_of_the_models_own_that_are_no_stats_do_no_harm(self) -> None:
+        class Counts(ScriptedLLM):
+            def counters(self):
+                return {"requests": len(self.asked), "mine": 3}
+
+        result = await generate([1], Counts({}, default=FLAT), n=4, seed=7, max_new_tokens=1)
+
+        assert result.stats.requests == 1
+
+    @pytest.mark.parametrize("wrong", [-1, 1.5, True])
+    async def test_the_bound_is_a_number_of_bytes(self, wrong: object) -> None:
+        with pytest.raises(UsageError, match="bytes"):
+            await generate([1], ScriptedLLM({}), prefix_cache_bytes=wrong)
 
 
 class TestCancellation:
@@ -356,7 +513,7 @@ class TestResuming:
         whole = await generate([[1], [2]], llm, n=3, seed=7, sampler=sampler, max_new_tokens=20)
         partial = await generate([[1], [2]], llm, n=3, seed=7, sampler=sampler, max_new_tokens=20, timeout=2.5)
         llm.asked.clear()
-        resumed = await generate([[1], [2]], llm, n=3, sampler=sampler, max_new_tokens=20, resume=partial)
+        resumed = await generate([[1], [2]], llm, n=3, sampler=sampler, max_new_tokens=20, resume=partial, prefix_cache_bytes=0)
 
         assert {s.finish_reason for s in partial.sequences} >= {"deadline"}
         assert resumed == whole

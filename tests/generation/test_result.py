@@ -34,7 +34,7 @@ def sequences(draw: st.DrawFn) -> SampledSequence:
         margins=per_token(st.floats(0, math.inf)),
         tail_masses=per_token(st.floats(0, 1)),
         finish_reason=draw(st.sampled_from(["stop", "length", "deadline", "error", "cancelled"])),
-        resume=ResumePoint(draw(st.integers(0, 2**128 - 1)), draw(st.none() | st.floats(-9, 9))),
+        resume=ResumePoint(draw(st.integers(0, 2**128 - 1)), draw(st.none() | numbers), draw(st.text())),
         stop_match=draw(st.none() | st.tuples(ids)),
         error=draw(st.none() | st.text()),
         started=draw(st.none() | st.floats(0, 1e6)),
@@ -87,3 +87,9 @@ def test_something_else_is_refused(change: dict[str, object]) -> None:
         SampledSequence.from_dict(good | change)
     with pytest.raises(UsageError):
         GenerationResult.from_dict({"sequences": [good | change], "seed": "7", "sampler": "", "stats": {}})
+
+
+def test_counters_become_costs_and_others_are_left_out() -> None:
+    stats = Stats.of({"requests": 5, "cache_hits": 2, "else": 9}, {"requests": 3, "gone": 1}, tokens=7, rows=4, waited=0.5)
+
+    assert stats == Stats(tokens=7, rows=4, waited=0.5, requests=2, cache_hits=2)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from seedbed.errors import NothingToDraw
 from seedbed.generation.sequence import TRANSITIONS, FollowedSequence, IllegalEvent, StopRules
+from seedbed.llm import Ahead
 from seedbed.sampling import Sampler
 
 FLAT = np.zeros(8, dtype=np.float32)
@@ -96,6 +97,44 @@ def test_a_failure_is_kept_as_text() -> None:
     sequence.fail(OSError("gone"))
 
     assert (sequence.result().finish_reason, sequence.result().error) == ("error", "OSError: gone")
+
+
+def test_answers_ahead_are_walked_as_long_as_the_draws_are_what_was_proposed() -> None:
+    sequence = followed()
+    sequence.receive_ahead(Ahead((3, 4, 5, 6), (only(3), only(4), only(7), only(6))))
+    assert sequence.prefix() == [1, 2, 3, 4, 7]
+    sequence.receive_ahead(Ahead((), (only(5),)))
+    sequence.receive_ahead(Ahead((5, 5), (only(5), only(5))))
+
+    assert (sequence.prefix(), sequence.room) == ([1, 2, 3, 4, 7, 5, 5, 5], 4)
+
+
+@pytest.mark.parametrize(("stop", "max_new_tokens", "want"), [(StopRules(frozenset({4})), 9, (3, 4)), (StopRules(), 3, (3, 4, 4))])
+def test_what_ends_it_ends_the_walk(stop: StopRules, max_new_tokens: int, want: tuple[int, ...]) -> None:
+    sequence = followed(max_new_tokens, stop)
+    sequence.receive_ahead(Ahead((3, 4, 4, 4), (only(3), only(4), only(4), only(4), only(4))))
+
+    assert sequence.result().token_ids == want
+
+
+def test_a_bad_row_ahead_keeps_the_tokens_before_it() -> None:
+    sequence = followed()
+    with pytest.raises(NothingToDraw, match=r"step 2\]"):
+        sequence.receive_ahead(Ahead((3, 4), (only(3), only(4), only(9))))
+
+    assert (sequence.state, sequence.result().token_ids) == ("asking", (3, 4))
+
+
+@given(
+    st.lists(st.integers(0, 3), max_size=12),
+    st.frozensets(st.integers(0, 5), max_size=2),
+    st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=3).map(tuple), max_size=3).map(tuple),
+)
+def test_the_first_match_is_where_it_would_have_ended(tokens: list[int], token_ids: frozenset[int], sequences: tuple) -> None:
+    stop = StopRules(token_ids, sequences)
+    ends = [length for length in range(1, len(tokens) + 1) if stop.match(tokens[:length])]
+
+    assert stop.first_match(tokens) == (ends[0] if ends else None)
 
 
 EVENTS = {

@@ -27,6 +27,7 @@ class FakeChannel:
         self.parts, self.send_error = list(parts), send_error
         self.sent: list[bytes] = []
         self.is_closed = False
+        self._closed = trio.Event()
 
     async def send_all(self, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
@@ -42,7 +43,8 @@ class FakeChannel:
             return b""
         part = self.parts[0]
         if part is HANG:
-            await trio.sleep_forever()
+            await self._closed.wait()
+            self._check()
         self.parts.pop(0)
         if isinstance(part, Exception):
             raise part
@@ -61,6 +63,7 @@ class FakeChannel:
 
     def close(self) -> None:
         self.is_closed = True
+        self._closed.set()
 
     def _check(self) -> None:
         if self.is_closed:

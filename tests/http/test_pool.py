@@ -7,7 +7,7 @@ import trio
 import trio.testing
 from tests.http.fakes import HANG, OK, FakeChannel, FakeServer, read_request, tcp_server
 
-from seedbed.errors import BrokenAnswer, ConnectionLost, ServerUnreachable, UsageError
+from seedbed.errors import BrokenAnswer, ConnectionLost, RequestTimeout, ServerUnreachable, UsageError
 from seedbed.http.connection import Connection, Origin
 from seedbed.http.pool import MAX_HEADS, Pool, PoolStatistics
 from seedbed.protocols.exchange import HttpRequest
@@ -194,16 +194,21 @@ def test_cancelled_at_any_step_no_connection_and_no_count_is_leaked() -> None:
 
 
 async def test_closing_closes_what_is_idle_and_what_is_in_use() -> None:
+    """A request under way ends as closed, not as lost: it was our doing, and is not to be tried again."""
     server = FakeServer(answers(2), FakeChannel(HANG))
     pool = server.pool()
     await pool.send(ASK, BOUND)
-    server.channels[0].parts.insert(0, HANG)
+    server.channels[0].parts.clear()  # its server has closed it, so that the next request opens another
+
+    async def send() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await pool.send(ASK, BOUND)
+
     async with trio.open_nursery() as nursery:
-        await nursery.start(cancellable, pool)
+        nursery.start_soon(send)
         await trio.testing.wait_all_tasks_blocked()
         await pool.aclose()
         await pool.aclose()
-        nursery.cancel_scope.cancel()
 
     assert server.open_channels() == 0
     assert repr(pool) == "<Pool http://model.test:8000: closed>"
@@ -266,6 +271,103 @@ async def test_a_pool_closed_under_a_request_over_a_socket_ends_it() -> None:
 
         nursery.start_soon(send)
         await asked.wait()
+        await pool.aclose()
+
+
+# Time limits.
+
+
+async def send_at(pool: Pool, when: float, ends: dict[float, tuple[float, type[Exception] | None]]) -> None:
+    await trio.sleep_until(when)
+    error = None
+    try:
+        await pool.send(ASK, BOUND)
+    except RequestTimeout as caught:
+        error = type(caught)
+    ends[when] = (trio.current_time(), error)
+
+
+class Slow(QuietChannel):
+    """Answers after so many seconds."""
+
+    def __init__(self, seconds: float, *parts: bytes) -> None:
+        super().__init__(*parts)
+        self.seconds = seconds
+
+    async def receive_some(self) -> bytes:
+        with trio.move_on_after(self.seconds):
+            await self._closed.wait()
+        return await super().receive_some()
+
+
+async def test_what_is_overdue_is_closed_at_its_own_time_and_nothing_else(autojump_clock) -> None:
+    server = FakeServer(Slow(99, OK), Slow(4.5, OK, OK), Slow(99, OK), Slow(99, OK), default=lambda: Slow(1, OK, OK))
+    pool = server.pool(time_limit=5.0)
+    ends: dict[float, tuple[float, type[Exception] | None]] = {}
+    async with trio.open_nursery() as nursery:
+        for when in (0, 1, 2, 3.5, 20):
+            nursery.start_soon(send_at, pool, when, ends)
+
+    late = RequestTimeout
+    assert ends == {0: (5, late), 1: (5.5, None), 2: (7, late), 3.5: (8.5, late), 20: (24.5, None)}
+    assert pool.statistics() == PoolStatistics(active=0, idle=1, opened=4, resent=0, bytes_received=4)
+    assert [channel.is_closed for channel in server.channels] == [True, False, True, True]
+
+
+async def test_opening_counts_towards_the_limit(autojump_clock) -> None:
+    server = SlowServer(answers(1))
+    server.opens = trio.Event()
+    pool = server.pool(time_limit=5.0)
+    ends: dict[float, tuple[float, type[Exception] | None]] = {}
+    await send_at(pool, 2, ends)
+
+    assert ends == {2: (7, RequestTimeout)}
+    assert pool.statistics() == PoolStatistics(0, 0, 0, 0, 0)
+
+
+async def test_a_request_sent_again_has_no_more_time(autojump_clock) -> None:
+    server = FakeServer(Slow(3), Slow(3, OK))
+    pool = server.pool(time_limit=5.0)
+    ends: dict[float, tuple[float, type[Exception] | None]] = {}
+    await send_at(pool, 0, ends)
+
+    assert ends == {0: (5, RequestTimeout)}
+
+
+async def test_nothing_is_left_watching_when_there_is_nothing_to_watch(autojump_clock) -> None:
+    def tasks() -> int:
+        return trio.lowlevel.current_statistics().tasks_living
+
+    before = tasks()
+    pool = FakeServer(default=lambda: answers(9)).pool(time_limit=5.0)
+    await pool.send(ASK, BOUND)
+    assert tasks() == before + 1
+    await trio.sleep(6)
+    assert tasks() == before
+
+    await pool.send(ASK, BOUND)
+    assert tasks() == before + 1
+    await pool.aclose()
+    await trio.testing.wait_all_tasks_blocked()
+    assert tasks() == before
+
+
+async def test_a_socket_that_never_answers_is_overdue() -> None:
+    ended = trio.Event()
+
+    async def handle(stream: trio.SocketStream) -> None:
+        try:
+            while await stream.receive_some():
+                pass
+        finally:
+            ended.set()
+
+    async with tcp_server(handle) as origin:
+        pool = Pool(origin, time_limit=0.25)
+        with pytest.raises(RequestTimeout, match=r"gave no whole answer within 0\.25 s"):
+            await pool.send(ASK, BOUND)
+        if pool.statistics().opened:  # else even that took too long, on a machine this busy
+            await ended.wait()
         await pool.aclose()
 
 

@@ -15,15 +15,14 @@ from tests.protocols.wire import said
 from seedbed.errors import (
     BrokenAnswer,
     DishonestAnswer,
-    FeatureOff,
     MalformedRow,
     NonFiniteAtServer,
     NonFiniteLogits,
-    Overloaded,
     SeedbedError,
+    Unauthorized,
 )
 from seedbed.llm.base import ModelInfo, TopLogprobs
-from seedbed.protocols.exchange import Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Tokenize
+from seedbed.protocols.exchange import Ask, Describe, Health, HttpRequest, HttpResponse
 from seedbed.protocols.native import Native
 from seedbed.protocols.rows import full_row, top_logprobs
 
@@ -99,32 +98,16 @@ def test_half_precision_octets_widen_exactly(dtype: str, body: bytes) -> None:
     assert wire.same_row(row, np.float32([0.5, -np.inf, 2.0]))
 
 
-@pytest.mark.parametrize(("error", "meant"), wire.REFUSALS, ids=lambda value: getattr(type(value), "__name__", ""))
-def test_a_refusal_is_understood_as_it_was_meant(error: SeedbedError, meant: type[SeedbedError]) -> None:
-    """The type of the error, its flag and its Retry-After survive the wire."""
-    with pytest.raises(SeedbedError) as caught:
-        PROTOCOL.decode_response(FULL, INFO, PROTOCOL.encode_error(error))
-
-    assert type(caught.value) is meant
-    assert str(error) in str(caught.value)
-    if isinstance(error, FeatureOff):
-        assert isinstance(caught.value, FeatureOff)
-        assert caught.value.flag == error.flag
-    if isinstance(error, Overloaded):
-        assert isinstance(caught.value, Overloaded)
-        assert caught.value.retry_after == error.retry_after
+def test_a_refusal_is_understood_as_it_was_meant() -> None:
+    """Its type, words, flag and Retry-After survive the wire."""
+    wire.holds_for_every_refusal(PROTOCOL)
 
 
 @wire.same_every_time
-@given(st.text(), st.lists(st.integers(0, 2**40), min_size=1))
+@given(wire.texts, wire.some_token_ids)
 def test_texts_and_token_ids_arrive(text: str, token_ids: list[int]) -> None:
     """Tokenise and detokenise, questions and answers, both directions."""
-    if text.encode("utf-8", "replace").decode() != text:  # lone surrogates are no JSON
-        return
-    assert PROTOCOL.decode_request(PROTOCOL.encode_tokenize(text)) == Tokenize(text)
-    assert PROTOCOL.decode_request(PROTOCOL.encode_detokenize(token_ids)) == Detokenize(tuple(token_ids))
-    assert PROTOCOL.decode_tokens(PROTOCOL.encode_tokens(token_ids)) == token_ids
-    assert PROTOCOL.decode_text(PROTOCOL.encode_text(text)) == text
+    wire.holds_for_texts_and_token_ids(PROTOCOL, text, token_ids)
 
 
 @wire.same_every_time
@@ -155,16 +138,16 @@ def test_discovery_survives_any_answer(data: st.DataObject) -> None:
     honest = {"model": "m", "server": "s", "vocab_size": 12, "eos_token_ids": [1], "context_length": 8, "fingerprint": "f", "max_top_k": 3}
     found = wire.discovered(PROTOCOL, lambda _: said(wire.shaken(honest, data.draw)))
 
-    if found is not None:
-        _, info = found
-        assert all(isinstance(text, str) for text in (info.model, info.server, info.fingerprint))
-        assert type(info.vocab_size) is int
-        assert info.vocab_size > 0
-        assert all(type(token_id) is int and token_id >= 0 for token_id in info.eos_token_ids)
-        assert all(count is None or (type(count) is int and count > 0) for count in (info.context_length, info.max_top_k))
+    assert wire.is_well_typed(found)
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"7", b'"x"', b"null", b"[" * 5000, b"\xff"])
+def test_a_server_that_wants_a_key_first_is_named() -> None:
+    """Whatever it speaks; a client without the key cannot find out."""
+    with pytest.raises(Unauthorized, match="api_key="):
+        wire.discovered(PROTOCOL, lambda _: HttpResponse(401, (), b""))
+
+
+@pytest.mark.parametrize("body", wire.SOMETHING_ELSE)
 @pytest.mark.parametrize("status", [200, 404, 500])
 def test_discovery_of_something_else_finds_nothing(body: bytes, status: int) -> None:
     """HTML, nothing, or JSON of another kind is not a native server."""

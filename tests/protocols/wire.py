@@ -30,7 +30,7 @@ from seedbed.errors import (
     UsageError,
 )
 from seedbed.llm.base import LLM, ModelInfo, Row, TopLogprobs
-from seedbed.protocols.exchange import Ask, HttpRequest, HttpResponse
+from seedbed.protocols.exchange import Ask, Detokenize, HttpRequest, HttpResponse, Tokenize
 from seedbed.server.answer import answer
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from seedbed.protocols.base import Protocol
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "wire"
-same_every_time = settings(derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
-thorough = settings(same_every_time, max_examples=300)
+same_every_time = settings(max_examples=40, derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+thorough = settings(same_every_time, max_examples=120)
 
 
 # Captured exchanges.
@@ -210,6 +210,7 @@ REFUSALS: list[tuple[SeedbedError, type[RequestRefused]]] = [
     (FeatureOff("found out by looking at its answers", status=200, flag="--logprobs-mode"), FeatureOff),
     (NonFiniteAtServer("NaN", status=400), NonFiniteAtServer),
     (NotReady("loading model", status=503), NotReady),
+    (NotReady("in a moment", status=503), NotReady),
     (Overloaded("too much to do", status=503), Overloaded),
     (Overloaded("too much to do", status=429, retry_after=7.0), Overloaded),
     (EngineFailed("the engine broke", status=500), EngineFailed),
@@ -241,6 +242,7 @@ def same_row(have: Row, want: Row) -> bool:
 
 def holds_for_every_truncation(protocol: Protocol, ask: Ask, info: ModelInfo, response: HttpResponse) -> None:
     """An answer cut anywhere is a typed error, never a row."""
+    assert not isinstance(outcome(protocol, ask, info, response), SeedbedError)
     body = bytes(response.body)
     for length in range(len(body)):
         cut = outcome(protocol, ask, info, HttpResponse(response.status, response.headers, body[:length]))
@@ -256,6 +258,7 @@ def holds_for_every_changed_byte(
     step: int = 1,
 ) -> None:
     """An answer with one octet changed is a typed error, or the row that a plain reading of the changed octets gives."""
+    assert not isinstance(outcome(protocol, ask, info, response), SeedbedError)
     body = bytearray(response.body)
     for place in range(0, len(body), step):
         original = body[place]
@@ -275,3 +278,57 @@ def as_dict(row: Row) -> dict[int, float]:
 
 def float32(value: float, lowest: float) -> float:
     return float(np.float32(value)) if value > lowest else -np.inf
+
+
+def holds_for_every_refusal(protocol: Protocol) -> None:
+    """Each error arrives as it was meant, with its words, its flag and its Retry-After."""
+    for error, meant in REFUSALS:
+        try:
+            protocol.decode_response(Ask((1,), 1), ModelInfo(vocab_size=12), protocol.encode_error(error))
+        except SeedbedError as caught:
+            have: SeedbedError = caught
+        else:
+            raise AssertionError(f"{error!r} was taken for a row")
+        assert type(have) is meant, f"{error!r} arrived as {have!r}"
+        assert str(error) in str(have)
+        if isinstance(error, FeatureOff):
+            assert isinstance(have, FeatureOff)
+            assert have.flag == error.flag
+        if isinstance(error, Overloaded):
+            assert isinstance(have, Overloaded)
+            assert have.retry_after == error.retry_after
+
+
+def holds_for_texts_and_token_ids(protocol: Protocol, text: str, token_ids: list[int]) -> None:
+    """Tokenise and detokenise, questions and answers, both directions."""
+    assert protocol.decode_request(protocol.encode_tokenize(text)) == Tokenize(text)
+    assert protocol.decode_request(protocol.encode_detokenize(token_ids)) == Detokenize(tuple(token_ids))
+    assert protocol.decode_tokens(protocol.encode_tokens(token_ids)) == token_ids
+    assert protocol.decode_text(protocol.encode_text(text)) == text
+
+
+def is_well_typed(found: tuple[Protocol, ModelInfo] | None) -> bool:
+    """Whether what discovery found is nothing, or a ModelInfo whose fields have the types they promise."""
+    if found is None:
+        return True
+    _, info = found
+    return (
+        all(isinstance(text, str) for text in (info.model, info.server, info.fingerprint))
+        and all(n is None or (type(n) is int and 0 < n < 2**63) for n in (info.vocab_size, info.context_length, info.max_top_k))
+        and all(type(token_id) is int and token_id >= 0 for token_id in info.eos_token_ids)
+        and info.kind in ("logits", "logprobs")
+    )
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+some_token_ids = st.lists(st.integers(0, 2**40), min_size=1)
+SOMETHING_ELSE = [b"", b"<html>", b"[]", b"7", b'"x"', b"null", b"[" * 5000, b"\xff", b'{"version": 7}', b'{"data": 7}']
+
+
+def contains(want: Any, have: Any) -> bool:
+    """Whether a shape has all of another one's fields, of the same types."""
+    if isinstance(have, dict):
+        return isinstance(want, dict) and all(key in want and contains(want[key], have[key]) for key in have)
+    if isinstance(have, list):
+        return isinstance(want, list) and (not have or contains(want[0], have[0]))
+    return bool(have == want)

@@ -18,8 +18,7 @@ import pytest
 import trio
 
 from seedbed import RecordingLLM, ReplayLLM, Sampler, TinyLM, connect, generate, open_recording, replay_transport, softmax
-from seedbed.errors import MissingExtra, RecordingBroken, RecordingMiss, TruncatedRow, UsageError
-from seedbed.protocols import PROTOCOLS
+from seedbed.errors import BadRequest, MissingExtra, RecordingBroken, RecordingMiss, UsageError
 from seedbed.protocols.rows import top_logprobs
 from seedbed.testing import check_llm
 
@@ -65,13 +64,15 @@ async def test_the_native_protocol_tells_how_much_of_a_row_there_is() -> None:
         assert model.top_k == 20
 
 
-@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+# vLLM's two ask for a row after token 0 before anything else, which a recording has only by chance; KServe has full rows only.
+@pytest.mark.parametrize("protocol", ["native", "llama.cpp", "sglang"])
 async def test_every_protocol_that_can_carry_its_rows_gives_them_bit_for_bit(tmp_path: Path, protocol: str) -> None:
     async with RecordingLLM(TinyLM(), tmp_path / "full", "full") as recorded:
         row = await recorded.next_token_logits(SEED)
     for path, top_k in ((tmp_path / "full", 20), (tmp_path / "full", 257), (TINY, 20)):
         transport = replay_transport(path, protocol)
-        async with connect("http://nobody.invalid", protocol, transport=transport, top_k=top_k) as model:
+        told = {} if protocol != "sglang" else {"eos_token_ids": [256], "vocab_size": 257}
+        async with connect("http://nobody.invalid", protocol, transport=transport, top_k=top_k, **told) as model:
             have = await model.next_token_logits(SEED)
         want = await ReplayLLM(TINY).next_token_logits(SEED) if top_k == 20 else top_logprobs(row, 257)
         assert have == want
@@ -180,7 +181,7 @@ class TestMisses:
         with pytest.raises(UsageError, match="the 20 best tokens at most, not 30"):
             async with connect("http://nobody.invalid", transport=replay_transport(TINY), top_k=30):
                 pass
-        with pytest.raises(TruncatedRow, match="30 tokens were asked for, 20 are known"):
+        with pytest.raises(BadRequest, match="30 tokens were asked for, 20 are known"):
             async with connect("http://nobody.invalid", transport=replay_transport(TINY, "llama.cpp"), top_k=30):
                 pass
 
@@ -218,7 +219,7 @@ async def test_memory_stays_flat_over_many_requests() -> None:
             sizes.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
 
-    assert sizes[2] - sizes[1] < 5_000
+    assert sizes[2] - sizes[1] < 100_000  # respx would keep 900_000
 
 
 def test_without_respx_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

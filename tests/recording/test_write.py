@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -50,6 +51,16 @@ def test_any_float32_bits_survive_in_a_full_row(rows: list[list[int]], tmp_path_
             writer.append((number,), value)
 
     assert all(same_rows(step.row, row) for step, row in zip(open_recording(path).steps, want, strict=True))
+
+
+def test_the_best_beside_a_huge_logit_are_still_a_distribution(tmp_path: Path) -> None:
+    """The logarithm of the sum is lost when it is added to 7e13 first."""
+    row = np.zeros(50, dtype=np.float32)
+    row[-2:] = 7e13
+    with writer_of(tmp_path / "huge", "full") as writer:
+        best = writer.append((1,), row).best
+
+    assert best.logprobs[:2].tolist() == [np.float32(-math.log(2))] * 2
 
 
 @pytest.mark.parametrize("tier", TIERS)

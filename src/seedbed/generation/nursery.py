@@ -1,36 +1,38 @@
 """Where sequences run: one nursery task each, bounded by cancel scopes, collected in order.
 
-A sequence's task loops: ask the model for a row, draw, until it is finished. Tasks share nothing but the model, so no result depends on
-how they are scheduled. An expected error never enters the nursery: the task that met it stores it, cancels its siblings when asked to,
-and it is raised bare after the nursery has closed.
+A sequence's task loops: ask the model for a row, draw, until it is finished. Tasks share nothing but the model's answers, so no result
+depends on how they are scheduled. An expected error never enters the nursery: the task that met it stores it, cancels its siblings when
+asked to, and it is raised bare after the nursery has closed. ``KeyboardInterrupt`` and its like do enter it, so they win.
 """
 
 from __future__ import annotations
 
 import math
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from contextlib import asynccontextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import trio
 
-from seedbed.errors import DeadlineExceeded, InvalidPrompt, SeedbedError, UsageError
+from seedbed.errors import DeadlineExceeded, SeedbedError, UsageError
+from seedbed.generation.lookahead import Lookahead, Pace, check_lookahead
+from seedbed.generation.plan import Deadlines, Plan, check_count
 from seedbed.generation.result import GenerationResult, SampledSequence, Stats
-from seedbed.generation.sequence import FollowedSequence, StopRules
-from seedbed.llm.base import LLM, as_row
+from seedbed.generation.sequence import FollowedSequence
+from seedbed.llm.prefix_cache import DEFAULT_BYTES, PrefixCache
+from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
-from seedbed.sampling.randomness import check_seed, fresh_seed
-from seedbed.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
-__all__ = ["Generation", "generate", "generate_token_ids", "generate_token_ids_multiple", "open_generation"]
+    from seedbed.llm.base import LLM, Ahead
+    from seedbed.sampling.sampler import Sampler
+
+__all__ = ["Generation", "Progress", "generate", "generate_token_ids", "generate_token_ids_multiple", "open_generation"]
 
 # Sequences begun and not finished at any time; far more than connections, so servers stay busy, and 100,000 sequences fit in memory.
 MAX_FOLLOWED = 1024
-# When neither the caller nor the model bounds a sequence. (vLLM: 16, transformers: 20, SGLang: 128, llama.cpp: none.)
-DEFAULT_MAX_NEW_TOKENS = 2048
 
 
 @asynccontextmanager
@@ -47,6 +49,8 @@ async def open_generation(
     timeout: float = math.inf,
     sequence_timeout: float = math.inf,
     on_error: Literal["raise", "keep"] = "raise",
+    lookahead: Lookahead = 1,
+    prefix_cache_bytes: int = DEFAULT_BYTES,
     resume: GenerationResult | Iterable[SampledSequence] = (),
 ) -> AsyncIterator[Generation]:
     """Sample sequences and hand each on as it finishes; leaving the block early cancels the rest.
@@ -68,11 +72,12 @@ async def open_generation(
         >>> trio.run(first_to_stop)
         'stop'
     """
+    require_trio()
     model = as_llm(llm)
-    plan = _Plan.of(
+    plan = Plan.of(
         prompts,
         model,
-        range(_count(n)),
+        range(check_count(n)),
         sampler=sampler,
         seed=seed,
         max_new_tokens=max_new_tokens,
@@ -80,11 +85,11 @@ async def open_generation(
         stop_sequences=stop_sequences,
         resume=resume,
     )
-    deadlines = _Deadlines(timeout, sequence_timeout)
+    deadlines = Deadlines(timeout, sequence_timeout)
     if on_error not in ("raise", "keep"):
         raise UsageError(f"on_error must be 'raise' or 'keep', not {on_error!r}")
+    generation = Generation(plan, model, deadlines, raises=on_error == "raise", lookahead=lookahead, prefix_cache_bytes=prefix_cache_bytes)
     await trio.lowlevel.checkpoint()
-    generation = Generation(plan, model, deadlines, raises=on_error == "raise")
     body_error: Exception | None = None
     try:
         async with trio.open_nursery() as nursery:
@@ -98,8 +103,9 @@ async def open_generation(
         generation._close()
     try:
         if body_error is not None:
+            generation._note_beside(body_error)
             raise body_error
-        generation._raise_first_error()
+        generation._raise_unless_told()
     finally:
         del body_error  # no cycle between the error's traceback and this frame
 
@@ -117,6 +123,8 @@ async def generate(
     timeout: float = math.inf,
     sequence_timeout: float = math.inf,
     on_error: Literal["raise", "keep"] = "raise",
+    lookahead: Lookahead = 1,
+    prefix_cache_bytes: int = DEFAULT_BYTES,
     resume: GenerationResult | Iterable[SampledSequence] = (),
 ) -> GenerationResult:
     """Sample n sequences from each prompt; returns all of them, in order. A deadline returns what there is.
@@ -134,10 +142,16 @@ async def generate(
         sequence_timeout: seconds for each sequence from its start, likewise.
         on_error: "raise": the first failure cancels the other sequences and comes out as itself, with ``.result`` attached when it is
             seedbed's; "keep": that sequence ends with ``finish_reason`` "error", the others go on.
-        resume: an earlier partial result, or some of its sequences: each goes on where it was, exactly as if never interrupted.
+        lookahead: how many rows to ask for at once, along tokens the model proposes, if it can (``LLM.logits_ahead``); "auto" follows
+            the rate at which the draws agree. Changes how often the model is asked, never the tokens.
+        prefix_cache_bytes: how much the rows kept for siblings may take. Equal prefixes, such as the prompt of n sequences, are asked
+            once. 0 asks anew each time. When ``llm`` is a ``PrefixCache`` itself, that one is used, and its own bound.
+        resume: an earlier partial result, or some of its sequences: each goes on where it was, exactly as if never interrupted. Prompt,
+            seed and sampler must be the same, and what ends a sequence no stricter.
 
     Raises:
-        UsageError: a wrong argument; nothing was sent. ``InvalidPrompt`` for ids that are none, ``InvalidSeed`` for the seed.
+        UsageError: a wrong argument; nothing was sent. ``InvalidPrompt`` for ids that are none, ``InvalidSeed`` for the seed,
+            ``WrongRunner`` when it is not trio that awaits.
         RowError, ServerError, RecordingError: what the first failing sequence met, with its prompt_index, index and step.
 
     Concurrency:
@@ -164,6 +178,8 @@ async def generate(
         timeout=timeout,
         sequence_timeout=sequence_timeout,
         on_error=on_error,
+        lookahead=lookahead,
+        prefix_cache_bytes=prefix_cache_bytes,
         resume=resume,
     ) as generation:
         await generation.wait()
@@ -201,8 +217,9 @@ async def generate_token_ids(
         >>> trio.run(main)
         [2, 1, 2, 2, 2, 1, 2, 2, 1, 2, 0]
     """
+    require_trio()
     model = as_llm(llm)
-    plan = _Plan.of([list(input_token_ids)], model, range(index, index + 1), sampler=sampler, seed=seed, max_new_tokens=max_new_tokens)
+    plan = Plan.of([input_token_ids], model, range(index, index + 1), sampler=sampler, seed=seed, max_new_tokens=max_new_tokens)
     return (await _token_ids_within(plan, model, timeout))[0]
 
 
@@ -227,25 +244,34 @@ async def generate_token_ids_multiple(
         >>> trio.run(main)
         [[2, 1, 1], [2, 1, 2]]
     """
+    require_trio()
     model = as_llm(llm)
-    plan = _Plan.of([list(input_token_ids)], model, range(_count(n)), sampler=sampler, seed=seed, max_new_tokens=max_new_tokens)
+    plan = Plan.of([input_token_ids], model, range(check_count(n)), sampler=sampler, seed=seed, max_new_tokens=max_new_tokens)
     return await _token_ids_within(plan, model, timeout)
 
 
-async def _token_ids_within(plan: _Plan, model: LLM, timeout: float) -> list[list[int]]:
+async def _token_ids_within(plan: Plan, model: LLM, timeout: float) -> list[list[int]]:
+    generation = Generation(plan, model, Deadlines(timeout, math.inf), raises=True)
     await trio.lowlevel.checkpoint()
-    generation = Generation(plan, model, _Deadlines(timeout, math.inf), raises=True)
     try:
         await generation._run()
     finally:
         generation._close()
-    generation._raise_first_error()
+    generation._raise_unless_told()
     result = generation.result()
     if any(sequence.finish_reason == "deadline" for sequence in result.sequences):
         error = DeadlineExceeded(f"not done after {timeout} s; .result has the {result.stats.tokens} tokens there were")
         error.result = result
         raise error
     return result.token_ids
+
+
+class Progress(NamedTuple):
+    """How far a generation is; cheap to ask at any time."""
+
+    finished: int
+    total: int
+    tokens: int
 
 
 class Generation:
@@ -255,13 +281,29 @@ class Generation:
     consumer gets each sequence once; several share them out.
     """
 
-    def __init__(self, plan: _Plan, model: LLM, deadlines: _Deadlines, *, raises: bool) -> None:
-        self._plan, self._model, self._deadlines, self._raises = plan, model, deadlines, raises
-        self._followed: list[FollowedSequence] = []  # in order; those not yet begun are not in it
-        self._first_error: Exception | None = None
-        self._rows, self._waited = 0, 0.0
+    def __init__(
+        self,
+        plan: Plan,
+        model: LLM,
+        deadlines: Deadlines,
+        *,
+        raises: bool,
+        lookahead: Lookahead = 1,
+        prefix_cache_bytes: int = DEFAULT_BYTES,
+    ) -> None:
+        self._plan, self._deadlines, self._raises = plan, deadlines, raises
+        self._lookahead = check_lookahead(lookahead)
+        self._answers = model if isinstance(model, PrefixCache) else PrefixCache(model, prefix_cache_bytes)
+        # A cache the caller opened stays open.
+        self._opened: AbstractAsyncContextManager[object] = nullcontext() if model is self._answers else self._answers
+        self._counted_before = self._answers.counters()
         self._began = trio.current_time()
-        self._counted_before = model.counters()
+        self._begun: list[FollowedSequence | SampledSequence] = []  # in order; a finished one is its result, which takes less memory
+        self._not_begun: dict[int, SampledSequence] = {}  # {place: what it reads, made when first looked at}
+        self._finished = self._tokens = self._rows = 0
+        self._waited = 0.0
+        self._first_error: Exception | None = None
+        self._is_told = False
         self._scope = trio.CancelScope()
         # Unbounded: finished sequences are kept anyway, and a slow consumer must not hold up those that run.
         self._send, self._receive = trio.open_memory_channel[SampledSequence](math.inf)
@@ -274,18 +316,24 @@ class Generation:
 
     @property
     def sequences(self) -> tuple[SampledSequence, ...]:
-        """Every sequence in order as it is now; one that is unfinished, or not begun, reads "cancelled"."""
-        begun = [sequence.result() for sequence in self._followed]
-        return (*begun, *(self._plan.sequence(place).result() for place in range(len(begun), len(self._plan))))
+        """Every sequence in order as it is now; one that is unfinished, or not begun, reads "cancelled".
+
+        Finished ones are the same objects each time; ``progress`` is cheaper than to count them.
+        """
+        begun = [sequence if isinstance(sequence, SampledSequence) else sequence.result() for sequence in self._begun]
+        return (*begun, *(self._value_before_begun(place) for place in range(len(begun), len(self._plan))))
+
+    @property
+    def progress(self) -> Progress:
+        """How many sequences are finished, of how many, and how many tokens there are."""
+        return Progress(self._finished, len(self._plan), self._tokens)
 
     def result(self) -> GenerationResult:
         """What there is now, as a value."""
-        counted = self._model.counters()
-        since = {name: counted[name] - self._counted_before.get(name, 0) for name in counted}
         sequences = self.sequences
         tokens = sum(len(sequence.token_ids) for sequence in sequences)
-        stats = Stats(tokens=tokens, rows=self._rows, waited=self._waited, **since)
-        return GenerationResult(sequences, self._plan.seed, repr(self._plan.sampler), stats)
+        stats = Stats.of(self._answers.counters(), self._counted_before, tokens=tokens, rows=self._rows, waited=self._waited)
+        return GenerationResult(sequences, self._plan.seed, self._plan.configuration, stats)
 
     async def wait(self) -> None:
         """Wait until every sequence has ended; raises what ended the generation, if an error did.
@@ -300,30 +348,33 @@ class Generation:
         return self
 
     async def __anext__(self) -> SampledSequence:
-        try:
+        with suppress(trio.EndOfChannel):  # left before the error is raised, of which it is not the context
             return await self._receive.receive()
-        except trio.EndOfChannel:
-            self._raise_first_error()
-            raise StopAsyncIteration from None
+        self._raise_first_error()
+        raise StopAsyncIteration
 
     async def _run(self) -> None:
-        admission = trio.CapacityLimiter(MAX_FOLLOWED)
         with self._scope, trio.move_on_after(self._deadlines.total) as total:
-            async with trio.open_nursery() as nursery:
-                for place in range(len(self._plan)):
-                    await admission.acquire_on_behalf_of(place)
-                    sequence = self._plan.sequence(place)
-                    self._followed.append(sequence)
-                    nursery.start_soon(self._follow, sequence, admission, place)
+            async with self._opened, trio.open_nursery() as nursery:
+                await self._begin_all(nursery)
         if total.cancelled_caught:
-            self._followed += [self._plan.sequence(place) for place in range(len(self._followed), len(self._plan))]
-            for sequence in self._followed:
-                if not sequence.is_finished:
-                    sequence.expire()
-                    self._hand_on(sequence)
+            self._expire_the_rest()
         self._close()
 
-    async def _follow(self, sequence: FollowedSequence, admission: trio.CapacityLimiter, place: int) -> None:
+    async def _begin_all(self, nursery: trio.Nursery) -> None:
+        admission = trio.CapacityLimiter(MAX_FOLLOWED)
+        for place in range(len(self._plan)):
+            await admission.acquire_on_behalf_of(place)
+            nursery.start_soon(self._follow, self._begin(place), place, admission)
+
+    def _begin(self, place: int) -> FollowedSequence:
+        sequence = self._plan.sequence(place)
+        self._begun.append(sequence)
+        self._not_begun.pop(place, None)
+        self._tokens += sequence.step
+        return sequence
+
+    async def _follow(self, sequence: FollowedSequence, place: int, admission: trio.CapacityLimiter) -> None:
         sequence.started = trio.current_time() - self._began
         try:
             with trio.move_on_after(self._deadlines.sequence) as own:
@@ -332,22 +383,31 @@ class Generation:
             admission.release_on_behalf_of(place)
         if own.cancelled_caught:
             sequence.expire()
-        self._hand_on(sequence)
+        self._hand_on(sequence, place)
 
     async def _ask_and_draw(self, sequence: FollowedSequence) -> None:
-        vocab_size = self._plan.vocab_size
+        pace = Pace(self._lookahead)
         try:
             while not sequence.is_finished:
-                # A model that never waits must not keep deadlines, siblings and Ctrl-C from their turn.
-                await trio.lowlevel.checkpoint()
                 self._rows += 1
-                asked = trio.current_time()
-                answer = await self._model.next_token_logits(sequence.prefix())
-                self._waited += trio.current_time() - asked
-                sequence.receive(as_row(answer, vocab_size))
+                await self._answers.read(sequence.prefix(), pace.count(sequence.room), self._drawing(sequence, pace))
         except Exception as error:
             self._note(error, sequence)
             sequence.fail(error)
+
+    def _drawing(self, sequence: FollowedSequence, pace: Pace) -> Callable[[Ahead], None]:
+        """What a sequence does with the answer to a question it asks now."""
+        asked, step = trio.current_time(), sequence.step
+
+        def draw(ahead: Ahead) -> None:
+            self._waited += trio.current_time() - asked
+            try:
+                sequence.receive_ahead(ahead)
+            finally:
+                self._tokens += sequence.step - step
+            pace.learn(len(ahead.rows), sequence.step - step, is_finished=sequence.is_finished)
+
+        return draw
 
     def _note(self, error: Exception, sequence: FollowedSequence) -> None:
         if isinstance(error, SeedbedError):
@@ -358,159 +418,56 @@ class Generation:
             self._first_error = error
             self._scope.cancel()
 
-    def _hand_on(self, sequence: FollowedSequence) -> None:
+    def _hand_on(self, sequence: FollowedSequence, place: int) -> None:
         sequence.finished = trio.current_time() - self._began
-        self._send.send_nowait(sequence.result())
+        self._begun[place] = result = sequence.result()
+        self._finished += 1
+        self._send.send_nowait(result)
+
+    def _expire_the_rest(self) -> None:
+        for place in range(len(self._plan)):
+            sequence = self._begun[place] if place < len(self._begun) else self._begin(place)
+            if isinstance(sequence, FollowedSequence):
+                if not sequence.is_finished:  # a resumed one may have been finished before it began
+                    sequence.expire()
+                self._hand_on(sequence, place)
 
     def _close(self) -> None:
         """What is unfinished now stays so. Idempotent."""
-        for sequence in self._followed:
-            if not sequence.is_finished:
-                sequence.cancel()
+        for place, sequence in enumerate(self._begun):
+            if isinstance(sequence, FollowedSequence):
+                if not sequence.is_finished:
+                    sequence.cancel()
+                self._begun[place] = sequence.result()
         self._send.close()
         self._all_done.set()
 
+    def _value_before_begun(self, place: int) -> SampledSequence:
+        if place not in self._not_begun:
+            self._not_begun[place] = self._plan.sequence(place).result()
+        return self._not_begun[place]
+
+    def _raise_unless_told(self) -> None:
+        """Raise what ended the generation, if the block has not met it already by waiting or iterating."""
+        if not self._is_told:
+            self._raise_first_error()
+
+    def _note_beside(self, body_error: Exception) -> None:
+        """One error comes out of the block, and it is the block's own; that the generation had failed as well must not be lost."""
+        if self._first_error is not None and not self._is_told:
+            body_error.add_note(f"the generation had failed already: {type(self._first_error).__name__}: {self._first_error}")
+
     def _raise_first_error(self) -> None:
-        if self._first_error is None:
+        error = self._first_error
+        if error is None:
             return
-        error, self._first_error = self._first_error, None
+        self._is_told = True
         if isinstance(error, SeedbedError):
             error.result = self.result()
         try:
             raise error
         finally:
-            del error
+            del error  # no cycle between the error's traceback and this frame
 
     def __repr__(self) -> str:
-        done = sum(sequence.is_finished for sequence in self._followed)
-        tokens = sum(sequence.step for sequence in self._followed)
-        return f"<Generation: {done} of {len(self._plan)} sequences finished, {tokens} tokens>"
-
-
-@dataclass(frozen=True, slots=True)
-class _Deadlines:
-    total: float
-    sequence: float
-
-    def __post_init__(self) -> None:
-        for name, seconds in (("timeout", self.total), ("sequence_timeout", self.sequence)):
-            if not seconds >= 0:
-                raise UsageError(f"{name} must be seconds >= 0, or math.inf for none, not {seconds!r}")
-
-
-class _Plan:
-    """What is to be sampled, checked before anything is sent; makes the sequence of any place."""
-
-    def __init__(
-        self,
-        prompts: list[tuple[int, ...]],
-        indices: range,
-        seed: int,
-        sampler: Sampler,
-        stop: StopRules,
-        max_new_tokens: list[int],
-        vocab_size: int | None,
-        resume: dict[tuple[int, int], SampledSequence],
-    ) -> None:
-        self.prompts, self.indices, self.seed, self.sampler = prompts, indices, seed, sampler
-        self.stop, self.max_new_tokens, self.vocab_size, self.resume = stop, max_new_tokens, vocab_size, resume
-
-    @classmethod
-    def of(
-        cls,
-        prompts: Sequence[int] | Sequence[Sequence[int]],
-        model: LLM,
-        indices: range,
-        *,
-        sampler: Sampler | None,
-        seed: int | None,
-        max_new_tokens: int | None,
-        stop_token_ids: Sequence[int] = (),
-        stop_sequences: Sequence[Sequence[int]] = (),
-        resume: GenerationResult | Iterable[SampledSequence] = (),
-    ) -> Self:
-        info = model.info
-        vocab_size = info.vocab_size if info else None
-        checked = [_check_ids(prompt, vocab_size, f"prompt {place}") for place, prompt in enumerate(_several(prompts))]
-        earlier = _resume_table(resume, checked)
-        if seed is None:
-            seed = next(iter(earlier.values())).resume.seed if earlier else fresh_seed()
-        seed = check_seed(seed)
-        if any(sequence.resume.seed != seed for sequence in earlier.values()):
-            raise UsageError("a sequence can only be resumed under the seed it was begun with")
-        stops = frozenset(_check_ids(stop_token_ids, None, "stop_token_ids", may_be_empty=True)) | frozenset(model.eos_token_ids)
-        stop = StopRules(stops, tuple(_check_ids(stop, None, "a stop sequence") for stop in stop_sequences))
-        context = info.context_length if info else None
-        lengths = [_max_new_tokens(max_new_tokens, context, len(prompt), place) for place, prompt in enumerate(checked)]
-        return cls(checked, indices, seed, sampler or Sampler(), stop, lengths, vocab_size, earlier)
-
-    def __len__(self) -> int:
-        return len(self.prompts) * len(self.indices)
-
-    def sequence(self, place: int) -> FollowedSequence:
-        """The sequence at a place of the result, at its beginning."""
-        prompt_index, offset = divmod(place, len(self.indices))
-        index = self.indices[offset]
-        return FollowedSequence(
-            self.seed,
-            prompt_index,
-            index,
-            self.prompts[prompt_index],
-            sampler=self.sampler,
-            stop=self.stop,
-            max_new_tokens=self.max_new_tokens[prompt_index],
-            resume=self.resume.get((prompt_index, index)),
-        )
-
-
-def _several(prompts: Sequence[int] | Sequence[Sequence[int]]) -> list[Sequence[int]]:
-    if isinstance(prompts, (str, bytes)):
-        raise InvalidPrompt("a prompt is a list of token ids, not text: tokenize it first, for instance with HTTPModel.tokenize()")
-    several = list(prompts)
-    if several and not hasattr(several[0], "__len__"):
-        return [several]  # type: ignore[list-item]
-    return several  # type: ignore[return-value]
-
-
-def _check_ids(ids: Sequence[int], vocab_size: int | None, what: str, *, may_be_empty: bool = False) -> tuple[int, ...]:
-    if isinstance(ids, (str, bytes)):
-        raise InvalidPrompt(f"{what} must be token ids, not text: tokenize it first, for instance with HTTPModel.tokenize()")
-    checked = []
-    for place, token_id in enumerate(ids):
-        if isinstance(token_id, bool) or not hasattr(token_id, "__index__"):
-            raise InvalidPrompt(f"{what} holds {token_id!r} at place {place}, which is no token id")
-        value = token_id.__index__()
-        if value < 0 or (vocab_size is not None and value >= vocab_size):
-            bound = f"the model's vocabulary has ids 0 to {vocab_size - 1}" if vocab_size is not None else "ids are 0 or more"
-            raise InvalidPrompt(f"{what} holds token id {value} at place {place}; {bound}")
-        checked.append(value)
-    if not checked and not may_be_empty:
-        raise InvalidPrompt(f"{what} is empty: at least one token id is needed, for instance the model's BOS token")
-    return tuple(checked)
-
-
-def _max_new_tokens(asked: int | None, context: int | None, prompt: int, place: int) -> int:
-    if asked is not None and (isinstance(asked, bool) or not hasattr(asked, "__index__") or asked < 0):
-        raise UsageError(f"max_new_tokens must be an int of 0 or more, or None, not {asked!r}")
-    if context is None:
-        return DEFAULT_MAX_NEW_TOKENS if asked is None else asked
-    if prompt >= context:
-        raise InvalidPrompt(f"prompt {place} has {prompt} tokens; the model's context holds {context}, the continuation included")
-    return min(context - prompt, context if asked is None else asked)
-
-
-def _count(n: int) -> int:
-    if isinstance(n, bool) or not hasattr(n, "__index__") or n < 0:
-        raise UsageError(f"n must be an int of 0 or more, not {n!r}")
-    return n
-
-
-def _resume_table(
-    resume: GenerationResult | Iterable[SampledSequence], prompts: list[tuple[int, ...]]
-) -> dict[tuple[int, int], SampledSequence]:
-    sequences = resume.sequences if isinstance(resume, GenerationResult) else resume
-    table = {(sequence.prompt_index, sequence.index): sequence for sequence in sequences}
-    for (prompt_index, index), sequence in table.items():
-        if prompt_index >= len(prompts) or prompts[prompt_index] != sequence.prompt_token_ids:
-            raise UsageError(f"sequence {index} to be resumed does not continue prompt {prompt_index} of this generation")
-    return table
+        return f"<Generation: {self._finished} of {len(self._plan)} sequences finished, {self._tokens} tokens>"

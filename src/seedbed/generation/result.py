@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
@@ -12,11 +13,18 @@ from seedbed.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["FinishReason", "GenerationResult", "ResumePoint", "SampledSequence", "Stats"]
+    from seedbed.sampling.sampler import Sampler
+
+__all__ = ["FinishReason", "GenerationResult", "ResumePoint", "SampledSequence", "Stats", "configuration_of"]
 
 FinishReason = Literal["stop", "length", "deadline", "error", "cancelled"]
 """Why a sequence ended: a stop token or stop sequence; max_new_tokens; a deadline of the caller's; its own error; cancelled by a sibling's
 error, by leaving early, or from outside. All but "stop" are censored: the model had not said it was done."""
+
+
+def configuration_of(sampler: Sampler) -> str:
+    """The sampler's repr, less the memory addresses in the reprs of a user's own functions: the same in every process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(sampler))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +33,13 @@ class ResumePoint:
 
     Attributes:
         seed: the run's seed.
-        sampler_state: what a stateful processor carries from token to token (JSON values), or None.
+        sampler_state: what the chain's stateful processor (mirostat) knows after the last token; None without one, or before the first.
+        sampler: the configuration of the sampler it was begun with (``configuration_of``); "" when unknown, which fits any.
     """
 
     seed: int
-    sampler_state: Any = None
+    sampler_state: float | None = None
+    sampler: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +88,15 @@ class SampledSequence:
         return math.fsum(known) if len(known) == len(self.logprobs) else None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values; ``from_dict`` gives an equal sequence back. Seeds are decimal strings, infinite margins the string "inf"."""
+        """As JSON values; ``from_dict`` gives an equal sequence back. Seeds are decimal strings, infinite numbers "inf" and "-inf"."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values["margins"] = ["inf" if math.isinf(margin) else margin for margin in self.margins]
-        values["resume"] = {"seed": str(self.resume.seed), "sampler_state": self.resume.sampler_state}
+        values["margins"] = [_json_number(margin) for margin in self.margins]
+        state = self.resume.sampler_state
+        values["resume"] = {
+            "seed": str(self.resume.seed),
+            "sampler_state": None if state is None else _json_number(state),
+            "sampler": self.resume.sampler,
+        }
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
@@ -92,7 +107,9 @@ class SampledSequence:
             UsageError: not such a dict; names what is missing or wrong.
         """
         try:
-            resume = ResumePoint(int(values["resume"]["seed"]), values["resume"]["sampler_state"])
+            point = values["resume"]
+            state = point["sampler_state"]
+            resume = ResumePoint(int(point["seed"]), None if state is None else float(state), str(point["sampler"]))
             given: dict[str, Any] = {f.name: values[f.name] for f in fields(cls)} | {
                 "resume": resume,
                 "margins": [float(margin) for margin in values["margins"]],
@@ -110,19 +127,34 @@ class Stats:
     """What a generation cost.
 
     Attributes:
-        tokens: tokens generated, by all sequences together.
-        rows: rows asked of the model; more than tokens when some were cut off while waiting.
+        tokens: tokens of all sequences together.
+        rows: how often a sequence asked for its next row; above ``tokens`` by what was cut off while waiting, below it by what lookahead
+            saved.
         waited: seconds all sequences together waited for rows, on trio's clock.
-        requests, retries, bytes_received, cache_hits: what the model counted in that time, by everyone who used it; 0 if it counts none.
+        round_trips: questions that went to the model.
+        cache_hits: questions that took no request of their own: the row was known, or somebody else's question was under way.
+        cache_rows, cache_bytes: how many rows the prefix cache took in, and their size.
+        cache_evictions: how many of them went again for want of room.
+        requests, retries, bytes_received: what the model counted in that time, by everyone who used it; 0 if it counts none.
     """
 
     tokens: int = 0
     rows: int = 0
     waited: float = 0.0
+    round_trips: int = 0
+    cache_hits: int = 0
+    cache_rows: int = 0
+    cache_bytes: int = 0
+    cache_evictions: int = 0
     requests: int = 0
     retries: int = 0
     bytes_received: int = 0
-    cache_hits: int = 0
+
+    @classmethod
+    def of(cls, counted: Mapping[str, int], before: Mapping[str, int], *, tokens: int, rows: int, waited: float) -> Self:
+        """With what a model's ``counters()`` say now and said at the beginning; counters of other names are left out."""
+        since = {f.name: counted[f.name] - before.get(f.name, 0) for f in fields(cls) if f.name in counted}
+        return cls(tokens=tokens, rows=rows, waited=waited, **since)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +167,7 @@ class GenerationResult:
     Attributes:
         sequences: every sequence asked for, finished or not.
         seed: the seed used, fresh if none was given; with it the run can be repeated.
-        sampler: the sampler's repr, which is its configuration.
+        sampler: the sampler's configuration: its repr, without memory addresses.
         stats: what it cost; not compared by ``==``.
     """
 
@@ -182,3 +214,7 @@ class GenerationResult:
             return cls(sequences, int(values["seed"]), str(values["sampler"]), Stats(**values["stats"]))
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"this is not a generation result as to_dict() writes it: {error}") from error
+
+
+def _json_number(value: float) -> float | str:
+    return str(value) if math.isinf(value) else value

@@ -17,15 +17,16 @@ The six right-hand states but "asking" are final, and are the ``finish_reason``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Literal
 
-from seedbed.generation.result import FinishReason, ResumePoint, SampledSequence
+from seedbed.generation.result import FinishReason, ResumePoint, SampledSequence, configuration_of
 from seedbed.sampling.randomness import Address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from seedbed.llm.base import Row
+    from seedbed.llm.base import Ahead, Row
     from seedbed.sampling.sampler import Sampler
 
 __all__ = ["TRANSITIONS", "FollowedSequence", "IllegalEvent", "StopRules"]
@@ -66,6 +67,14 @@ class StopRules:
     token_ids: frozenset[int] = frozenset()
     sequences: tuple[tuple[int, ...], ...] = ()
 
+    def first_match(self, token_ids: Sequence[int]) -> int | None:
+        """How many of these tokens it takes until one of the rules applies; None when none ever does."""
+        if not self.sequences and self.token_ids.isdisjoint(token_ids):
+            return None
+        longest = max(map(len, self.sequences), default=1)
+        ends = range(1, len(token_ids) + 1)
+        return next((end for end in ends if self.match(token_ids[max(0, end - longest) : end])), None)
+
     def match(self, token_ids: Sequence[int]) -> tuple[int, ...] | None:
         """What the last token completed: a stop token, else the longest stop sequence, else None."""
         if token_ids[-1] in self.token_ids:
@@ -84,6 +93,7 @@ class FollowedSequence:
         stop: what ends it.
         max_new_tokens: the most tokens it may have; 0 ends it at once.
         resume: an earlier sequence of the same address and prompt, whose tokens it starts with.
+        configuration: the sampler's, when the caller has it already.
     """
 
     def __init__(
@@ -97,6 +107,7 @@ class FollowedSequence:
         stop: StopRules,
         max_new_tokens: int,
         resume: SampledSequence | None = None,
+        configuration: str | None = None,
     ) -> None:
         self.seed, self.prompt_index, self.index = seed, prompt_index, index
         self.prompt_token_ids = prompt_token_ids
@@ -109,7 +120,8 @@ class FollowedSequence:
         self._processed_logprobs: list[float | None] = []
         self._margins: list[float] = []
         self._tail_masses: list[float] = []
-        self._sampler_state: Any = None
+        self._configuration = configuration_of(sampler) if configuration is None else configuration
+        self._sampler_state: float | None = None
         self._stop_match: tuple[int, ...] | None = None
         self._error: str | None = None
         if resume is not None:
@@ -132,6 +144,11 @@ class FollowedSequence:
         """The number of tokens generated, so the index of the next."""
         return len(self._token_ids)
 
+    @property
+    def room(self) -> int:
+        """How many tokens it may still get."""
+        return self._max_new_tokens - self.step
+
     def prefix(self) -> list[int]:
         """The question: prompt and tokens so far, a new list each time."""
         return [*self.prompt_token_ids, *self._token_ids]
@@ -145,7 +162,8 @@ class FollowedSequence:
         """
         self._require("token")
         address = Address(self.seed, self.prompt_index, self.index, self.step)
-        draw = self._sampler.sample(row, address, self.prompt_token_ids, self._token_ids)
+        draw = self._sampler.sample(row, address, self.prompt_token_ids, self._token_ids, state=self._sampler_state)
+        self._sampler_state = draw.state
         self._token_ids.append(draw.token_id)
         self._logprobs.append(draw.logprob)
         self._processed_logprobs.append(draw.processed_logprob)
@@ -153,6 +171,17 @@ class FollowedSequence:
         self._tail_masses.append(draw.tail_mass)
         self._process(self._event_of_last_token())
         return draw.token_id
+
+    def receive_ahead(self, ahead: Ahead) -> None:
+        """Several answers at once: draw from row after row, for as long as what is drawn is what was proposed.
+
+        Raises:
+            RowError: no token can be drawn from the row whose turn it is; the tokens drawn before it are kept.
+            IllegalEvent: the sequence is finished.
+        """
+        for proposed, row in zip_longest(ahead.proposed[: len(ahead.rows) - 1], ahead.rows):
+            if self.receive(row) != proposed or self.is_finished:
+                return
 
     def expire(self) -> None:
         """A deadline fired before it was done."""
@@ -179,7 +208,7 @@ class FollowedSequence:
             margins=tuple(self._margins),
             tail_masses=tuple(self._tail_masses),
             finish_reason="cancelled" if self._state == "asking" else self._state,
-            resume=ResumePoint(self.seed, self._sampler_state),
+            resume=ResumePoint(self.seed, self._sampler_state, self._configuration),
             stop_match=self._stop_match,
             error=self._error,
             started=self.started,

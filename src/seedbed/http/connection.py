@@ -226,11 +226,14 @@ class Connection:
     Attributes:
         expires: when the server said it will close it if idle, on trio's clock; inf when it did not say.
         is_reusable: whether another request may be sent, as far as the last answer said.
+        due: when the present exchange must be over; the pool's note, on trio's clock.
+        is_overdue: whether the pool closed it because it was not.
     """
 
     def __init__(self, origin: Origin, channel: Channel) -> None:
-        self.expires = math.inf
+        self.expires = self.due = math.inf
         self.is_reusable = True
+        self.is_overdue = False
         self._origin, self._channel = origin, channel
         self._requests_left: float = math.inf
         self._is_answered = False  # whether any octet of the present exchange's answer has come

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -18,7 +18,6 @@ from seedbed.errors import (
     NotAModelServer,
     NotReady,
     Overloaded,
-    RequestTimeout,
     RowWithheld,
     SeedbedError,
     ServerError,
@@ -29,7 +28,7 @@ from seedbed.http.pool import CONNECT_TIMEOUT, Pool, PoolStatistics
 from seedbed.http.retry import Retry
 from seedbed.http.secrets import Secrets, secret_headers
 from seedbed.http.transport import HttpxSender, origin_of
-from seedbed.llm.base import LLM, ModelInfo, Row
+from seedbed.llm.base import LLM, Ahead, ModelInfo, Row
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse
 from seedbed.protocols.refusal import refusal
@@ -54,7 +53,7 @@ class Sender(Protocol):
     """A way for a request to reach the server."""
 
     async def send(self, request: HttpRequest, bound: int) -> HttpResponse:
-        """One attempt."""
+        """One attempt, within its time limit. Always a checkpoint."""
 
     async def aclose(self) -> None:
         """Free what it holds."""
@@ -63,7 +62,7 @@ class Sender(Protocol):
 @asynccontextmanager
 async def connect(
     base_url: str,
-    protocol: str = "auto",
+    protocol: str | ServerProtocol = "auto",
     *,
     model: str | None = None,
     top_k: int | Literal["all"] | None = None,
@@ -85,7 +84,7 @@ async def connect(
     Args:
         base_url: where the server is, as ``http://host:port``, with a path in front of the protocol's own if it has one. User info is
             sent as basic authorization, a query with every request; neither is ever shown.
-        protocol: "auto" asks; or the name of one.
+        protocol: "auto" asks; or the name of one, or one itself, such as ``KServeV2(layout=...)``.
         model: for servers with several; also refused at once when the server has another.
         top_k: how many tokens of a row to ask for; "all" is the full row; None is what suits the protocol ("all" natively, else 50).
         max_connections: requests under way at once; more wait in turn.
@@ -126,8 +125,8 @@ async def connect(
         raise UsageError("max_connections must be 1 or more, request_timeout and connect_timeout more than 0 seconds")
     speaks = list(PROTOCOLS.values()) if protocol == "auto" else [protocol_named(protocol)]
     sent = secret_headers(url, tuple(headers), api_key)
-    sender = _sender(url, sent, transport, client, ssl_context, connect_timeout)
-    wire = _Wire(sender, url, Secrets.of(url, sent, client), max_connections, request_timeout, retry or Retry())
+    sender = _sender(url, sent, transport, client, ssl_context, connect_timeout, request_timeout)
+    wire = _Wire(sender, url, Secrets.of(url, sent, client), max_connections, retry or Retry())
     try:
         spoken, info = await _discover(wire, speaks, model)
         info = _with_overrides(info, model, eos_token_ids, vocab_size)
@@ -195,6 +194,21 @@ class HTTPModel(LLM):
             closed, nothing else is touched; the server may still do the work. Always a checkpoint.
         """
         return (await self._ask(Ask(tuple(prev_token_ids), self.top_k, self._model, self._info.eos_token_ids[0]))).row
+
+    async def logits_ahead(self, prev_token_ids: Sequence[int], count: int) -> Ahead:
+        """Up to ``count`` rows in one answer, along the tokens the server would take itself; one where its protocol has no way to ask.
+
+        Raises:
+            ServerError, RowError: as ``next_token_logits``.
+
+        Concurrency:
+            As ``next_token_logits``.
+        """
+        if count > 1 and self._protocol.looks_ahead:
+            with suppress(RowWithheld):  # of one of them; the first alone can be had by force
+                answer = await self._ask(Ask(tuple(prev_token_ids), self.top_k, self._model, ahead=count))
+                return Ahead(answer.proposed, (answer.row, *answer.beyond))
+        return Ahead((), (await self.next_token_logits(prev_token_ids),))
 
     async def verify(self) -> Answer:
         """Ask for one row after one token, and check whatever can be checked about the answer.
@@ -272,16 +286,14 @@ class HTTPModel(LLM):
 
 
 class _Wire:
-    """Requests to one server: a place in the queue, a time limit an attempt, further attempts, and no secret in what comes back."""
+    """Requests to one server: a place in the queue, further attempts, and no secret in what comes back."""
 
-    def __init__(
-        self, sender: Sender, url: httpx.URL, secrets: Secrets, max_connections: int, request_timeout: float, retry: Retry
-    ) -> None:
+    def __init__(self, sender: Sender, url: httpx.URL, secrets: Secrets, max_connections: int, retry: Retry) -> None:
         path, _, query = url.raw_path.decode("ascii").partition("?")
         self._prefix, self._suffix = path.rstrip("/"), f"?{query}" if query else ""
         self.where = secrets.hide(f"{origin_of(url)}{self._prefix}")
         self.secrets = secrets
-        self._sender, self._request_timeout, self._retry = sender, request_timeout, retry
+        self._sender, self._retry = sender, retry
         self._limiter = trio.CapacityLimiter(max_connections)
         self._requests = self._retries = self._bytes_received = 0
 
@@ -345,15 +357,13 @@ class _Wire:
             await self._limiter.acquire_on_behalf_of(ticket)
         try:
             self._requests += 1
-            with trio.move_on_after(self._request_timeout):
-                response = await self._sender.send(request, bound)
-                self._bytes_received += len(response.body)
-                if (response.header("content-encoding") or "identity") != "identity":
-                    raise BrokenAnswer(f"{self.where} compressed its answer, though it was asked not to")
-                return response if response.status == 200 else self.secrets.hide_in(response)
-            raise RequestTimeout(f"{self.where} gave no whole answer within {self._request_timeout:g} s")
+            response = await self._sender.send(request, bound)
         finally:
             self._limiter.release_on_behalf_of(ticket)
+        self._bytes_received += len(response.body)
+        if (response.header("content-encoding") or "identity") != "identity":
+            raise BrokenAnswer(f"{self.where} compressed its answer, though it was asked not to")
+        return response if response.status == 200 else self.secrets.hide_in(response)
 
 
 def _is_not_ready(error: ServerError) -> bool:
@@ -410,6 +420,7 @@ def _with_overrides(info: ModelInfo, model: str | None, eos_token_ids: Sequence[
 def _asked(info: ModelInfo, default: int | None, top_k: int | Literal["all"] | None) -> int | None:
     """How many tokens to ask for, None for all: what the caller says, else the protocol's default or what less the server has."""
     if top_k is None:
+        default = default if info.kind == "logprobs" else None  # of a list of logits nothing could be drawn
         return min((k for k in (info.max_top_k, default) if k is not None), default=None)
     asked = None if top_k == "all" else top_k
     if info.max_top_k is not None and (asked is None or asked > info.max_top_k):
@@ -441,9 +452,12 @@ def _sender(
     client: httpx.AsyncClient | None,
     ssl_context: ssl.SSLContext | None,
     connect_timeout: float,
+    time_limit: float,
 ) -> Sender:
     if transport is not None or client is not None:
-        return HttpxSender(url, transport=transport, client=client, headers=headers)
+        return HttpxSender(url, transport=transport, client=client, headers=headers, time_limit=time_limit)
     if url.scheme != "https":
-        return Pool(origin_of(url), headers=headers, connect_timeout=connect_timeout)
-    return Pool(origin_of(url), ssl_context or ssl.create_default_context(), headers=headers, connect_timeout=connect_timeout)
+        ssl_context = None
+    elif ssl_context is None:
+        ssl_context = ssl.create_default_context()
+    return Pool(origin_of(url), ssl_context, headers=headers, connect_timeout=connect_timeout, time_limit=time_limit)

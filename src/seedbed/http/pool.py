@@ -2,10 +2,14 @@
 
 Deciding is synchronous (look, take, note), so no task ever sees half a decision; only then is there I/O. There is no queue of requests
 here: how many may be under way is the caller's limiter's affair, so a cancelled request has nothing to leave behind.
+
+A time limit is kept by one task for all connections, which closes those that are overdue: a cancel scope a request is a fifth of what a
+request costs. The task sleeps until the first limit can have passed, and ends when there is nothing to watch.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import deque
 from dataclasses import dataclass
@@ -13,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from seedbed.errors import ConnectionLost, UsageError
+from seedbed.errors import ConnectionLost, RequestTimeout, UsageError
 from seedbed.http.connection import Connection, Origin, open_connection
 
 if TYPE_CHECKING:
@@ -58,6 +62,7 @@ class Pool:
         ssl_context: for https; made once, shared by all connections.
         headers: sent with every request, as (name, value); never shown.
         connect_timeout: seconds for opening a connection.
+        time_limit: seconds for a whole request, opening included; ``math.inf`` for none.
         open: how a connection is opened; the default is a socket.
 
     Raises:
@@ -74,11 +79,14 @@ class Pool:
         *,
         headers: Headers = (),
         connect_timeout: float = CONNECT_TIMEOUT,
+        time_limit: float = math.inf,
         open: Callable[[Origin, ssl.SSLContext | None, float], Awaitable[Connection]] = open_connection,  # noqa: A002
     ) -> None:
         check_headers(headers)
         self.origin = origin
         self._ssl_context, self._connect_timeout, self._open_connection = ssl_context, connect_timeout, open
+        self._time_limit = time_limit
+        self._watch_scope: trio.CancelScope | None = None  # of the task that watches, while there is one
         self._idle: deque[Connection] = deque()
         self._active: set[Connection] = set()
         self._opening = self._opened = self._resent = self._bytes_received = 0
@@ -98,21 +106,25 @@ class Pool:
 
         Raises:
             ServerUnreachable, ConnectionLost, BrokenAnswer, AnswerTooLarge: as they say.
+            RequestTimeout: it took longer than ``time_limit``.
             UsageError: a request that cannot be sent.
             trio.ClosedResourceError: the pool has been closed.
 
         Concurrency:
-            Cancelled: this request's connection is closed, nothing else is touched; the server may still do the work.
+            Cancelled: this request's connection is closed, nothing else is touched; the server may still do the work. Always a
+            checkpoint.
         """
         data = self._encode(request)
         bodiless = request.method == "HEAD"
+        now = trio.current_time()
+        due = now + self._time_limit
         try:
-            return await self._exchange(self._take_idle() or await self._open(), data, bound, bodiless)
+            return await self._exchange(self._take_idle(now) or await self._open(due), data, bound, bodiless, due)
         except ConnectionLost as error:
             if error.answer_begun:
                 raise
         self._resent += 1
-        return await self._exchange(await self._open(), data, bound, bodiless)
+        return await self._exchange(await self._open(due), data, bound, bodiless, due)
 
     async def aclose(self) -> None:
         """Close every connection, those in use too: their requests end with ``trio.ClosedResourceError``.
@@ -120,6 +132,8 @@ class Pool:
         Idempotent; a checkpoint, but closes even when cancelled.
         """
         self._is_closed = True
+        if self._watch_scope is not None:
+            self._watch_scope.cancel()
         for connection in (*self._idle, *self._active):
             connection.close()
         self._idle.clear()
@@ -134,8 +148,7 @@ class Pool:
         state = "closed" if self._is_closed else f"{len(self._active) + self._opening} active, {len(self._idle)} idle"
         return f"<Pool {self.origin}: {state}>"
 
-    def _take_idle(self) -> Connection | None:
-        now = trio.current_time() if self._idle else 0.0
+    def _take_idle(self, now: float) -> Connection | None:
         while self._idle:
             connection = self._idle.popleft()
             if connection.expires > now and connection.is_quiet():
@@ -143,31 +156,57 @@ class Pool:
             connection.close()
         return None
 
-    async def _open(self) -> Connection:
+    async def _open(self, due: float) -> Connection:
         self._check_open()
         self._opening += 1
         try:
-            connection = await self._open_connection(self.origin, self._ssl_context, self._connect_timeout)
+            with trio.CancelScope(deadline=due) as scope:
+                connection = await self._open_connection(self.origin, self._ssl_context, self._connect_timeout)
         finally:
             self._opening -= 1
+        if scope.cancelled_caught:
+            raise self._timed_out()
         self._opened += 1
         return connection
 
-    async def _exchange(self, connection: Connection, data: bytes, bound: int, bodiless: bool) -> HttpResponse:
+    async def _exchange(self, connection: Connection, data: bytes, bound: int, bodiless: bool, due: float) -> HttpResponse:
         try:
             self._check_open()
         except trio.ClosedResourceError:  # while this one was being opened
             connection.close()
             raise
+        connection.due = due
         self._active.add(connection)
+        if self._watch_scope is None and due != math.inf:
+            self._watch_scope = trio.CancelScope()
+            trio.lowlevel.spawn_system_task(self._watch, self._watch_scope, name=f"<time limits of {self!r}>")
         try:
             response = await connection.exchange(data, bound, bodiless=bodiless)
+        except trio.ClosedResourceError:
+            if connection.is_overdue:
+                raise self._timed_out() from None
+            raise
         finally:
             self._active.discard(connection)
         self._bytes_received += len(response.body)
         if connection.is_reusable:  # which it is not when the pool was closed meanwhile
             self._idle.append(connection)
         return response
+
+    async def _watch(self, scope: trio.CancelScope) -> None:
+        """Close what is overdue. All have the same limit, so nobody's passes before that of the one who has waited longest."""
+        with scope:
+            while self._active and not self._is_closed:
+                await trio.sleep_until(min(connection.due for connection in self._active))
+                now = trio.current_time()
+                for connection in self._active:
+                    if connection.due <= now:
+                        connection.is_overdue = True
+                        connection.close()
+        self._watch_scope = None
+
+    def _timed_out(self) -> RequestTimeout:
+        return RequestTimeout(f"{self.origin} gave no whole answer within {self._time_limit:g} s")
 
     def _check_open(self) -> None:
         if self._is_closed:

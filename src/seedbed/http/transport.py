@@ -156,6 +156,7 @@ class HttpxSender:
         transport: the transport; closed with the sender.
         client: or a client, which stays its owner's: it is not closed.
         headers: sent with every request; never shown.
+        time_limit: seconds for a whole request; ``math.inf`` for none.
     """
 
     def __init__(
@@ -165,15 +166,21 @@ class HttpxSender:
         transport: httpx.AsyncBaseTransport | None = None,
         client: httpx.AsyncClient | None = None,
         headers: Headers = (),
+        time_limit: float = math.inf,
     ) -> None:
         check_headers(headers)
-        self._base_url, self._headers = base_url, headers
+        self._base_url, self._headers, self._time_limit = base_url, headers, time_limit
         # No timeout here: deadlines are cancel scopes above, which a mocked transport sees too.
         self._own = httpx.AsyncClient(transport=transport, trust_env=False, timeout=None) if client is None else None  # noqa: S113
         self._client = client or self._own
 
     async def send(self, request: HttpRequest, bound: int) -> HttpResponse:
         """As ``Pool.send``; the transport below may have read more than ``bound`` before it is refused."""
+        with trio.move_on_after(self._time_limit):
+            return await self._send(request, bound)
+        raise RequestTimeout(f"{origin_of(self._base_url)} gave no whole answer within {self._time_limit:g} s")
+
+    async def _send(self, request: HttpRequest, bound: int) -> HttpResponse:
         assert self._client is not None
         await trio.lowlevel.checkpoint()  # a mock may have none
         if self._client.is_closed:

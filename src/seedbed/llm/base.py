@@ -9,8 +9,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from itertools import islice
 from math import exp, isnan
-from operator import gt
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from operator import gt, index
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-__all__ = ["LLM", "BlockingLLM", "ModelInfo", "Row", "TopLogprobs", "as_row"]
+__all__ = ["LLM", "Ahead", "BlockingLLM", "ModelInfo", "Row", "TopLogprobs", "as_ahead", "as_row"]
 
 # float32 running sums over a vocabulary leave a log-softmax off by up to 2e-4 (llama.cpp, V = 49,152); beyond 1e-3 it is no distribution.
 NORMALISATION_TOLERANCE = 1e-3
@@ -142,6 +142,18 @@ Row: TypeAlias = NDArray[np.float32] | TopLogprobs
 """One answer: float32 logits of shape (vocab_size,), or the k best."""
 
 
+class Ahead(NamedTuple):
+    """One or more answers on the way the model would go on: row 0 is the answer for the prefix asked for.
+
+    Attributes:
+        proposed: token ids; one for each row but the last, or more.
+        rows: row j is the answer for the prefix followed by ``proposed[:j]``; at least one.
+    """
+
+    proposed: tuple[int, ...]
+    rows: tuple[Row, ...]
+
+
 class LLM(ABC):
     """A language model that can be asked, from trio, for its next-token logits.
 
@@ -183,6 +195,28 @@ class LLM(ABC):
     def get_stop_token_id(self) -> int:
         """The token that ends a sequence; it is generated, kept as the last token, and nothing follows it."""
 
+    async def logits_ahead(self, prev_token_ids: Sequence[int], count: int) -> tuple[Sequence[int], Sequence[ArrayLike | TopLogprobs]]:
+        """Up to ``count`` rows in one answer, along tokens the model itself proposes; the default gives one row and proposes nothing.
+
+        How good the proposals are decides how many questions a sequence costs, never which tokens it has: each token is drawn from the
+        row at its own place, and the first draw that differs from the proposal drops the rows behind it.
+
+        Args:
+            prev_token_ids: as for ``next_token_logits``.
+            count: the most rows wanted, at least 1.
+
+        Returns:
+            (proposed_ids, rows): row j is the answer for ``prev_token_ids`` followed by ``proposed_ids[:j]``; 1 <= len(rows) <= count,
+            and len(proposed_ids) >= len(rows) - 1.
+
+        Raises:
+            ServerError: as ``next_token_logits``.
+
+        Concurrency:
+            As ``next_token_logits``.
+        """
+        return (), [await self.next_token_logits(prev_token_ids)]
+
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """All tokens that end a sequence, for models with several."""
@@ -220,15 +254,15 @@ class LLM(ABC):
         return b""
 
     def counters(self) -> dict[str, int]:
-        """Running totals of what the model did for everyone: any of "requests", "retries", "bytes_received", "cache_hits"."""
+        """Running totals of what the model did for everyone: any of the costs that ``Stats`` names."""
         return {}
 
 
 class BlockingLLM(ABC):
     """The same two methods, blocking: for a model behind a synchronous client.
 
-    Passed wherever an ``LLM`` can be; its ``next_token_logits`` then runs in worker threads (see ``as_llm``), several at
-    once, so it must be thread-safe.
+    Passed wherever an ``LLM`` can be; its ``next_token_logits`` (and ``logits_ahead``, if it has one) then runs in worker threads (see
+    ``as_llm``), several at once, so it must be thread-safe.
     """
 
     @abstractmethod
@@ -266,6 +300,27 @@ def as_row(answer: ArrayLike | TopLogprobs, vocab_size: int | None = None) -> Ro
     if vocab_size is not None and length != vocab_size:
         raise MalformedRow(f"the row is for a vocabulary of {length} tokens, the model's has {vocab_size}")
     return row
+
+
+def as_ahead(answer: tuple[Sequence[int], Sequence[ArrayLike | TopLogprobs]], count: int, vocab_size: int | None = None) -> Ahead:
+    """What ``logits_ahead`` returned, held to its contract: rows in the one form of ``as_row``, ids as plain ints.
+
+    Raises:
+        MalformedRow: no row, more rows than asked for, fewer proposals than the rows need, or what ``as_row`` refuses.
+
+    Example:
+        >>> as_ahead(([2], [[0.0, 0.5, 1.0], [1.0, 0.0, 0.0]]), count=4).proposed
+        (2,)
+    """
+    try:
+        proposed, rows = tuple(map(index, answer[0])), tuple(as_row(row, vocab_size) for row in answer[1])
+    except (TypeError, IndexError) as error:
+        raise MalformedRow(f"logits_ahead must return (proposed_ids, rows), not {answer!r:.80}") from error
+    if not 1 <= len(rows) <= count:
+        raise MalformedRow(f"logits_ahead was asked for 1 to {count} rows and returned {len(rows)}")
+    if len(proposed) < len(rows) - 1:
+        raise MalformedRow(f"logits_ahead returned {len(rows)} rows along {len(proposed)} proposed tokens")
+    return Ahead(proposed, rows)
 
 
 def _as_float32(answer: ArrayLike) -> NDArray[np.float32]:

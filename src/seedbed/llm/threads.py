@@ -52,26 +52,30 @@ def as_llm(model: object, *, limiter: trio.CapacityLimiter | None = None) -> LLM
 
 
 class _Adapted(LLM):
-    """An object of the right shape behind the interface; ``info`` and ``eos_token_ids`` are passed on when it has them."""
+    """An object of the right shape behind the interface; what it has of the optional rest is passed on, the rest has its defaults."""
 
     def __init__(self, model: Any, limiter: trio.CapacityLimiter | None) -> None:
         self._model = model
-        self._ask: Callable[[Sequence[int]], Any] = model.next_token_logits
-        self._awaits = not isinstance(model, BlockingLLM) and inspect.iscoroutinefunction(inspect.unwrap(self._ask))
         self._limiter = limiter or trio.CapacityLimiter(DEFAULT_THREADS)
 
     async def next_token_logits(self, prev_token_ids: Sequence[int]) -> ArrayLike | TopLogprobs:
-        if self._awaits:
-            answer = await self._ask(prev_token_ids)
-        else:
-            (answer,) = await trio.to_thread.run_sync(self._boxed, prev_token_ids, limiter=self._limiter, abandon_on_cancel=True)
-            if inspect.isawaitable(answer):
-                answer = await answer
-        return answer  # type: ignore[no-any-return]
+        return await self._call(self._model.next_token_logits, prev_token_ids)  # type: ignore[no-any-return]
 
-    def _boxed(self, prev_token_ids: Sequence[int]) -> tuple[Any]:
-        """In a tuple, since trio refuses a thread's answer that is a coroutine, and a plain function may return one."""
-        return (self._ask(prev_token_ids),)
+    async def logits_ahead(self, prev_token_ids: Sequence[int], count: int) -> tuple[Sequence[int], Sequence[ArrayLike | TopLogprobs]]:
+        if not hasattr(self._model, "logits_ahead"):
+            return await super().logits_ahead(prev_token_ids, count)
+        return await self._call(self._model.logits_ahead, prev_token_ids, count)  # type: ignore[no-any-return]
+
+    async def _call(self, method: Callable[..., Any], *args: object) -> Any:
+        if not isinstance(self._model, BlockingLLM) and inspect.iscoroutinefunction(inspect.unwrap(method)):
+            return await method(*args)
+
+        def boxed() -> tuple[Any]:
+            """In a tuple, since trio refuses a thread's answer that is a coroutine, and a plain function may return one."""
+            return (method(*args),)
+
+        (answer,) = await trio.to_thread.run_sync(boxed, limiter=self._limiter, abandon_on_cancel=True)
+        return await answer if inspect.isawaitable(answer) else answer
 
     def get_stop_token_id(self) -> int:
         return int(self._model.get_stop_token_id())
@@ -84,6 +88,9 @@ class _Adapted(LLM):
     def info(self) -> ModelInfo | None:
         info = getattr(self._model, "info", None)
         return info if isinstance(info, ModelInfo) else None
+
+    def counters(self) -> dict[str, int]:
+        return dict(self._model.counters()) if hasattr(self._model, "counters") else {}
 
     def __repr__(self) -> str:
         return f"as_llm({self._model!r})"

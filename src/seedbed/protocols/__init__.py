@@ -5,20 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from seedbed.errors import UsageError
+from seedbed.protocols.kserve_v2 import KServeV2
 from seedbed.protocols.llama_cpp import LlamaCpp
 from seedbed.protocols.native import Native
+from seedbed.protocols.sglang import SGLang
+from seedbed.protocols.vllm import VLLM
+from seedbed.protocols.vllm_generate import VLLMGenerate
 
 if TYPE_CHECKING:
     from seedbed.protocols.base import Protocol
 
 __all__ = ["PROTOCOLS", "protocol_named"]
 
-PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (Native(), LlamaCpp())}
+_SPOKEN: tuple[Protocol, ...] = (Native(), LlamaCpp(), VLLM(), VLLMGenerate(), SGLang(), KServeV2())
+
+PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in _SPOKEN}
 """Every protocol by name, in the order discovery tries them."""
 
 
-def protocol_named(name: str) -> Protocol:
-    """The protocol of that name.
+def protocol_named(name: str | Protocol) -> Protocol:
+    """The protocol of that name; a protocol itself is returned as it is, for those that can be told more than their name.
 
     Raises:
         UsageError: there is none; the message lists those there are.
@@ -27,6 +33,8 @@ def protocol_named(name: str) -> Protocol:
         >>> protocol_named("llama.cpp").name
         'llama.cpp'
     """
+    if not isinstance(name, str):
+        return name
     try:
         return PROTOCOLS[name]
     except KeyError:

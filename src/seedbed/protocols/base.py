@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from seedbed.errors import SeedbedError
-    from seedbed.llm.base import LLM, ModelInfo, Row
+    from seedbed.llm.base import LLM, Ahead, ModelInfo, Row
     from seedbed.protocols.exchange import Answer, Ask, Describe, HttpRequest, HttpResponse, Question
 
 __all__ = ["Discovery", "Protocol", "check_ask"]
@@ -32,10 +32,12 @@ class Protocol(ABC):
     Attributes:
         name: what ``connect(protocol=)`` and ``serve(protocols=)`` call it.
         default_top_k: how many tokens to ask for when the caller does not say; None is the full row.
+        looks_ahead: whether one answer can carry several rows, along the tokens the server would take itself.
     """
 
     name: ClassVar[str]
     default_top_k: ClassVar[int | None]
+    looks_ahead: ClassVar[bool] = False
 
     # The client's half.
 
@@ -103,6 +105,14 @@ class Protocol(ABC):
             RequestRefused: the path is ours and the rest is not; to be answered with ``encode_error``.
         """
 
+    def check_request(self, ask: Ask, request: HttpRequest, info: ModelInfo) -> None:
+        """Whether the model can be asked that, before it is; protocols with limits of their own add them.
+
+        Raises:
+            RequestRefused: it cannot; to be answered with ``encode_error``.
+        """
+        check_ask(ask, info)
+
     @abstractmethod
     def encode_row(self, ask: Ask, request: HttpRequest, row: Row, llm: LLM) -> HttpResponse:
         """The row as a response.
@@ -111,6 +121,14 @@ class Protocol(ABC):
             RowError: what the model gave cannot be said in this protocol.
             RequestRefused: the request asks for more than a row can give; to be answered with ``encode_error``.
         """
+
+    def encode_ahead(self, ask: Ask, request: HttpRequest, ahead: Ahead, llm: LLM) -> HttpResponse:
+        """Several rows as a response; only of a protocol whose server half takes such a question.
+
+        Raises:
+            RowError, RequestRefused: as ``encode_row``.
+        """
+        raise BadRequest(f"{self.name} answers with one row a request", status=400)
 
     @abstractmethod
     def encode_description(self, question: Describe, info: ModelInfo, llm: LLM) -> HttpResponse:

@@ -60,12 +60,14 @@ class Ask:
         model: for servers with several.
         force: a token the server is to choose whatever the row says, for protocols where its choice can withhold the row; None lets it
             choose the best, which checks ids against values.
+        ahead: the most rows wanted, along the tokens the server would take itself; only of a protocol that ``looks_ahead``.
     """
 
     token_ids: tuple[int, ...]
     top_k: int | None = None
     model: str | None = None
     force: int | None = None
+    ahead: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +108,13 @@ class Answer:
         chosen: the token the server itself would have taken, greedily; None when it does not say.
         prompt_tokens: how many tokens the server says it read; None when it does not say. More than were sent means an added BOS.
         cached_tokens: how many of them it had in its prefix cache; None when it does not say.
+        proposed: the tokens it would take next itself, where rows ahead were asked for.
+        beyond: row j of these is the answer for the prefix followed by ``proposed[: j + 1]``.
     """
 
     row: Row
     chosen: int | None = None
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
+    proposed: tuple[int, ...] = ()
+    beyond: tuple[Row, ...] = ()

@@ -5,6 +5,7 @@ Rule: whatever a body holds, these functions return what they promise or raise o
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -22,6 +23,7 @@ __all__ = [
     "as_count",
     "as_facts",
     "as_text",
+    "as_version",
     "check_entries",
     "check_prompt_tokens",
     "entries_asked",
@@ -37,9 +39,11 @@ __all__ = [
     "text_of",
     "token_ids_in",
     "token_ids_of",
+    "whole_and_once",
 ]
 
 JSON = (("content-type", "application/json"),)
+_VERSION = re.compile(r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?")
 
 # The client's side: what a server sent, as far as it is what it should be.
 
@@ -89,7 +93,13 @@ def token_ids_in(response: HttpResponse, name: str) -> list[int]:
 
 
 def facts_in(response: HttpResponse) -> dict[str, Any]:
-    """What a server tells of itself, as a JSON object; {} when it tells nothing of the kind, for discovery to go on."""
+    """What a server tells of itself, as a JSON object; {} when it tells nothing of the kind, for discovery to go on.
+
+    Raises:
+        Unauthorized: it wants a key first, whatever it speaks.
+    """
+    if response.status == 401:
+        raise refusal(response)
     if response.status != 200:
         return {}
     try:
@@ -111,6 +121,17 @@ def as_count(value: object) -> int | None:
 def as_text(value: object) -> str:
     """What a server says is a text, if it is one; else ""."""
     return value if isinstance(value, str) else ""
+
+
+def as_version(value: object) -> tuple[int, int, int]:
+    """The release a version's text names; (0, 0, 0) when it names none.
+
+    Example:
+        >>> as_version("0.11.0rc2.dev5+g1a2b3c"), as_version("v1.2"), as_version("main")
+        ((0, 11, 0), (1, 2, 0), (0, 0, 0))
+    """
+    found = _VERSION.match(as_text(value))
+    return (int(found[1]), int(found[2]), int(found[3] or 0)) if found else (0, 0, 0)
 
 
 def listed_model(response: HttpResponse, model: str | None) -> dict[str, Any]:
@@ -220,6 +241,15 @@ def one_token_only(data: dict[str, Any], limit: str) -> None:
     """
     if data.get(limit) not in (0, 1) or isinstance(data.get(limit), bool):
         raise BadRequest(f'this server answers with one token a request: "{limit}" must be 1', status=400)
+    whole_and_once(data)
+
+
+def whole_and_once(data: dict[str, Any]) -> None:
+    """Whether a request asks for one answer in one piece.
+
+    Raises:
+        BadRequest: several samples, or a stream.
+    """
     if data.get("stream") or data.get("n", 1) != 1:
         raise BadRequest('this server answers whole and once: no "stream", and "n" 1', status=400)
 

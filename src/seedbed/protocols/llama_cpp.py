@@ -46,18 +46,18 @@ from seedbed.protocols.fields import (
     json_response,
     known_vocab_size,
     listed_model,
-    one_token_only,
     parse_json,
     text_in,
     text_of,
     token_ids_in,
     token_ids_of,
+    whole_and_once,
 )
 from seedbed.protocols.refusal import refusal, retry_after_header, status_for, told
-from seedbed.protocols.rows import LOWEST, check_choice, full_row, listed_row, logprob_of, numbers, token_id_array, top_logprobs
+from seedbed.protocols.rows import LOWEST, check_choice, logprob_of, numbers, row_of, token_id_array, top_logprobs
 
 if TYPE_CHECKING:
-    from seedbed.llm.base import LLM, Row
+    from seedbed.llm.base import LLM, Ahead, Row
 
 __all__ = ["LlamaCpp"]
 
@@ -68,8 +68,10 @@ CONTENT_TYPE = "application/json; charset=utf-8"
 # "tokens_cached" is how many the slot holds afterwards; how many were reused is in the timings.
 CACHED = "timings/cache_n"
 FIELDS = ["tokens_evaluated", CACHED, "completion_probabilities"]
+AHEAD_FIELDS = ["tokens", *FIELDS]
 # Ids are cast to 32 bits before they are compared with the vocabulary, so 2**40 is read as 0.
 ID_BOUND = 2**31
+MAX_AHEAD = 64  # of the server in the box; a real one has no bound
 FORCING_BIAS = 1000.0
 # A token's text comes as a JSON string and again as a list of octets; the longest tokens of known vocabularies are runs of 128 blanks.
 OCTETS_AN_ENTRY = 1024
@@ -80,6 +82,7 @@ class LlamaCpp(Protocol):
 
     name = "llama.cpp"
     default_top_k = 50
+    looks_ahead = True
 
     def discover(self, model: str | None = None) -> Discovery:
         props = yield HttpRequest("GET", "/props")
@@ -112,13 +115,15 @@ class LlamaCpp(Protocol):
             raise InvalidPrompt(f"token id {max(ask.token_ids)}: llama.cpp would read it as another one")
         data: dict[str, object] = {
             "prompt": ask.token_ids,
-            "n_predict": 1,
+            "n_predict": ask.ahead,
             "n_probs": entries_asked(ask, info),
             "temperature": 0,
             "samplers": ["temperature"],
             "cache_prompt": False,
-            "response_fields": FIELDS,
+            "response_fields": FIELDS if ask.ahead == 1 else AHEAD_FIELDS,
         }
+        if ask.ahead > 1:
+            data["return_tokens"] = True
         if ask.force is not None:
             data["logit_bias"] = [[ask.force, FORCING_BIAS]]
         if ask.model is not None:
@@ -135,25 +140,27 @@ class LlamaCpp(Protocol):
             raise RowWithheld("the server answered without a row: the token it chose ends in the middle of a character")
         try:
             steps = data["completion_probabilities"]
-            step = steps[0]
-            listed, chosen, chosen_value = step["top_logprobs"], step["id"], step["logprob"]
-            ids = [entry["id"] for entry in listed]
-            values = [entry["logprob"] for entry in listed]
+            tokens = data["tokens"] if ask.ahead > 1 else [steps[0]["id"]]
+            rows = [_row_in(step, ask, info) for step in steps]
             prompt_tokens, cached = data.get("tokens_evaluated"), data.get(CACHED)
         except (TypeError, KeyError, IndexError) as error:
             raise BrokenAnswer("the answer has no completion_probabilities; was n_probs understood?") from error
-        if len(steps) != 1:
-            raise DishonestAnswer(f"one token was asked for, the answer has {len(steps)}")
-        prompt_tokens = check_prompt_tokens(ask, prompt_tokens)
-        check_entries(len(ids), entries_asked(ask, info))
-        row = listed_row(token_id_array(ids), numbers(values), known_vocab_size(info))
-        chosen = check_choice(chosen, row, forced=ask.force)
-        if chosen in ids and chosen_value != values[ids.index(chosen)]:
-            raise DishonestAnswer(f"token {chosen} has logprob {chosen_value!r:.40} by itself and {values[ids.index(chosen)]} in the list")
-        return Answer(full_row(row) if ask.top_k is None else row, chosen, prompt_tokens, cached if type(cached) is int else None)
+        if len(steps) > ask.ahead:
+            raise DishonestAnswer(f"{'one token was' if ask.ahead == 1 else f'{ask.ahead} were'} asked for, the answer has {len(steps)}")
+        # The row of a token that ends in the middle of a character is left out, and those behind it then stand one place too early.
+        if tokens != [chosen for _, chosen in rows]:
+            raise RowWithheld("the server left out the row of a token that ends in the middle of a character")
+        return Answer(
+            row=rows[0][0],
+            chosen=rows[0][1],
+            prompt_tokens=check_prompt_tokens(ask, prompt_tokens),
+            cached_tokens=cached if type(cached) is int else None,
+            proposed=tuple(tokens) if ask.ahead > 1 else (),
+            beyond=tuple(row for row, _ in rows[1:]),
+        )
 
     def answer_bound(self, ask: Ask, info: ModelInfo) -> int:
-        return 65_536 + OCTETS_AN_ENTRY * entries_asked(ask, info)
+        return 65_536 + OCTETS_AN_ENTRY * entries_asked(ask, info) * ask.ahead
 
     def encode_tokenize(self, text: str) -> HttpRequest:
         return json_request("/tokenize", {"content": text, "add_special": False, "parse_special": True})
@@ -185,36 +192,10 @@ class LlamaCpp(Protocol):
         return None
 
     def encode_row(self, ask: Ask, request: HttpRequest, row: Row, llm: LLM) -> HttpResponse:
-        asked = json_body(request.body)
-        k = row.vocab_size if isinstance(row, TopLogprobs) else row.size
-        top = top_logprobs(row, k if ask.top_k is None else ask.top_k)
-        entries = [_entry(token_id, value, llm) for token_id, value in zip(top.token_ids.tolist(), top.logprobs.tolist(), strict=True)]
-        chosen = entries[0] if ask.force is None else _entry(ask.force, logprob_of(row, ask.force), llm)
-        ended = chosen["id"] in llm.eos_token_ids
-        n = len(ask.token_ids)
-        data = {
-            "index": 0,
-            "content": "" if ended else chosen["token"],
-            "tokens": [chosen["id"]] if asked.get("return_tokens") else [],
-            "id_slot": 0,
-            "stop": True,
-            "model": llm.info.model if llm.info else "",
-            "tokens_predicted": 1,
-            "tokens_evaluated": n,
-            "generation_settings": {"temperature": 0.0, "n_predict": 1, "n_probs": len(entries), "stream": False, "samplers": []},
-            "prompt": b"".join(map(llm.token_bytes, ask.token_ids)).decode("utf-8", "replace"),
-            "has_new_line": "\n" in chosen["token"],
-            "truncated": False,
-            "stop_type": "eos" if ended else "limit",
-            "stopping_word": "",
-            "tokens_cached": n,
-            "timings": {"cache_n": 0, "prompt_n": n, "predicted_n": 1},
-            "completion_probabilities": [{**chosen, "top_logprobs": entries}],
-        }
-        wanted = asked.get("response_fields")
-        if isinstance(wanted, list) and wanted:
-            data = _fields(data, wanted)
-        return json_response(data, 200, *KEPT, content_type=CONTENT_TYPE)
+        return _completion(ask, json_body(request.body), [_step(ask, row, llm)], llm)
+
+    def encode_ahead(self, ask: Ask, request: HttpRequest, ahead: Ahead, llm: LLM) -> HttpResponse:
+        return _completion(ask, json_body(request.body), [_step(ask, row, llm) for row in ahead.rows], llm)
 
     def encode_description(self, question: Describe, info: ModelInfo, llm: LLM) -> HttpResponse:
         if question.path == "/props":
@@ -250,6 +231,58 @@ class LlamaCpp(Protocol):
         return json_response(data, status, *CLOSED, *retry_after_header(error), content_type=CONTENT_TYPE)
 
 
+def _row_in(step: dict[str, Any], ask: Ask, info: ModelInfo) -> tuple[Row, int]:
+    """One step's row, and the token the server took from it."""
+    listed, chosen, chosen_value = step["top_logprobs"], step["id"], step["logprob"]
+    ids = [entry["id"] for entry in listed]
+    values = [entry["logprob"] for entry in listed]
+    check_entries(len(ids), entries_asked(ask, info))
+    row = row_of(token_id_array(ids), numbers(values), known_vocab_size(info), full=ask.top_k is None)
+    chosen = check_choice(chosen, row, forced=ask.force)
+    if chosen in ids and chosen_value != values[ids.index(chosen)]:
+        raise DishonestAnswer(f"token {chosen} has logprob {chosen_value!r:.40} by itself and {values[ids.index(chosen)]} in the list")
+    return row, chosen
+
+
+def _step(ask: Ask, row: Row, llm: LLM) -> dict[str, Any]:
+    k = row.vocab_size if isinstance(row, TopLogprobs) else row.size
+    top = top_logprobs(row, k if ask.top_k is None else ask.top_k)
+    entries = [_entry(token_id, value, llm) for token_id, value in zip(top.token_ids.tolist(), top.logprobs.tolist(), strict=True)]
+    chosen = entries[0] if ask.force is None else _entry(ask.force, logprob_of(row, ask.force), llm)
+    return {**chosen, "top_logprobs": entries}
+
+
+def _completion(ask: Ask, asked: dict[str, Any], steps: list[dict[str, Any]], llm: LLM) -> HttpResponse:
+    """The fields a real answer has, those that were asked for."""
+    tokens, n = [step["id"] for step in steps], len(ask.token_ids)
+    ended = tokens[-1] in llm.eos_token_ids
+    content = "".join(step["token"] for step in (steps[:-1] if ended else steps))
+    n_probs = len(steps[0]["top_logprobs"])
+    data = {
+        "index": 0,
+        "content": content,
+        "tokens": tokens if asked.get("return_tokens") else [],
+        "id_slot": 0,
+        "stop": True,
+        "model": llm.info.model if llm.info else "",
+        "tokens_predicted": len(steps),
+        "tokens_evaluated": n,
+        "generation_settings": {"temperature": 0.0, "n_predict": ask.ahead, "n_probs": n_probs, "stream": False, "samplers": []},
+        "prompt": b"".join(map(llm.token_bytes, ask.token_ids)).decode("utf-8", "replace"),
+        "has_new_line": "\n" in content,
+        "truncated": False,
+        "stop_type": "eos" if ended else "limit",
+        "stopping_word": "",
+        "tokens_cached": n + len(steps) - 1,
+        "timings": {"cache_n": 0, "prompt_n": n, "predicted_n": len(steps)},
+        "completion_probabilities": steps,
+    }
+    wanted = asked.get("response_fields")
+    if isinstance(wanted, list) and wanted:
+        data = _fields(data, wanted)
+    return json_response(data, 200, *KEPT, content_type=CONTENT_TYPE)
+
+
 def _notes(facts: dict[str, Any]) -> tuple[str, ...]:
     slots = as_count(facts.get("total_slots")) or 1
     if slots == 1:
@@ -269,13 +302,16 @@ def _ask_from(data: dict[str, Any]) -> Ask:
     prompt, n_probs = data.get("prompt"), data.get("n_probs", 0)
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
         prompt = prompt[0]
-    one_token_only(data, "n_predict")
+    whole_and_once(data)
+    n_predict = data.get("n_predict")
+    if type(n_predict) is not int or not 0 <= n_predict <= MAX_AHEAD:
+        raise BadRequest(f'this server answers with few tokens a request: "n_predict" must be an int up to {MAX_AHEAD}', status=400)
     if type(n_probs) is not int:
         raise BadRequest(f"Field 'n_probs': type must be number, but is {orjson.dumps(n_probs).decode():.100}", status=400)
     if n_probs < 1 or data.get("post_sampling_probs"):
         raise BadRequest('this server answers with logprobs only: "n_probs" must be 1 or more, no "post_sampling_probs"', status=400)
     model = data.get("model")
-    return Ask(token_ids_of(prompt, '"prompt"'), n_probs, model if isinstance(model, str) else None, _forced(data))
+    return Ask(token_ids_of(prompt, '"prompt"'), n_probs, model if isinstance(model, str) else None, _forced(data), max(1, n_predict))
 
 
 def _entry(token_id: int, value: float, llm: LLM) -> dict[str, Any]:

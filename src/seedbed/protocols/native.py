@@ -4,11 +4,14 @@
 
     GET  /v1/model                  -> {"model", "server", "vocab_size", "eos_token_ids", "context_length", "fingerprint",
                                         "max_top_k"?}
-    POST /v1/next_token_logits      {"token_ids": [...], "top_k": k?, "model": name?}
+    POST /v1/next_token_logits      {"token_ids": [...], "top_k": k?, "model": name?, "ahead": m?}
          Accept: application/octet-stream and no top_k
                                     -> little-endian row; Seedbed-Dtype: float32 | float16 | bfloat16, Seedbed-Rows: 1
          no top_k                   -> {"logits": [...]}, null for -inf
          top_k                      -> {"top": {"token_ids": [...], "logprobs": [...]}}, null for -inf
+         ahead: m            up to m rows, along the tokens the server would take itself, greedily:
+                                    -> octets row after row, Seedbed-Rows: r, Seedbed-Proposed: id,id,...
+                                    or {"ahead": {"proposed": [...], "rows": [{"logits"} or {"top"}, ...]}}
     POST /v1/tokenize               {"text"} -> {"token_ids"}
     POST /v1/detokenize             {"token_ids"} -> {"text"}
     GET  /health                    -> {"status": "ok"}
@@ -43,18 +46,19 @@ from seedbed.protocols.fields import (
     token_ids_of,
 )
 from seedbed.protocols.refusal import error_type, refusal, retry_after_header, status_for
-from seedbed.protocols.rows import full_row, listed_row, numbers, token_id_array, top_logprobs
+from seedbed.protocols.rows import full_row, numbers, row_of, token_id_array, top_logprobs
 from seedbed.sampling.candidates import Candidates
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seedbed.errors import SeedbedError
-    from seedbed.llm.base import LLM
+    from seedbed.llm.base import LLM, Ahead
 
 __all__ = ["Native"]
 
 OCTETS = "application/octet-stream"
+MAX_AHEAD = 64
 ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
 UNKNOWN_VOCAB_BOUND = 16_777_216  # a float32 row of 4 million tokens, octets
 
@@ -64,6 +68,7 @@ class Native(Protocol):
 
     name = "native"
     default_top_k = None
+    looks_ahead = True
 
     def discover(self, model: str | None = None) -> Discovery:
         facts = facts_in((yield HttpRequest("GET", "/v1/model")))
@@ -90,6 +95,8 @@ class Native(Protocol):
             data["top_k"] = ask.top_k
         if ask.model is not None:
             data["model"] = ask.model
+        if ask.ahead > 1:
+            data["ahead"] = ask.ahead
         accept = (("accept", OCTETS),) if ask.top_k is None else ()
         return json_request("/v1/next_token_logits", data, *accept)
 
@@ -97,20 +104,23 @@ class Native(Protocol):
         if response.status != 200:
             raise refusal(response)
         if (response.header("content-type") or "").startswith(OCTETS):
-            row: Row = _row_from_octets(response)
+            proposed, rows = _proposed_in(response), _rows_from_octets(response, ask, info)
         else:
-            row = _row_from_json(parse_json(response), ask, info)
-        if isinstance(row, TopLogprobs):
-            return Answer(full_row(row) if ask.top_k is None else row)
-        if ask.top_k is not None:
-            raise DishonestAnswer(f"the {ask.top_k} best were asked for, the answer is a full row")
-        if info.vocab_size is not None and row.size != info.vocab_size:
-            raise DishonestAnswer(f"the row has {row.size} entries, the model's vocabulary {info.vocab_size}")
-        return Answer(row)
+            proposed, rows = _rows_from_json(parse_json(response), ask, info)
+        if len(rows) > ask.ahead or len(proposed) < len(rows) - 1:
+            raise DishonestAnswer(f"{ask.ahead} rows were asked for, the answer has {len(rows)} along {len(proposed)} tokens")
+        for row in rows:
+            if isinstance(row, TopLogprobs):
+                continue
+            if ask.top_k is not None:
+                raise DishonestAnswer(f"the {ask.top_k} best were asked for, the answer is a full row")
+            if info.vocab_size is not None and row.size != info.vocab_size:
+                raise DishonestAnswer(f"the row has {row.size} entries, the model's vocabulary {info.vocab_size}")
+        return Answer(rows[0], proposed=proposed, beyond=tuple(rows[1:]))
 
     def answer_bound(self, ask: Ask, info: ModelInfo) -> int:
         entries = ask.top_k if ask.top_k is not None else info.vocab_size
-        return UNKNOWN_VOCAB_BOUND if entries is None else 4096 + 48 * entries
+        return (UNKNOWN_VOCAB_BOUND if entries is None else 4096 + 48 * entries) * ask.ahead
 
     def encode_tokenize(self, text: str) -> HttpRequest:
         return json_request("/v1/tokenize", {"text": text})
@@ -139,15 +149,13 @@ class Native(Protocol):
         return None
 
     def encode_row(self, ask: Ask, request: HttpRequest, row: Row, llm: LLM) -> HttpResponse:
-        if ask.top_k is not None:
-            top = top_logprobs(row, ask.top_k)
-            return json_response({"top": {"token_ids": top.token_ids, "logprobs": top.logprobs}})
-        dense = full_row(row)
-        if OCTETS in (request.header("accept") or ""):
-            headers = (("content-type", OCTETS), ("seedbed-dtype", "float32"), ("seedbed-rows", "1"))
-            return HttpResponse(200, headers, dense.astype("<f4", copy=False).tobytes())
-        Candidates.of(dense)  # JSON has no NaN: it would arrive as null, which is -inf
-        return json_response({"logits": dense})
+        dense = _octets_wanted(ask, request)
+        return _octets([full_row(row)]) if dense else json_response(_row_as_json(ask, row))
+
+    def encode_ahead(self, ask: Ask, request: HttpRequest, ahead: Ahead, llm: LLM) -> HttpResponse:
+        if _octets_wanted(ask, request):
+            return _octets([full_row(row) for row in ahead.rows], ("seedbed-proposed", ",".join(map(str, ahead.proposed))))
+        return json_response({"ahead": {"proposed": ahead.proposed, "rows": [_row_as_json(ask, row) for row in ahead.rows]}})
 
     def encode_description(self, question: Describe, info: ModelInfo, llm: LLM) -> HttpResponse:
         return json_response(
@@ -179,29 +187,67 @@ class Native(Protocol):
 
 
 def _ask_from(data: dict[str, Any]) -> Ask:
-    top_k, model = data.get("top_k"), data.get("model")
+    top_k, model, ahead = data.get("top_k"), data.get("model"), data.get("ahead", 1)
     if top_k is not None and (type(top_k) is not int or top_k < 1):
         raise BadRequest("top_k must be an int of 1 or more, or absent for the full row", status=400)
     if model is not None and not isinstance(model, str):
         raise BadRequest("model must be a string", status=400)
-    return Ask(token_ids_of(data.get("token_ids"), "token_ids"), top_k, model)
+    if type(ahead) is not int or not 1 <= ahead <= MAX_AHEAD:
+        raise BadRequest(f"ahead must be an int from 1 to {MAX_AHEAD}, or absent for one row", status=400)
+    return Ask(token_ids_of(data.get("token_ids"), "token_ids"), top_k, model, ahead=ahead)
 
 
-def _row_from_octets(response: HttpResponse) -> NDArray[np.float32]:
-    dtype, rows = response.header("seedbed-dtype") or "", response.header("seedbed-rows") or "1"
+def _octets_wanted(ask: Ask, request: HttpRequest) -> bool:
+    return ask.top_k is None and OCTETS in (request.header("accept") or "")
+
+
+def _octets(rows: list[NDArray[np.float32]], *headers: tuple[str, str]) -> HttpResponse:
+    about = (("content-type", OCTETS), ("seedbed-dtype", "float32"), ("seedbed-rows", str(len(rows))), *headers)
+    return HttpResponse(200, about, b"".join(row.astype("<f4", copy=False).tobytes() for row in rows))
+
+
+def _row_as_json(ask: Ask, row: Row) -> dict[str, object]:
+    if ask.top_k is not None:
+        top = top_logprobs(row, ask.top_k)
+        return {"top": {"token_ids": top.token_ids, "logprobs": top.logprobs}}
+    dense = full_row(row)
+    Candidates.of(dense)  # JSON has no NaN: it would arrive as null, which is -inf
+    return {"logits": dense}
+
+
+def _proposed_in(response: HttpResponse) -> tuple[int, ...]:
+    said = response.header("seedbed-proposed") or ""
+    if not all(part.isascii() and part.isdecimal() for part in said.split(",") if said):
+        raise BrokenAnswer(f"Seedbed-Proposed must be token ids with commas between, not {said!r:.80}")
+    return tuple(map(int, said.split(","))) if said else ()
+
+
+def _rows_from_octets(response: HttpResponse, ask: Ask, info: ModelInfo) -> list[Row]:
+    dtype, said = response.header("seedbed-dtype") or "", response.header("seedbed-rows") or "1"
     if dtype not in ITEM_SIZES:
         raise BrokenAnswer(f"Seedbed-Dtype must be one of {', '.join(ITEM_SIZES)}, not {dtype!r}")
-    if rows != "1":
-        raise DishonestAnswer(f"one row was asked for, Seedbed-Rows says {rows!r}")
-    if not response.body or len(response.body) % ITEM_SIZES[dtype]:
-        raise BrokenAnswer(f"{len(response.body)} octets are no row of {dtype}")
+    if not (said.isascii() and said.isdecimal() and 1 <= int(said) <= ask.ahead):
+        raise DishonestAnswer(f"{'one row was' if ask.ahead == 1 else f'{ask.ahead} rows were'} asked for, Seedbed-Rows says {said!r:.40}")
+    count, size = int(said), ITEM_SIZES[dtype]
+    if not response.body or len(response.body) % (size * count):
+        raise BrokenAnswer(f"{len(response.body)} octets are no {'row' if count == 1 else f'{count} rows'} of {dtype}")
     if dtype == "float32":
-        row = np.frombuffer(response.body, "<f4")
+        values = np.frombuffer(response.body, "<f4")
     elif dtype == "float16":
-        row = np.frombuffer(response.body, "<f2").astype(np.float32)
+        values = np.frombuffer(response.body, "<f2").astype(np.float32)
     else:
-        row = (np.frombuffer(response.body, "<u2").astype(np.uint32) << 16).view(np.float32)
-    return row
+        values = (np.frombuffer(response.body, "<u2").astype(np.uint32) << 16).view(np.float32)
+    return list(values.reshape(count, -1))
+
+
+def _rows_from_json(data: Any, ask: Ask, info: ModelInfo) -> tuple[tuple[int, ...], list[Row]]:
+    ahead = data.get("ahead") if isinstance(data, dict) else None
+    if ahead is None:
+        return (), [_row_from_json(data, ask, info)]
+    proposed, rows = (ahead.get("proposed"), ahead.get("rows")) if isinstance(ahead, dict) else (None, None)
+    if not isinstance(proposed, list) or not all(type(token_id) is int for token_id in proposed) or not isinstance(rows, list) or not rows:
+        raise BrokenAnswer("'ahead' in the answer is no {'proposed': [...], 'rows': [...]}")
+    return tuple(proposed), [_row_from_json(row, ask, info) for row in rows]
 
 
 def _row_from_json(data: Any, ask: Ask, info: ModelInfo) -> Row:
@@ -211,7 +257,8 @@ def _row_from_json(data: Any, ask: Ask, info: ModelInfo) -> Row:
             return _values(logits)
         if isinstance(top, dict) and isinstance(top.get("token_ids"), list) and isinstance(top.get("logprobs"), list):
             check_entries(len(top["token_ids"]), entries_asked(ask, info))
-            return listed_row(token_id_array(top["token_ids"]), _values(top["logprobs"]), known_vocab_size(info))
+            ids, values = token_id_array(top["token_ids"]), _values(top["logprobs"])
+            return row_of(ids, values, known_vocab_size(info), full=ask.top_k is None)
     raise BrokenAnswer("the answer is neither octets nor {'logits': [...]} nor {'top': {'token_ids': [...], 'logprobs': [...]}}")
 
 

@@ -194,6 +194,8 @@ def told(error: SeedbedError) -> str:
     """What a client is told in envelopes that have no type for it: the message, and the words by which its meaning is recognised."""
     if isinstance(error, NonFiniteLogits | NonFiniteAtServer) and not any(words in str(error).lower() for words in _NON_FINITE_WORDS):
         return f"non-finite logits: {error}"
+    if isinstance(error, NotReady) and not any(words in str(error).lower() for words in _LOADING_WORDS):
+        return f"not ready: {error}"
     if isinstance(error, FeatureOff) and error.flag and error.flag not in str(error):
         return f"{error}; start the server with {error.flag}"
     return str(error)

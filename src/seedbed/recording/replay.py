@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import trio
 
-from seedbed.errors import MissingExtra, RecordingError, RecordingMiss, RowError, UsageError
+from seedbed.errors import MissingExtra, RecordingError, RecordingMiss, UsageError
 from seedbed.llm.base import LLM, ModelInfo, Row, TopLogprobs
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import HttpRequest
@@ -156,7 +156,7 @@ def mock_transport(model: LLM, protocol: str = "native") -> httpx.MockTransport:
         body = await request.aread()
         headers = tuple(request.headers.items())
         asked = HttpRequest(request.method, request.url.raw_path.decode("ascii"), headers, body)
-        response = await answer(model, speaks, asked, through=(RecordingError, RowError))
+        response = await answer(model, speaks, asked, through=(RecordingError,))
         return httpx.Response(response.status, headers=list(response.headers), content=bytes(response.body))
 
     return httpx.MockTransport(_catch_all_router(respond).async_handler)

@@ -281,10 +281,11 @@ def best_of(row: Row) -> tuple[TopLogprobs | None, float | None]:
         return None, None
     count = min(BEST, row.size)
     with np.errstate(under="ignore"):
-        logsumexp = top + math.log(float(np.exp(np.subtract(row, top, dtype=np.float64)).sum()))
+        above_top = math.log(float(np.exp(np.subtract(row, top, dtype=np.float64)).sum()))
     ids = np.flatnonzero(row >= np.partition(row, -count)[-count])
     ids = ids[np.argsort(-row[ids], kind="stable")][:count]
-    return TopLogprobs(ids, np.minimum(row[ids].astype(np.float64) - logsumexp, 0.0), row.size), logsumexp
+    # The top first: beside a logit of 1e17 the logarithm of the sum would be lost.
+    return TopLogprobs(ids, np.minimum(row[ids].astype(np.float64) - top - above_top, 0.0), row.size), top + above_top
 
 
 def top_from_line(data: Any, vocab_size: int) -> TopLogprobs:

@@ -55,7 +55,9 @@ class Purpose(IntEnum):
     """The one uniform of an inverse-CDF draw, mirostat's included."""
     RETRY_JITTER = 4
     """How long a retry waits; never reaches a result."""
-    CHECK_ORDER = 5
+    YOURS = 5
+    """The caller's own, for instance to resample among sequences: seedbed itself never uses it."""
+    CHECK_ORDER = 6
     """In which order and in groups of which size a check asks; index is the pass, step the batch."""
 
 

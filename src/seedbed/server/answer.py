@@ -10,8 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from seedbed.errors import EngineFailed, SeedbedError, UnknownModel
-from seedbed.llm.base import LLM, ModelInfo, TopLogprobs, as_row
-from seedbed.protocols.base import check_ask
+from seedbed.llm.base import LLM, Ahead, ModelInfo, TopLogprobs, as_row
 from seedbed.protocols.exchange import Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Tokenize
 
 if TYPE_CHECKING:
@@ -61,7 +60,9 @@ async def _answer_in(protocol: Protocol, question: Question, request: HttpReques
     match question:
         case Ask():
             info = llm.info or ModelInfo()
-            check_ask(question, info)
+            protocol.check_request(question, request, info)
+            if question.ahead > 1:
+                return protocol.encode_ahead(question, request, await _greedily_ahead(question, llm, info), llm)
             row = as_row(await llm.next_token_logits(question.token_ids), info.vocab_size)
             return protocol.encode_row(question, request, row, llm)
         case Describe():
@@ -72,6 +73,21 @@ async def _answer_in(protocol: Protocol, question: Question, request: HttpReques
             return protocol.encode_text(await llm.detokenize(question.token_ids))
         case Health():
             return protocol.encode_health()
+
+
+async def _greedily_ahead(ask: Ask, llm: LLM, info: ModelInfo) -> Ahead:
+    """Row after row along the best token of each, until one ends a sequence or the context is full."""
+    prefix, proposed, rows = list(ask.token_ids), [], []
+    room = ask.ahead if info.context_length is None else min(ask.ahead, info.context_length - len(prefix))
+    for _ in range(room):
+        row = as_row(await llm.next_token_logits(prefix), info.vocab_size)
+        best = int(row.token_ids[0]) if isinstance(row, TopLogprobs) else int(row.argmax())
+        rows.append(row)
+        proposed.append(best)
+        prefix.append(best)
+        if best in llm.eos_token_ids:
+            break
+    return Ahead(tuple(proposed), tuple(rows))
 
 
 async def _describe(llm: LLM) -> ModelInfo:

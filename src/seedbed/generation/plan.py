@@ -1,0 +1,202 @@
+"""What is to be sampled: every argument checked before anything is sent, and the sequence that belongs at each place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from seedbed.errors import InvalidPrompt, InvalidSampler, UsageError
+from seedbed.generation.result import GenerationResult, SampledSequence, configuration_of
+from seedbed.generation.sequence import FollowedSequence, StopRules
+from seedbed.sampling.randomness import check_seed, fresh_seed
+from seedbed.sampling.sampler import Sampler
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from seedbed.llm.base import LLM
+
+__all__ = ["DEFAULT_MAX_NEW_TOKENS", "Deadlines", "Plan", "check_count"]
+
+# When neither the caller nor the model bounds a sequence. (vLLM: 16, transformers: 20, SGLang: 128, llama.cpp: none.)
+DEFAULT_MAX_NEW_TOKENS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds: for everything, and for each sequence from its start."""
+
+    total: float
+    sequence: float
+
+    def __post_init__(self) -> None:
+        for name, seconds in (("timeout", self.total), ("sequence_timeout", self.sequence)):
+            if not isinstance(seconds, (int, float)) or not seconds >= 0:
+                raise UsageError(f"{name} must be seconds >= 0, or math.inf for none, not {seconds!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that decides the tokens, besides the model's answers.
+
+    Attributes:
+        prompts: token ids.
+        indices: which of each prompt's sequences.
+        seed, sampler, stop: as they are.
+        max_new_tokens: of each prompt's sequences.
+        resume: earlier sequences by (prompt index, index).
+    """
+
+    prompts: list[tuple[int, ...]]
+    indices: range
+    seed: int
+    sampler: Sampler
+    configuration: str
+    stop: StopRules
+    max_new_tokens: list[int]
+    resume: dict[tuple[int, int], SampledSequence]
+
+    @classmethod
+    def of(
+        cls,
+        prompts: Sequence[int] | Sequence[Sequence[int]],
+        model: LLM,
+        indices: range,
+        *,
+        sampler: Sampler | None,
+        seed: int | None,
+        max_new_tokens: int | None,
+        stop_token_ids: Sequence[int] = (),
+        stop_sequences: Sequence[Sequence[int]] = (),
+        resume: GenerationResult | Iterable[SampledSequence] = (),
+    ) -> Self:
+        """The plan that the arguments of ``generate`` describe.
+
+        Raises:
+            UsageError: one of them is wrong.
+        """
+        info = model.info
+        vocab_size, context = (info.vocab_size, info.context_length) if info else (None, None)
+        checked = [_check_ids(prompt, vocab_size, f"prompt {place}") for place, prompt in enumerate(_several(prompts))]
+        earlier = _resume_table(resume)
+        if seed is None:
+            seed = next(iter(earlier.values())).resume.seed if earlier else fresh_seed()
+        stops = frozenset(_check_ids(stop_token_ids, None, "stop_token_ids", may_be_empty=True)) | frozenset(model.eos_token_ids)
+        sampler = Sampler() if sampler is None else sampler
+        if not isinstance(sampler, Sampler):
+            raise InvalidSampler(f"sampler must be a Sampler, not {sampler!r:.80}")
+        plan = cls(
+            prompts=checked,
+            indices=indices,
+            seed=check_seed(seed),
+            sampler=sampler,
+            configuration=configuration_of(sampler),
+            stop=StopRules(stops, tuple(_check_ids(stop, None, "a stop sequence") for stop in stop_sequences)),
+            max_new_tokens=[_max_new_tokens(max_new_tokens, context, len(prompt), place) for place, prompt in enumerate(checked)],
+            resume=earlier,
+        )
+        for sequence in earlier.values():
+            plan._check_resumable(sequence)
+        return plan
+
+    def __len__(self) -> int:
+        return len(self.prompts) * len(self.indices)
+
+    def sequence(self, place: int) -> FollowedSequence:
+        """The sequence at a place of the result, at its beginning."""
+        prompt_index, offset = divmod(place, len(self.indices))
+        index = self.indices[offset]
+        return FollowedSequence(
+            self.seed,
+            prompt_index,
+            index,
+            self.prompts[prompt_index],
+            sampler=self.sampler,
+            stop=self.stop,
+            max_new_tokens=self.max_new_tokens[prompt_index],
+            resume=self.resume.get((prompt_index, index)),
+            configuration=self.configuration,
+        )
+
+    def _check_resumable(self, sequence: SampledSequence) -> None:
+        """What goes on must be what would have been had without the interruption: same address, prompt, sampler, and rules no stricter."""
+        what = f"sequence {sequence.index} of prompt {sequence.prompt_index}, to be resumed,"
+        if sequence.resume.seed != self.seed:
+            raise UsageError(f"{what} was begun with another seed")
+        if sequence.prompt_index >= len(self.prompts) or self.prompts[sequence.prompt_index] != sequence.prompt_token_ids:
+            raise UsageError(f"{what} does not continue prompt {sequence.prompt_index} of this generation")
+        if sequence.index not in self.indices:
+            raise UsageError(f"{what} is none of the {len(self.indices)} asked for")
+        if sequence.resume.sampler not in ("", self.configuration):
+            raise UsageError(f"{what} was begun with {sequence.resume.sampler}, not {self.configuration}")
+        had, most = len(sequence.token_ids), self.max_new_tokens[sequence.prompt_index]
+        if had > most:
+            raise UsageError(f"{what} has {had} tokens already; max_new_tokens is {most}")
+        if (self.stop.first_match(sequence.token_ids) or had) < had:
+            raise UsageError(f"{what} went on where these stop rules would have ended it")
+
+
+def check_count(n: int) -> int:
+    """``n``, when it can be a number of sequences.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if isinstance(n, bool) or not hasattr(n, "__index__") or n < 0:
+        raise UsageError(f"n must be an int of 0 or more, not {n!r}")
+    return n
+
+
+def _several(prompts: Sequence[int] | Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    if isinstance(prompts, (str, bytes)):
+        raise InvalidPrompt("a prompt is a list of token ids, not text: tokenize it first, for instance with HTTPModel.tokenize()")
+    try:
+        several = list(prompts)
+    except TypeError as error:
+        raise InvalidPrompt(f"prompts must be token ids, or several lists of them, not {prompts!r:.80}") from error
+    if several and not hasattr(several[0], "__len__"):
+        return [several]  # type: ignore[list-item]
+    return several  # type: ignore[return-value]
+
+
+def _check_ids(ids: Sequence[int], vocab_size: int | None, what: str, *, may_be_empty: bool = False) -> tuple[int, ...]:
+    if isinstance(ids, (str, bytes)):
+        raise InvalidPrompt(f"{what} must be token ids, not text: tokenize it first, for instance with HTTPModel.tokenize()")
+    if not hasattr(ids, "__iter__"):
+        raise InvalidPrompt(f"{what} must be a list of token ids, not {ids!r:.80}")
+    checked = []
+    for place, token_id in enumerate(ids):
+        if isinstance(token_id, bool) or not hasattr(token_id, "__index__"):
+            raise InvalidPrompt(f"{what} holds {token_id!r} at place {place}, which is no token id")
+        value = token_id.__index__()
+        if value < 0 or (vocab_size is not None and value >= vocab_size):
+            bound = f"the model's vocabulary has ids 0 to {vocab_size - 1}" if vocab_size is not None else "ids are 0 or more"
+            raise InvalidPrompt(f"{what} holds token id {value} at place {place}; {bound}")
+        checked.append(value)
+    if not checked and not may_be_empty:
+        raise InvalidPrompt(f"{what} is empty: at least one token id is needed, for instance the model's BOS token")
+    return tuple(checked)
+
+
+def _max_new_tokens(asked: int | None, context: int | None, prompt: int, place: int) -> int:
+    if asked is not None and (isinstance(asked, bool) or not hasattr(asked, "__index__") or asked < 0):
+        raise UsageError(f"max_new_tokens must be an int of 0 or more, or None, not {asked!r}")
+    if context is None:
+        return DEFAULT_MAX_NEW_TOKENS if asked is None else asked
+    if prompt >= context:
+        raise InvalidPrompt(f"prompt {place} has {prompt} tokens; the model's context holds {context}, the continuation included")
+    return min(context - prompt, context if asked is None else asked)
+
+
+def _resume_table(resume: GenerationResult | Iterable[SampledSequence]) -> dict[tuple[int, int], SampledSequence]:
+    if not isinstance(resume, GenerationResult) and not hasattr(resume, "__iter__"):
+        raise UsageError(f"resume takes a GenerationResult or several SampledSequences, not {resume!r:.80}")
+    table: dict[tuple[int, int], SampledSequence] = {}
+    for sequence in resume.sequences if isinstance(resume, GenerationResult) else resume:
+        if not isinstance(sequence, SampledSequence):
+            raise UsageError(f"resume takes a GenerationResult or several SampledSequences, not {sequence!r:.80}")
+        key = (sequence.prompt_index, sequence.index)
+        if key in table:
+            raise UsageError(f"sequence {sequence.index} of prompt {sequence.prompt_index} is to be resumed twice")
+        table[key] = sequence
+    return table

@@ -1,0 +1,22 @@
+"""Whether trio runs here: said before anything of ours waits, since what happens otherwise explains nothing."""
+
+from __future__ import annotations
+
+import trio
+
+from seedbed.errors import WrongRunner
+
+__all__ = ["require_trio"]
+
+
+def require_trio() -> None:
+    """Check that the caller is a trio task.
+
+    Raises:
+        WrongRunner: it is awaited by something else, such as asyncio.
+    """
+    if not trio.lowlevel.in_trio_task():
+        raise WrongRunner(
+            "this runs under trio, and something else awaits it. In a program: trio.run(main). From asyncio: "
+            "await asyncio.to_thread(trio.run, main). In IPython and Jupyter: trio.run(main), or %autoawait trio and then await"
+        )

@@ -1,0 +1,147 @@
+"""vLLM's token-in, token-out server: ``POST /inference/v1/generate``, off unless started with ``--enable-scale-out``.
+
+The same numbers as ``vllm``, with integer ids, and a bypass of the prefix cache for each request, which is sent: a reused prefix may
+change rows. Unknown sampling parameters are ignored without a word. NaN arrives as -9999 with status 200, so a row whose taken token
+has no probability is refused.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer
+from seedbed.llm.base import ModelInfo, Row
+from seedbed.protocols.base import Discovery, check_ask
+from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse, Question
+from seedbed.protocols.fields import (
+    entries_asked,
+    json_body,
+    json_request,
+    json_response,
+    one_token_only,
+    parse_json,
+    token_ids_of,
+)
+from seedbed.protocols.vllm import (
+    ALWAYS,
+    VLLM,
+    check_allowed,
+    check_limits,
+    entries_of,
+    learn,
+    logprobs_asked,
+    row_from,
+    usage,
+    usage_of,
+)
+
+if TYPE_CHECKING:
+    from seedbed.llm.base import LLM
+
+__all__ = ["VLLMGenerate"]
+
+PATH = "/inference/v1/generate"
+OCTETS_AN_ENTRY = 96
+
+
+class VLLMGenerate(VLLM):
+    """See the module; all that is not about this one path is as in ``vllm``."""
+
+    name = "vllm-generate"
+
+    def discover(self, model: str | None = None) -> Discovery:
+        info = yield from learn(self.name, model, _from_completion)
+        return None if info is None else (self, info)
+
+    def encode_request(self, ask: Ask, info: ModelInfo) -> HttpRequest:
+        check_allowed(ask, info)
+        sampling = _sampling(-1 if ask.top_k is None else ask.top_k)
+        model = ask.model or info.model
+        return json_request(PATH, ({"model": model} if model else {}) | {"token_ids": ask.token_ids, "sampling_params": sampling})
+
+    def decode_response(self, ask: Ask, info: ModelInfo, response: HttpResponse) -> Answer:
+        data = parse_json(response)
+        try:
+            choices = data["choices"]
+            steps = choices[0]["logprobs"]["content"]
+            listed, taken, tokens = steps[0]["top_logprobs"], steps[0]["token_id"], choices[0]["token_ids"]
+            ids = [entry["token_id"] for entry in listed]
+            values = [entry["logprob"] for entry in listed]
+        except (TypeError, KeyError, IndexError) as error:
+            raise BrokenAnswer("the answer has no choices with logprobs; was logprobs understood?") from error
+        if len(choices) != 1 or len(steps) != 1 or tokens != [taken]:
+            raise DishonestAnswer(f"one token was asked for, the answer has {len(choices)} choices, the first with tokens {tokens!r:.40}")
+        prompt_tokens, cached_tokens = usage_of(ask, data)
+        row, chosen = row_from(ask, info, ids, values, taken)
+        return Answer(row, chosen, prompt_tokens, cached_tokens)
+
+    def answer_bound(self, ask: Ask, info: ModelInfo) -> int:
+        return 65_536 + OCTETS_AN_ENTRY * entries_asked(ask, info)
+
+    def decode_request(self, request: HttpRequest) -> Question | None:
+        match request.method, request.route:
+            case "POST", "/inference/v1/generate":
+                return _ask_from(json_body(request.body))
+            case "POST", "/v1/completions":
+                return None
+        return super().decode_request(request)
+
+    def check_request(self, ask: Ask, request: HttpRequest, info: ModelInfo) -> None:
+        check_ask(ask, info)
+        check_limits(ask, json_body(request.body)["sampling_params"], info)
+
+    def encode_row(self, ask: Ask, request: HttpRequest, row: Row, llm: LLM) -> HttpResponse:
+        listed = [
+            {"token_id": token_id, "logprob": value, "rank": rank}
+            for rank, (token_id, value) in enumerate(entries_of(row, ask.top_k, self.logprobs_mode), 1)
+        ]
+        best = listed[0]["token_id"]
+        info = llm.info or ModelInfo()
+        choice = {
+            "index": 0,
+            "finish_reason": "stop" if best in llm.eos_token_ids else "length",
+            "stop_reason": None,
+            "token_ids": [best],
+            "routed_experts": None,
+            "sampling_mask": None,
+            "weight_versions": [{"version": "default", "start": 0, "end": 1}],
+            "logprobs": {"content": [{**listed[0], "top_logprobs": listed}]},
+        }
+        data = {
+            "request_id": "generate-tokens-seedbed",
+            "model": info.model,
+            "created": 0,
+            "usage": usage(ask),
+            "prompt_logprobs": None,
+            "prompt_token_id_logprobs": None,
+            "prompt_token_ids": None,
+            "mm_placeholders": None,
+            "metrics": None,
+            "kv_transfer_params": None,
+            "ec_transfer_params": None,
+            "output_mode": "tokens",
+            "choices": [choice],
+        }
+        return json_response(data, 200, *ALWAYS)
+
+
+def _sampling(logprobs: int) -> dict[str, Any]:
+    return {"max_tokens": 1, "temperature": 0, "logprobs": logprobs, "detokenize": False, "skip_reading_prefix_cache": True}
+
+
+def _from_completion(data: dict[str, Any]) -> HttpRequest:
+    """The request that asks here what those fields ask of ``/v1/completions``."""
+    sampling = _sampling(data["logprobs"]) | {key: data[key] for key in ("logit_bias",) if key in data}
+    return json_request(PATH, {"model": data["model"], "token_ids": data["prompt"], "sampling_params": sampling})
+
+
+def _ask_from(data: dict[str, Any]) -> Ask:
+    sampling, model = data.get("sampling_params"), data.get("model")
+    if not isinstance(sampling, dict):
+        raise BadRequest("sampling_params must be an object", status=400)
+    one_token_only(sampling, "max_tokens")
+    return Ask(
+        token_ids_of(data.get("token_ids"), "token_ids"),
+        logprobs_asked(sampling.get("logprobs")),
+        model if isinstance(model, str) else None,
+    )

@@ -1,0 +1,157 @@
+"""The pytest plugin: tests that sample from a recording, offline, and grow it when asked to.
+
+::
+
+    @pytest.mark.seedbed("fixtures/recordings/tiny-lm")       # a path relative to pytest's root directory; without one, a path of its own
+    async def test_it(seedbed_llm, seedbed_check):            # or def, without async: seedbed_llm.generate() runs trio itself
+        result = await generate(PROMPT, seedbed_llm, n=4, seed=7)
+        seedbed_check(result)                                 # the tokens are those that were recorded
+
+``--seedbed-record`` says what happens to a prefix that the test asks for:
+
+==========  ===================================================================================================================
+``none``    (the default) answered from the recording; a miss fails the test. The network is never touched.
+``once``    recorded where a test has no recording at all; otherwise as ``none``.
+``new``     answered from the recording where it knows the prefix, else by the server, and added.
+``all``     asked anew, and replaced; what no test asked for is kept.
+``rewrite`` asked anew; what no test asked for is dropped.
+==========  ===================================================================================================================
+
+``all`` and ``rewrite`` replace a recording at the end of the session, and only if no test that used it failed; a row that came back with
+the same bits keeps its line, so what changes in git is what changed. ``seedbed_check`` accepts what it sees in every mode that may write.
+
+Rule 1: loading this plugin imports pytest and the standard library; what samples is imported by the fixtures.
+Rule 2: fixtures are plain functions, so they work in trio tests and in synchronous ones, whichever other async plugins there are.
+Rule 3: no mode or setting of another plugin is touched.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from seedbed.pytest_plugin.network import blocked
+from seedbed.pytest_plugin.session import MARKER, MODES, Session, WrongMarker, settings_of
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from seedbed.pytest_plugin.check import Check
+    from seedbed.pytest_plugin.model import RecordedModel
+
+__all__ = ["seedbed_check", "seedbed_llm", "seedbed_source"]
+
+SESSION = pytest.StashKey[Session]()
+FAILED = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Three options and two settings, all under our own name."""
+    group = parser.getgroup("seedbed", "recordings of language models")
+    group.addoption(
+        "--seedbed-record",
+        choices=MODES,
+        default="none",
+        help="What to do with answers that tests ask for: see seedbed.pytest_plugin. [none]",
+    )
+    group.addoption("--seedbed-url", metavar="URL", help="The model server that is recorded.")
+    group.addoption("--seedbed-block-network", action="store_true", help="A test that opens a connection fails, naming the host.")
+    parser.addini("seedbed_recordings", "Directory of recordings whose marker names none. [recordings, beside each test file]", default="")
+    parser.addini("seedbed_allowed_hosts", "Hosts that --seedbed-block-network lets through.", type="linelist")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker, and refuse options that contradict each other."""
+    config.addinivalue_line("markers", MARKER)
+    mode, url = config.getoption("--seedbed-record"), config.getoption("--seedbed-url")
+    if mode != "none" and config.getoption("--seedbed-block-network"):
+        raise pytest.UsageError(f"--seedbed-record={mode} asks a server, and --seedbed-block-network forbids it: give one of them")
+    if mode != "none" and (hasattr(config, "workerinput") or getattr(config.option, "numprocesses", None)):
+        raise pytest.UsageError(f"--seedbed-record={mode} writes recordings that tests share: run it in one process, with -n 0")
+    config.stash[SESSION] = Session(mode, url, config.rootpath)
+
+
+@pytest.fixture
+def seedbed_source(request: pytest.FixtureRequest) -> object:
+    """What is recorded: the server at ``--seedbed-url``. Override it to record another URL, or a model in this process."""
+    return request.config.stash[SESSION].url
+
+
+@pytest.fixture
+def seedbed_llm(request: pytest.FixtureRequest, seedbed_source: object) -> Generator[RecordedModel, None, None]:
+    """The model recorded in ``@pytest.mark.seedbed(recording, protocol=None, top_k=20, tier="top_k")``: an ``LLM`` that answers offline.
+
+    In a synchronous test ``seedbed_llm.generate(...)`` and ``seedbed_llm.row(prefix)`` run trio themselves.
+    """
+    from seedbed.errors import RecordingNotFound, SeedbedError
+    from seedbed.pytest_plugin.model import RecordedModel
+
+    session = request.config.stash[SESSION]
+    try:
+        settings = settings_of(request.node)
+    except WrongMarker as error:
+        pytest.fail(str(error), pytrace=False)
+    try:
+        model = RecordedModel(session, settings, seedbed_source)
+    except SeedbedError as error:
+        session.failed.setdefault(settings.path, settings.node_id)
+        hint = f"; to make it: {settings.command('new', url=seedbed_source is None)}" if isinstance(error, RecordingNotFound) else ""
+        pytest.fail(f"{error}{hint}", pytrace=False)
+    yield model
+    model.close(failed=request.node.stash.get(FAILED, True))
+
+
+@pytest.fixture
+def seedbed_check(seedbed_llm: RecordedModel) -> Check:
+    """Assert that what a test sampled is what was recorded: ``seedbed_check(result)``, ``seedbed_check.row(prefix, row)``."""
+    from seedbed.pytest_plugin.check import Check
+
+    return Check(seedbed_llm)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Note which recordings tests refer to, also those that are deselected."""
+    item.config.stash[SESSION].collected(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note whether the test itself failed, so that what it recorded is not put in the place of what was good."""
+    report = yield
+    if report.when == "call" or not report.passed:
+        item.stash[FAILED] = report.failed
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Block the network around the test and its fixtures."""
+    if not item.config.getoption("--seedbed-block-network"):
+        return (yield)
+    with blocked(item.config.getini("seedbed_allowed_hosts")):
+        return (yield)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Put recordings that were made anew in their place; tell xdist's controller what was used."""
+    ours = session.config.stash[SESSION]
+    ours.finish()
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["seedbed"] = ours.to_worker_output()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what an xdist worker used."""
+    node.config.stash[SESSION].add_worker_output(getattr(node, "workeroutput", {}).get("seedbed"))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say which recordings were written, and which nothing used."""
+    lines = config.stash[SESSION].report(whole=not any("::" in argument for argument in config.args), verbose=config.get_verbosity() > 0)
+    if lines:
+        terminalreporter.section("seedbed recordings", sep="-")
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -1,0 +1,172 @@
+"""What the plugin knows of one pytest run: its mode, where recordings lie, which were used, which are to be replaced at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import pytest
+
+__all__ = ["MARKER", "MODES", "Session", "Settings", "WrongMarker", "settings_of"]
+
+MODES = ("none", "once", "new", "all", "rewrite")
+MARKER = (
+    "seedbed(recording=None, *, protocol=None, top_k=20, tier='top_k'): the recording the seedbed_llm fixture answers from, a path "
+    "relative to pytest's root directory, by default one of the test's own; protocol sends every question through HTTP to a mocked server "
+    "of that protocol; top_k and tier are those of a recording that is made"
+)
+SLUG = 40
+
+
+class WrongMarker(Exception):
+    """The marker does not say what the fixture needs; the message says what would."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What one test says of its recording.
+
+    Attributes:
+        path: the recording's directory.
+        node_id: of the test.
+        name: short, stable and unlike that of any other test.
+        protocol: through which to ask, or None for in process.
+        top_k, tier: of a recording that is made.
+    """
+
+    path: Path
+    node_id: str
+    name: str
+    protocol: str | None = None
+    top_k: int = 20
+    tier: Literal["full", "top_k"] = "top_k"
+
+    def command(self, mode: str, *, url: bool) -> str:
+        """What to type to run this test in another mode."""
+        return f"pytest {shlex.quote(self.node_id)} --seedbed-record={mode}{' --seedbed-url=URL' if url else ''}"
+
+
+def settings_of(item: pytest.Item) -> Settings:
+    """What a test's marker says.
+
+    Raises:
+        WrongMarker: there is none, or it says something that does not exist.
+    """
+    marker = item.get_closest_marker("seedbed")
+    if marker is None:
+        raise WrongMarker(
+            "the seedbed_llm fixture needs @pytest.mark.seedbed('path/of/recording'), or @pytest.mark.seedbed for one of its own"
+        )
+    wrong = set(marker.kwargs) - {"protocol", "top_k", "tier"}
+    if wrong or len(marker.args) > 1 or not all(isinstance(path, (str, Path)) for path in marker.args):
+        raise WrongMarker(f"@pytest.mark.seedbed takes (recording, *, protocol, top_k, tier), not {(*marker.args, *sorted(wrong))}")
+    name = short_name(item)
+    path = item.config.rootpath / marker.args[0] if marker.args else derived_directory(item) / name
+    return Settings(path, item.nodeid, name, **marker.kwargs)
+
+
+def derived_directory(item: pytest.Item) -> Path:
+    """Where recordings of a test module lie when its markers do not say."""
+    directory = item.config.getini("seedbed_recordings")
+    return (item.config.rootpath / directory if directory else item.path.parent / "recordings") / item.path.stem
+
+
+def short_name(item: pytest.Item) -> str:
+    """A file name for a test: what is readable of its name, and a hash that tells it from any other.
+
+    Parameters are part of the node id, whatever they hold and however long they are, so the name is as stable as the node id is.
+    """
+    readable = re.sub(r"[^a-z0-9]+", "-", item.name.removeprefix("test").lower()).strip("-")[:SLUG].rstrip("-")
+    return f"{readable or 'test'}-{hashlib.sha256(item.nodeid.encode()).hexdigest()[:8]}"
+
+
+@dataclass(slots=True)
+class Session:
+    """One pytest run.
+
+    Attributes:
+        mode: of ``--seedbed-record``.
+        url: of ``--seedbed-url``.
+        root: pytest's root directory.
+        asked: {recording: numbers of the steps that were asked for}.
+        totals: {recording: how many steps it has}.
+        made: recordings that did not exist before this run.
+        fresh: {recording: the directory beside it in which it is made anew}.
+        failed: {recording: a test that used it and failed}.
+        notes: what to say at the end.
+    """
+
+    mode: str
+    url: str | None
+    root: Path
+    asked: dict[str, set[int]] = field(default_factory=dict)
+    totals: dict[str, int] = field(default_factory=dict)
+    made: set[Path] = field(default_factory=set)
+    fresh: dict[Path, Path] = field(default_factory=dict)
+    failed: dict[Path, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    _referred: set[str] = field(default_factory=set)
+    _directories: set[str] = field(default_factory=set)
+
+    def collected(self, item: pytest.Item) -> None:
+        """A test was found: its recording is referred to."""
+        path = getattr(item, "path", None)
+        if path is None:
+            return
+        self._directories.add(str(derived_directory(item)))
+        if item.get_closest_marker("seedbed") is not None:
+            try:
+                self._referred.add(str(settings_of(item).path))
+            except (WrongMarker, TypeError):
+                return  # the fixture says so, if the test ever uses it
+
+    def used(self, path: Path, asked: set[int], total: int) -> None:
+        """A test is done with a recording."""
+        self.asked.setdefault(str(path), set()).update(asked)
+        self.totals[str(path)] = total
+
+    def finish(self) -> None:
+        """Put what was made anew in its place."""
+        if self.fresh:
+            from seedbed.pytest_plugin.model import replace_recordings
+
+            replace_recordings(self)
+
+    def to_worker_output(self) -> dict[str, Any]:
+        """What an xdist worker tells its controller."""
+        asked = {path: sorted(steps) for path, steps in self.asked.items()}
+        return {"asked": asked, "totals": self.totals, "referred": sorted(self._referred), "directories": sorted(self._directories)}
+
+    def add_worker_output(self, output: dict[str, Any] | None) -> None:
+        """What a worker told; None when it crashed."""
+        if output is not None:
+            for path, steps in output["asked"].items():
+                self.asked.setdefault(path, set()).update(steps)
+            self.totals.update(output["totals"])
+            self._referred.update(output["referred"])
+            self._directories.update(output["directories"])
+
+    def report(self, *, whole: bool, verbose: bool) -> list[str]:
+        """What to say at the end: what was written, and, when ``whole`` test modules were collected, what none of their tests refers to."""
+        lines = list(self.notes)
+        if whole:
+            lines += [f"unused: {self.shown(path)}: no test refers to it; delete it, or name it in a marker" for path in self._unused()]
+        for path, steps in sorted(self.asked.items()):
+            if not steps and self.mode == "none":
+                lines.append(f"unused: {self.shown(path)}: a test opened it and asked for nothing")
+            elif verbose:
+                lines.append(f"{self.shown(path)}: {len(steps)} of {self.totals[path]} steps were asked for")
+        return lines
+
+    def _unused(self) -> list[str]:
+        found = [path for directory in sorted(self._directories) for path in sorted(Path(directory).glob("*"))]
+        return [str(path) for path in found if (path / "manifest.json").exists() and str(path) not in self._referred]
+
+    def shown(self, path: Path | str) -> str:
+        """A path as a person would type it here."""
+        return str(Path(path).relative_to(self.root)) if Path(path).is_relative_to(self.root) else str(path)

@@ -1,0 +1,95 @@
+"""One recording out of an old one and one that was made anew: what came back with the same bits keeps its old line."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, NamedTuple
+
+from seedbed.errors import RecordingExists
+from seedbed.recording.format import MANIFEST, Recording, open_recording
+from seedbed.recording.write import RecordingWriter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from seedbed.recording.steps import Step
+
+__all__ = ["Merged", "replace_recording", "restore_interrupted"]
+
+
+class Merged(NamedTuple):
+    """What became of the steps: how many are as they were, have another row, are new, are gone."""
+
+    same: int
+    changed: int
+    added: int
+    dropped: int
+
+
+def replace_recording(path: Path, fresh: Path, *, keep_unasked: bool) -> Merged:
+    """Put a recording that was made anew in the place of the old one; killed at any moment, one of the two is there, whole.
+
+    Args:
+        path: the old one; need not exist.
+        fresh: the new one, in the same directory; gone afterwards.
+        keep_unasked: whether steps stay that only the old one has.
+
+    Raises:
+        RecordingExists: steps are to be kept, and they are another model's.
+        RecordingError: one of them cannot be read, or the disk is full; the old one is as it was.
+    """
+    restore_interrupted(path)
+    new = open_recording(fresh)
+    old = open_recording(path) if (path / MANIFEST).exists() else None
+    if keep_unasked and old is not None and (old.info, old.top_k) != (new.info, new.top_k):
+        raise RecordingExists(f"{path} records another model than {fresh}, and the answers of two models do not mix")
+    merging, aside = path.with_name(f".{path.name}.merging"), _aside(path)
+    shutil.rmtree(merging, ignore_errors=True)
+    merged = _write(merging, old, new, keep_unasked=keep_unasked)
+    if old is not None:
+        path.rename(aside)
+    merging.rename(path)
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(fresh)
+    return merged
+
+
+def restore_interrupted(path: Path) -> None:
+    """Finish what a kill left between the two renames of ``replace_recording``."""
+    aside = _aside(path)
+    if aside.exists() and not path.exists():
+        aside.rename(path)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def _write(path: Path, old: Recording | None, new: Recording, *, keep_unasked: bool) -> Merged:
+    same = changed = added = dropped = 0
+    copied: list[tuple[Step, Step]] = []
+    with RecordingWriter(path, new.info, new.top_k) as writer:
+        for step in old.steps if old is not None else ():
+            again = new.get(step.prefix)
+            if again is None:
+                dropped += not keep_unasked
+                same += keep_unasked
+                if not keep_unasked:
+                    continue
+            else:
+                is_same = again.sha256 == step.sha256
+                same, changed = same + is_same, changed + (not is_same)
+                step = step if is_same else again
+            copied.append((step, writer.append(step.prefix, step.row, step.observations[0].asked)))
+        for step in new.steps:
+            if writer.recording.get(step.prefix) is None:
+                added += 1
+                copied.append((step, writer.append(step.prefix, step.row, step.observations[0].asked)))
+        for step, copy in copied:  # after all steps, as a recorder does it
+            for observation in step.observations[1:]:
+                writer.append_repeat(copy, observation.row, observation.asked)
+        runs = (old.runs if old is not None and keep_unasked else {}) | new.runs
+        for run in runs.values():
+            writer.note(run)
+        writer.seal((old.manifest.token_texts if old is not None else {}) | new.manifest.token_texts)
+    return Merged(same, changed, added, dropped)

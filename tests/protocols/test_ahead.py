@@ -1,0 +1,176 @@
+"""Rows ahead in one answer: the same rows as one by one, along the tokens the server would take itself, and believed no further."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from tests.protocols import wire
+
+from seedbed import HashLM, Sampler, TinyLM, TopLogprobs, connect, generate, serve
+from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer, RowWithheld
+from seedbed.llm.base import ModelInfo
+from seedbed.protocols import PROTOCOLS, protocol_named
+from seedbed.protocols.exchange import Ask, HttpRequest, HttpResponse
+from seedbed.protocols.rows import full_row, top_logprobs
+from seedbed.server.answer import answer as answer_of
+from seedbed.server.asgi import asgi_app
+
+TINY = TinyLM()
+SEED = tuple(b"The seed")
+SMOL = ModelInfo(vocab_size=49152, eos_token_ids=(2,))
+AHEAD = [name for name, protocol in PROTOCOLS.items() if protocol.looks_ahead]
+
+
+async def greedily(prefix: tuple[int, ...], count: int) -> tuple[list[int], list[Any]]:
+    """One by one, up to the end of a sequence."""
+    tokens: list[int] = []
+    rows = []
+    while len(rows) < count and 256 not in tokens:
+        rows.append(await TINY.next_token_logits([*prefix, *tokens]))
+        tokens.append(int(rows[-1].argmax()))
+    return tokens, rows
+
+
+@pytest.mark.parametrize("top_k", [None, 5])
+@pytest.mark.parametrize("count", [2, 7, 64])
+@pytest.mark.parametrize("name", AHEAD)
+async def test_they_are_the_rows_had_one_by_one(name: str, count: int, top_k: int | None) -> None:
+    """Octets, JSON of full rows, JSON of the k best; both halves."""
+    protocol, info = protocol_named(name), replace(TINY.info, protocol=name)
+    ask = Ask(SEED, top_k, ahead=count)
+    request = protocol.encode_request(ask, info)
+    tokens, rows = await greedily(SEED, count)
+    requests = [request, replace(request, headers=(("content-type", "application/json"),))]
+    for sent in requests:
+        answer = protocol.decode_response(ask, info, await answer_of(TINY, [protocol], sent))
+        assert list(answer.proposed) == tokens
+        assert len(answer.beyond) == len(rows) - 1
+        for have, want in zip((answer.row, *answer.beyond), rows, strict=True):
+            if top_k is not None:
+                assert have == top_logprobs(want, top_k)
+            elif name == "native":
+                assert np.array_equal(have, want)
+            else:  # probabilities are all it has
+                assert np.array_equal(have, full_row(top_logprobs(want, 257)))
+
+
+async def test_they_stop_where_the_context_is_full() -> None:
+    model = TinyLM(context_length=len(SEED) + 3)
+    answer = await answer_of(model, [NATIVE], NATIVE.encode_request(Ask(SEED, 2, ahead=9), model.info))
+
+    assert len(json.loads(answer.body)["ahead"]["rows"]) == 3
+
+
+CAPTURED = {
+    "completion-ahead4": ((504, 3575, 282, 4649, 314), 4, [7042, 30, 198, 198]),
+    "completion-ahead24-ends": (
+        (1, 4093, 198, 36218, 15876, 2, 198, 1, 520, 9531, 198, 26843, 17),
+        24,
+        [339, 5248, 1535, 288, 724, 351, 750, 4119, 355, 2092, 29, 4235, 2029, 30, 1812, 416, 339, 724, 346, 351, 1834, 47, 2],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CAPTURED)
+def test_a_real_servers_rows_ahead_are_understood(name: str) -> None:
+    prefix, count, tokens = CAPTURED[name]
+    _, response = wire.captured(f"llamacpp-smollm2/{name}")
+    answer = protocol_named("llama.cpp").decode_response(Ask(prefix, 3, ahead=count), SMOL, response)
+
+    assert list(answer.proposed) == tokens
+    rows = (answer.row, *answer.beyond)
+    assert [int(row.token_ids[0]) for row in rows] == tokens
+    assert all(isinstance(row, TopLogprobs) and len(row) == 3 for row in rows)
+
+
+def test_a_real_servers_rows_that_stand_one_place_too_early_are_not_believed() -> None:
+    """It leaves out the row of a token that ends in the middle of a character, and moves the others up."""
+    _, response = wire.captured("llamacpp-smollm2/completion-ahead4-row-withheld")
+    with pytest.raises(RowWithheld, match="left out the row"):
+        protocol_named("llama.cpp").decode_response(Ask((504,) * 20, 3, ahead=4), SMOL, response)
+
+
+NATIVE = protocol_named("native")
+INFO = ModelInfo(vocab_size=3, eos_token_ids=(0,))
+ROW = {"top": {"token_ids": [1, 2], "logprobs": [-0.5, -1.5]}}
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ({"ahead": {"proposed": [1], "rows": [ROW] * 3}}, DishonestAnswer),
+        ({"ahead": {"proposed": [], "rows": [ROW] * 2}}, DishonestAnswer),
+        ({"ahead": {"proposed": [1], "rows": []}}, BrokenAnswer),
+        ({"ahead": {"proposed": ["1"], "rows": [ROW]}}, BrokenAnswer),
+        ({"ahead": {"proposed": [True], "rows": [ROW]}}, BrokenAnswer),
+        ({"ahead": [ROW]}, BrokenAnswer),
+        ({"ahead": {"proposed": [1], "rows": [ROW, {}]}}, BrokenAnswer),
+    ],
+)
+def test_an_answer_that_is_not_what_was_asked_is_named(body: object, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        NATIVE.decode_response(Ask((1,), 2, ahead=2), INFO, HttpResponse(200, (), json.dumps(body).encode()))
+
+
+@pytest.mark.parametrize(
+    ("headers", "octets", "error"),
+    [
+        ((("seedbed-rows", "3"), ("seedbed-proposed", "1,2,0")), 36, DishonestAnswer),
+        ((("seedbed-rows", "2"), ("seedbed-proposed", "")), 24, DishonestAnswer),
+        ((("seedbed-rows", "2"), ("seedbed-proposed", "1,x")), 24, BrokenAnswer),
+        ((("seedbed-rows", "2"), ("seedbed-proposed", "1,,2")), 24, BrokenAnswer),
+        ((("seedbed-rows", "2"), ("seedbed-proposed", "1")), 20, BrokenAnswer),
+        ((("seedbed-rows", "2"), ("seedbed-proposed", "1")), 16, DishonestAnswer),
+        ((("seedbed-rows", "0"), ("seedbed-proposed", "")), 0, DishonestAnswer),
+        ((("seedbed-rows", "-1"), ("seedbed-proposed", "")), 12, DishonestAnswer),
+    ],
+)
+def test_octets_that_are_not_what_was_asked_are_named(headers: tuple[tuple[str, str], ...], octets: int, error: type[Exception]) -> None:
+    response = HttpResponse(200, (("content-type", "application/octet-stream"), ("seedbed-dtype", "float32"), *headers), bytes(octets))
+    with pytest.raises(error):
+        NATIVE.decode_response(Ask((1,), None, ahead=2), INFO, response)
+
+
+@pytest.mark.parametrize("ahead", [0, 65, True, "2", 1.5])
+def test_what_the_server_half_does_not_do_it_refuses(ahead: object) -> None:
+    request = HttpRequest("POST", "/v1/next_token_logits", (), json.dumps({"token_ids": [1], "ahead": ahead}).encode())
+
+    assert wire.respond(TINY, request, NATIVE).status == 400
+
+
+def test_protocols_that_cannot_look_ahead_say_so() -> None:
+    with pytest.raises(BadRequest, match="one row a request"):
+        protocol_named("sglang").encode_ahead(Ask((1,)), HttpRequest("POST", "/"), None, TINY)
+
+
+@pytest.mark.parametrize("lookahead", [2, 5, "auto"])
+@pytest.mark.parametrize(("name", "top_k"), [("native", "all"), ("native", 20), ("llama.cpp", 20), ("sglang", 20)])
+async def test_asked_ahead_a_generation_has_the_same_tokens_in_fewer_requests(name: str, top_k: int | str, lookahead: int | str) -> None:
+    arguments = {"n": 4, "seed": 7, "sampler": Sampler(temperature=0.6, top_k=10), "max_new_tokens": 30}
+    transport = httpx.ASGITransport(asgi_app(TINY, protocols=[name]))
+    told = {"eos_token_ids": [256], "vocab_size": 257}
+    async with connect("http://tiny", name, transport=transport, top_k=top_k, **told) as model:
+        one_by_one = await generate(list(SEED), model, **arguments)
+        ahead = await generate(list(SEED), model, lookahead=lookahead, **arguments)
+
+    assert ahead.sha256 == one_by_one.sha256
+    if name == "sglang":
+        assert ahead.stats.requests == one_by_one.stats.requests
+    else:
+        assert ahead.stats.requests < 0.8 * one_by_one.stats.requests
+
+
+async def test_over_a_socket_full_rows_ahead_are_the_same_too() -> None:
+    """Several rows in one body of octets, read in place."""
+    llm = HashLM(5000)
+    async with serve(llm) as server, connect(server.url) as model:
+        proposed, rows = await model.logits_ahead([1, 2], 3)
+        for place, row in enumerate(rows):
+            assert np.array_equal(row, await llm.next_token_logits([1, 2, *proposed[:place]]))
+
+    assert (len(proposed), len(rows)) == (3, 3)

@@ -1,0 +1,98 @@
+"""A recording made anew takes the place of the old one whole, and what did not change does not change on disk either."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.recording.samples import ALONE, PREFIXES, TIERS, content, info_of, row_of, write, writer_of
+
+from seedbed.errors import RecordingExists
+from seedbed.recording import Asked, Run, open_recording
+from seedbed.recording.merge import Merged, replace_recording, restore_interrupted
+from seedbed.recording.write import RecordingWriter
+
+
+def fresh(path: Path, tier: str, rows: dict[tuple[int, ...], int]) -> Path:
+    with writer_of(path, tier) as writer:
+        for prefix, number in rows.items():
+            writer.append(prefix, row_of(number, tier), Asked(7, "warm", 9.0))
+    return path
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_answers_that_came_back_with_the_same_bits_change_no_octet(tmp_path: Path, tier: str) -> None:
+    path = write(tmp_path / "recording", tier)
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    answers = content(open_recording(path))
+    again = fresh(tmp_path / "fresh", tier, {prefix: number for number, prefix in reversed(list(enumerate(PREFIXES)))})
+    merged = replace_recording(path, again, keep_unasked=False)
+
+    assert merged == Merged(5, 0, 0, 0)
+    assert tier == "full" or {file.name: file.read_bytes() for file in path.iterdir()} == before
+    assert content(open_recording(path)) == answers  # a full one was written with shards of another size here
+    assert [entry.name for entry in tmp_path.iterdir()] == ["recording"]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("keep_unasked", [True, False])
+def test_what_changed_what_is_new_and_what_was_not_asked_for(tmp_path: Path, tier: str, keep_unasked: bool) -> None:
+    path = write(tmp_path / "recording", tier)
+    again = fresh(tmp_path / "fresh", tier, {PREFIXES[0]: 0, PREFIXES[1]: 33, (9,): 5})
+    merged = replace_recording(path, again, keep_unasked=keep_unasked)
+    recording = open_recording(path)
+    asked = {step.prefix: step.observations[0].asked for step in recording.steps}
+
+    assert merged == (Merged(4, 1, 1, 0) if keep_unasked else Merged(1, 1, 1, 3))
+    assert list(asked) == [*(PREFIXES if keep_unasked else PREFIXES[:2]), (9,)]
+    assert (asked[PREFIXES[0]], asked[PREFIXES[1]].concurrency) == (ALONE, 7)
+    assert recording.verify() == len(recording.steps)
+
+
+def test_runs_are_kept_as_steps_are(tmp_path: Path) -> None:
+    for keep_unasked in (True, False):
+        path = tmp_path / "recording"
+        for where, name in ((path, "old"), (tmp_path / "fresh", "new")):
+            with writer_of(where, "top_k") as writer:
+                writer.append((1,), row_of(0, "top_k"))
+                writer.note(Run(name, ((1,),)))
+        replace_recording(path, tmp_path / "fresh", keep_unasked=keep_unasked)
+        assert set(open_recording(path).runs) == ({"old", "new"} if keep_unasked else {"new"})
+        shutil.rmtree(path)
+
+
+def test_two_models_do_not_mix(tmp_path: Path) -> None:
+    path = write(tmp_path / "recording")
+    with RecordingWriter(tmp_path / "fresh", replace(info_of("top_k"), fingerprint="other"), 3) as writer:
+        writer.append((1, 2), row_of(0, "top_k"))
+    before = content(open_recording(path))
+    with pytest.raises(RecordingExists, match="do not mix"):
+        replace_recording(path, tmp_path / "fresh", keep_unasked=True)
+
+    assert content(open_recording(path)) == before
+    replace_recording(path, tmp_path / "fresh", keep_unasked=False)
+    assert open_recording(path).info.fingerprint == "other"
+
+
+def test_killed_between_the_two_renames_the_old_one_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "recording")
+    want = content(open_recording(path))
+    real, renames = Path.rename, []
+
+    def dying(self: Path, target: Path) -> Path:
+        renames.append(target)
+        if len(renames) == 2:
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", dying)
+    with pytest.raises(KeyboardInterrupt):
+        replace_recording(path, fresh(tmp_path / "fresh", "top_k", {(1,): 1}), keep_unasked=False)
+    monkeypatch.undo()
+    restore_interrupted(path)
+
+    assert content(open_recording(path)) == want
+    assert replace_recording(path, tmp_path / "fresh", keep_unasked=False) == Merged(0, 0, 1, 5)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["recording"]
