@@ -8,6 +8,7 @@ import traceback
 
 import click
 
+from seedbed.cli.check import check_command, selftest_command
 from seedbed.cli.doctor import doctor
 from seedbed.cli.generate import generate
 from seedbed.cli.inspect import inspect
@@ -35,7 +36,7 @@ def main() -> None:
     """
 
 
-for command in (generate, record, replay, inspect, serve, doctor):
+for command in (generate, record, replay, inspect, serve, check_command, selftest_command, doctor):
     main.add_command(command)
 
 

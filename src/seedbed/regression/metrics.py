@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from seedbed.errors import MalformedRow
+from seedbed.llm.base import TopLogprobs, as_row
+from seedbed.sampling.candidates import Candidates
 from seedbed.sampling.sampler import softmax
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["flip_rate", "total_variation"]
+__all__ = ["Drift", "common_logprobs", "flip_rate", "kl_divergence", "kl_of_logprobs", "noise_free_drift", "total_variation"]
+
+FLOOR = -50.0
+"""Where log-probabilities end, in nats: a token of probability 2e-22 is as good as excluded, and a difference to it stays finite."""
+TAIL_RESOLUTION = 1e-6
+"""Smallest probability of an unlisted tail that is told from the rounding of the listed ones."""
 
 
 def total_variation(logits_p: ArrayLike, logits_q: ArrayLike) -> float:
@@ -73,6 +83,137 @@ def flip_rate(logits_p: ArrayLike, logits_q: ArrayLike) -> float:
     last = np.searchsorted(ratio, ratio, side="right") - 1
     same = 1.0 / (at_or_below[last] / p + np.maximum(above[last], 0.0) / q)
     return float(min(1.0, max(0.0, 1.0 - same.sum())))
+
+
+def kl_divergence(row_p: ArrayLike | TopLogprobs, row_q: ArrayLike | TopLogprobs) -> float:
+    """KL(p || q) in nats: how many nats a token drawn from p costs under q beyond what it must.
+
+    With a list of the k best on either side, over the tokens that both list and one bucket for all others; by the data-processing
+    inequality a lower bound of the KL of the whole rows. Nothing is imputed.
+
+    Args:
+        row_p, row_q: logits up to an additive constant, or the k best; for the same vocabulary; not modified.
+
+    Returns:
+        0 or more; inf when q excludes a token that p does not.
+
+    Raises:
+        RowError: a row that cannot be drawn from; ``MalformedRow`` when the vocabularies differ.
+
+    Example:
+        >>> round(kl_divergence(np.log([0.5, 0.5]), np.log([0.25, 0.75])), 6)
+        0.143841
+
+    Source: Kullback and Leibler 1951; the bound is Cover and Thomas, Elements of Information Theory, theorem 2.8.1.
+    """
+    p, q = common_logprobs([row_p, row_q], floor=-np.inf)[1]
+    return float(kl_of_logprobs(p, q))
+
+
+def kl_of_logprobs(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``sum p (log p - log q)`` over the last axis, of normalised log-probabilities; rounding never makes it negative."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        terms = np.where(np.isneginf(p), 0.0, np.exp(p) * (p - q))
+    return np.asarray(np.maximum(terms.sum(axis=-1), 0.0))
+
+
+def common_logprobs(
+    rows: Sequence[ArrayLike | TopLogprobs], *, floor: float = FLOOR, union: bool = False
+) -> tuple[NDArray[np.int64] | None, NDArray[np.float64]]:
+    """Rows made comparable: the tokens that all of them list, then, if any of them is cut off, one bucket for the rest.
+
+    Args:
+        rows: one or more, of one vocabulary; not modified.
+        floor: log-probabilities below it are set to it, so that differences stay finite.
+        union: also the tokens that only some list. Where a row does not list one, it is at most as probable there as the row's least
+            listed token, and as its whole tail; taken is that, or the least listed value if that is lower: no difference is counted but
+            what is certain. Exchanging two rows exchanges two rows of the answer, nothing else.
+
+    Returns:
+        The token ids, ascending (None: all of them, in order), and float64 of shape (rows, tokens [+ 1]) in nats.
+
+    Raises:
+        RowError: a row that cannot be drawn from; ``MalformedRow`` when the vocabularies differ.
+
+    Example:
+        >>> ids, values = common_logprobs([TopLogprobs([3, 1], np.log([0.5, 0.25]), 9), TopLogprobs([3, 2], np.log([0.5, 0.25]), 9)])
+        >>> ids.tolist(), np.exp(values).round(6).tolist()
+        ([3], [[0.5, 0.5], [0.5, 0.5]])
+    """
+    parsed = [Candidates.of(as_row(row)) for row in rows]
+    sizes = sorted({row.vocab_size for row in parsed})
+    if len(sizes) > 1:
+        raise MalformedRow(f"rows of {sizes[0]} and of {sizes[-1]} tokens cannot be compared")
+    values = [row.logits if row.tail is not None else _log_softmax(row.logits) for row in parsed]
+    if all(row.ids is None for row in parsed):
+        return None, np.maximum(np.stack(values), floor)
+    listed = [row.ids if row.ids is not None else np.arange(row.vocab_size) for row in parsed]
+    merge = np.union1d if union else functools.partial(np.intersect1d, assume_unique=True)
+    ids = functools.reduce(merge, listed)
+    kept = np.full((len(rows), ids.size), np.nan)
+    for place, (own, value) in enumerate(zip(listed, values, strict=True)):
+        _, at, of = np.intersect1d(ids, own, assume_unique=True, return_indices=True)
+        kept[place, at] = value[of]
+    if union:
+        tails = [np.log(max(1.0 - float(np.exp(value).sum()), TAIL_RESOLUTION)) for value in values]
+        bounds = np.minimum([float(value.min()) for value in values], tails)[:, None]
+        kept = np.where(np.isnan(kept), np.minimum(np.nanmin(kept, axis=0), bounds), kept)
+    # Below 1e-6 a tail is the rounding of float32 log-probabilities, not a fact.
+    tails = np.log(np.maximum(1.0 - np.exp(kept).sum(axis=1), TAIL_RESOLUTION))
+    return ids, np.maximum(np.column_stack([kept, tails]), floor)
+
+
+class Drift(NamedTuple):
+    """What two answers before and two after say of one prefix; arrays, one entry a prefix.
+
+    Attributes:
+        d: D, the drift free of noise, in nats; negative half the time when there is none.
+        rho: D as a fraction of the differences seen, in [-1, 1]; 0 where there is no difference at all.
+    """
+
+    d: NDArray[np.float64]
+    rho: NDArray[np.float64]
+
+
+def noise_free_drift(a1: NDArray[np.float64], a2: NDArray[np.float64], b1: NDArray[np.float64], b2: NDArray[np.float64]) -> Drift:
+    """The part of the difference between servers A and B that comes back when both are asked again.
+
+    With r = sqrt(p), the square root of each probability, x = r(b1) - r(a1) and y = r(b2) - r(a2)::
+
+        D = 2 sum x y          rho = sum x y / sqrt(sum x^2 * sum y^2)
+
+    Noise that is independent between answers has no part in the mean of D, whatever its size: ``E D = 2 sum (E r(b) - E r(a))^2``, which
+    for a shift of the logits is 1/2 Var_p(shift) = KL(A || B) up to the third order; at most 4. When A and B are one server under the
+    same conditions, exchanging a1 and b1 changes nothing but the sign of both, so both are symmetric about 0.
+
+    Args:
+        a1, a2, b1, b2: log-probabilities in nats, shape (..., tokens); not modified. b1 was had as a1 was, b2 as a2.
+
+    Returns:
+        Of shape (...).
+
+    Example:
+        >>> before, after = np.log([[0.5, 0.5], [0.6, 0.4]])
+        >>> drift = noise_free_drift(before, before, after, after)
+        >>> drift.d.round(4).tolist(), drift.rho.tolist(), round(float(kl_of_logprobs(before, after)), 4)
+        (0.0203, 1.0, 0.0204)
+
+    Source: cross products of independent replicates, as in jackknifed cross spectra; D without noise is four times the squared Hellinger
+    distance (Hellinger 1909), which is KL to second order. Logarithms in the place of the roots have the same second order, but products of
+    infinities wherever one row excludes a token, and weights that share the noise of what they weigh.
+    """
+    x, y = np.exp(b1 / 2) - np.exp(a1 / 2), np.exp(b2 / 2) - np.exp(a2 / 2)
+    d = 2 * (x * y).sum(axis=-1)
+    size = 2 * np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
+    # Differences of single ulps of a float64 are the log-softmax's own rounding.
+    real = size > 1e-24
+    rho = np.where(real, d / np.where(real, size, 1.0), 0.0)
+    return Drift(np.where(real, d, 0.0), np.clip(rho, -1.0, 1.0))
+
+
+def _log_softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    depth = values - values.max()
+    return np.asarray(depth - np.log(np.exp(depth).sum()))
 
 
 def _probabilities(logits_p: ArrayLike, logits_q: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -57,6 +57,8 @@ class Purpose(IntEnum):
     """How long a retry waits; never reaches a result."""
     YOURS = 5
     """The caller's own, for instance to resample among sequences: seedbed itself never uses it."""
+    CHECK_ORDER = 6
+    """In which order and in groups of which size a check asks; index is the pass, step the batch."""
 
 
 def fresh_seed() -> int:

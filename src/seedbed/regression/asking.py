@@ -1,0 +1,202 @@
+"""Asking a live server what a recording holds, each question under the condition its recorded answer was had under."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import trio
+
+from seedbed.errors import MalformedRow
+from seedbed.llm.base import LLM, TopLogprobs, as_row
+from seedbed.protocols.rows import top_logprobs
+from seedbed.recording.steps import Asked
+from seedbed.regression.compared import Answer
+from seedbed.sampling.randomness import Address, Purpose
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+    from seedbed.llm.base import Row
+    from seedbed.recording import Recording, Step
+
+__all__ = ["Asking", "Target", "targets_of"]
+
+GROUPS = (2, 4, 8, 16)
+"""How many questions are under way together, where a recorded answer was had in company: drawn anew for each group."""
+
+
+@dataclass(slots=True, eq=False)
+class Target:
+    """A recorded prefix to ask for.
+
+    Attributes:
+        step: the recorded step.
+        prefix: its token ids.
+        sequence, prompt: which sequence and prompt it belongs to, as numbers.
+        next_token: the token that followed first; None at an end.
+        depth: how many recorded beginnings it has.
+        live: the answers had so far.
+    """
+
+    step: Step
+    prefix: tuple[int, ...]
+    sequence: int
+    prompt: int
+    next_token: int | None
+    depth: int
+    live: list[Answer] = field(default_factory=list)
+
+    def recorded(self) -> list[Answer]:
+        """The recorded answers, read from disk."""
+        return [Answer(one.row, one.asked.tags, one.asked.concurrency) for one in self.step.observations]
+
+    def is_solo(self, place: int) -> bool:
+        """Whether the recorded answer at ``place``, or the last there is, was had alone; unknown is taken for alone."""
+        return "concurrent" not in self.step.observations[min(place, len(self.step.observations) - 1)].asked.tags
+
+
+def targets_of(recording: Recording) -> list[Target]:
+    """Every recorded prefix with the sequence it belongs to, sequence by sequence.
+
+    A prefix whose last step adds several tokens is a prompt. From each step the first continuation goes on with its sequence, every other
+    one begins a sequence: so each prefix belongs to one sequence, and those of one sequence follow each other.
+    """
+    children = recording.children
+    targets: list[Target] = []
+    sequences = 0
+    # (step, its depth, its prompt, its sequence or None for a new one); the next to visit is last.
+    pending: list[tuple[Step, int, int | None, int | None]] = [(root, 0, None, None) for root in reversed(children[None])]
+    while pending:
+        step, depth, prompt, sequence = pending.pop()
+        if len(step.tokens) > 1 or prompt is None:
+            prompt, sequence = step.number, None
+        if sequence is None:
+            sequence, sequences = sequences, sequences + 1
+        below = children.get(step.number, [])
+        continued = next((child for child in below if len(child.tokens) == 1), None)
+        targets.append(Target(step, step.prefix, sequence, prompt, continued.tokens[0] if continued else None, depth))
+        pending.extend((child, depth + 1, prompt, None) for child in reversed(below) if child is not continued)
+        if continued is not None:
+            pending.append((continued, depth + 1, prompt, sequence))
+    return targets
+
+
+class Asking:
+    """One check's questions to a model.
+
+    Args:
+        llm: the model.
+        vocab_size: of the recording.
+        top_k: how many tokens of each row the recording keeps, and no more are kept of the live ones; None is all.
+        seed: of the order of questions and the sizes of groups.
+        answered: called after every answer.
+
+    Concurrency:
+        For one task; asks up to 16 questions at once.
+    """
+
+    def __init__(
+        self, llm: LLM, vocab_size: int, top_k: int | None = None, *, seed: int = 0, answered: Callable[[], None] = lambda: None
+    ) -> None:
+        self._llm, self._vocab_size, self._top_k = llm, vocab_size, top_k
+        self._seed, self._answered = seed, answered
+        self._known: set[tuple[int, ...]] = set()
+        self._under_way: set[_UnderWay] = set()
+        self._batches = 0
+
+    async def ask(self, targets: Sequence[Target], passes: int) -> None:
+        """Ask for every target ``passes`` times, in random order, and keep the answers in it.
+
+        In the first pass a prefix comes after its beginnings, so that what was recorded warm is warm again.
+
+        Raises:
+            ServerError, RowError: what the model raises.
+            MalformedRow: a row of another vocabulary.
+        """
+        for place in range(passes):
+            levels = [targets] if place else [[t for t in targets if t.depth == depth] for depth in sorted({t.depth for t in targets})]
+            for level, members in enumerate(levels):
+                words = Address(self._seed, index=place, step=self._batches << 32 | level).words(2 * len(members), Purpose.CHECK_ORDER)
+                order = [members[i] for i in np.argsort(words[: len(members)], kind="stable")]
+                sizes = iter((words[len(members) :] >> np.uint64(40)).tolist())
+                await self._ask_in_groups([t for t in order if t.is_solo(place)], lambda: 1)
+                await self._ask_in_groups([t for t in order if not t.is_solo(place)], partial(_next_size, sizes))
+        self._batches += 1
+
+    async def _ask_in_groups(self, targets: Sequence[Target], size: Callable[[], int]) -> None:
+        at = 0
+        while at < len(targets):
+            count = size()
+            group = targets[at : at + count]
+            at += count
+            # A question that was not alone when it was recorded gets company, if need be of questions whose answers nobody needs.
+            company = [group[i % len(group)].prefix for i in range(len(group), min(count, 2 * len(group)))]
+            questions: list[Callable[[], Awaitable[object]]] = [partial(self._ask_target, target) for target in group]
+            await _together([*questions, *(partial(self.answer, prefix) for prefix in company)])
+
+    async def _ask_target(self, target: Target) -> None:
+        target.live.append(await self.answer(target.prefix))
+        self._answered()
+
+    async def answer(self, prefix: tuple[int, ...]) -> Answer:
+        """One answer, with its condition."""
+        is_warm = any(prefix[:length] in self._known for length in range(len(prefix), 0, -1))
+        with self._counted() as question:
+            row = as_row(await self._llm.next_token_logits(list(prefix)))
+        size = row.vocab_size if isinstance(row, TopLogprobs) else row.size
+        if size != self._vocab_size:
+            raise MalformedRow(f"the live rows are for a vocabulary of {size} tokens, the recorded ones for {self._vocab_size}")
+        self._known.add(prefix)
+        return Answer(self._kept(row), Asked(question.most, "warm" if is_warm else "cold").tags, question.most)
+
+    def _kept(self, row: Row) -> Row:
+        if self._top_k is not None and (not isinstance(row, TopLogprobs) or len(row) > self._top_k):
+            return top_logprobs(row, self._top_k)
+        # The model may use its buffer again.
+        return row.copy() if not isinstance(row, TopLogprobs) and row.flags.writeable else row
+
+    @contextmanager
+    def _counted(self) -> Iterator[_UnderWay]:
+        question = _UnderWay()
+        self._under_way.add(question)
+        for other in self._under_way:
+            other.most = max(other.most, len(self._under_way))
+        try:
+            yield question
+        finally:
+            self._under_way.discard(question)
+
+
+class _UnderWay:
+    """One question: the most that were under way at any moment since it was asked."""
+
+    __slots__ = ("most",)
+
+    def __init__(self) -> None:
+        self.most = 0
+
+
+def _next_size(words: Iterator[int]) -> int:
+    return GROUPS[next(words) % len(GROUPS)]
+
+
+async def _together(questions: Sequence[Callable[[], Awaitable[object]]]) -> None:
+    """Ask all at once; the first error comes out as itself."""
+    errors: list[Exception] = []
+
+    async def run(question: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await question()
+        except Exception as error:
+            errors.append(error)
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for question in questions:
+            nursery.start_soon(run, question)
+    if errors:
+        raise errors[0]

@@ -1,0 +1,268 @@
+"""Is the server that answers now the one that was recorded? Ask it again, under the same conditions, and weigh the difference."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import trio
+
+from seedbed.errors import MalformedRow, RecordingBroken, UsageError
+from seedbed.llm.threads import as_llm
+from seedbed.recording import open_recording
+from seedbed.regression.asking import Asking, Target, targets_of
+from seedbed.regression.causes import Case, Finding, find_causes
+from seedbed.regression.compared import Answer, Compared, compare
+from seedbed.regression.evidence import EProcess, sequence_scores, sparse_corruption
+from seedbed.regression.metrics import common_logprobs, kl_of_logprobs
+from seedbed.regression.profiles import noise_levels
+from seedbed.regression.result import CheckReport, Prefix
+from seedbed.regression.statistics import Statistics
+from seedbed.regression.verdict import Verdict, judge
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping, Sequence
+
+    from seedbed.llm.base import LLM
+    from seedbed.recording import Recording
+
+__all__ = ["Progress", "check", "report_of"]
+
+MARGIN = 1e-4
+"""Nats: changes of kernel or of dtype stay below, 8-bit weights do not (bf16 against fp16 weights 2.5e-5, q8_0 1.4e-3, Llama-3-8B; README
+of llama.cpp's perplexity tool)."""
+BATCH = 4
+"""Sequences asked before the evidence is looked at, when stopping early."""
+INSTEAD = 16
+"""Prefixes that are asked for in another form, to name causes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a check is.
+
+    Attributes:
+        answers, of: live answers had, and how many there will be unless it stops early.
+        e_value: the evidence against "nothing changed" so far; 1 before the first look.
+    """
+
+    answers: int
+    of: int
+    e_value: float
+
+
+async def check(
+    recording_path: str | os.PathLike[str],
+    llm: object,
+    *,
+    margin: float = MARGIN,
+    alpha: float = 0.01,
+    repeats: int | None = None,
+    seed: int = 0,
+    stop_early: bool = False,
+    evidence: Mapping[str, Any] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> CheckReport:
+    """Hold a live server against a recording of it, and say whether it is still the same and what changed.
+
+    Every recorded prefix is asked for (teacher forcing), as often as it was recorded and at least twice, in random order. Answers had alone
+    are held against answers had alone, those in company against those in company, warm against warm: a difference between conditions is no
+    drift, and is never reported as one. Record with ``repeats=2`` or more: from two recorded answers to one question the check knows the
+    server's noise and finds drift far below it; from one it must take the live server's noise for the recorded one's.
+
+    Args:
+        recording_path: the recording's directory.
+        llm: the live model.
+        margin: the drift that matters, in nats; see ``MARGIN``.
+        alpha: how often DRIFT or CHANGED may be said of a server that is the same.
+        repeats: live answers to each prefix; None: as many as were recorded, at least 2.
+        seed: of the order in which prefixes are asked for.
+        stop_early: stop as soon as the evidence against "nothing changed" reaches 1/alpha; valid at any time, see ``EProcess``.
+        evidence: ``CheckReport.evidence`` of an earlier check of the same server, to go on from.
+        progress: called after every answer.
+
+    Returns:
+        The report; ``.verdict``, ``.drift``, ``.interval`` and ``.causes`` say it in short.
+
+    Raises:
+        RecordingError: the recording cannot be read, or holds nothing.
+        ServerError, RowError: the live server failed, or answered with rows that are none.
+        UsageError: an argument outside its range.
+
+    Concurrency:
+        Asks up to 16 questions at once, with the model to itself: other traffic is another condition. Cancelled, nothing is kept.
+
+    Example:
+        >>> import tempfile
+        >>> from seedbed import RecordingLLM, TinyLM, generate
+        >>> async def main(path):
+        ...     async with RecordingLLM(TinyLM(), path, tier="full", repeats=2) as model:
+        ...         await generate(list(b"The seed"), model, n=2, seed=7, max_new_tokens=8)
+        ...     return await check(path, TinyLM())
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     report = trio.run(main, directory + "/recording")
+        >>> report.verdict.value, report.drift.value
+        ('IDENTICAL', 0.0)
+    """
+    _refuse_unusable(margin, alpha, repeats)
+    model, recording = as_llm(llm), open_recording(recording_path)
+    process = EProcess.from_dict(evidence) if evidence is not None else EProcess()
+    targets = targets_of(recording)
+    if not targets:
+        raise RecordingBroken(f"{recording.path} holds no answer to hold a server against")
+    passes = repeats or max(2, max(len(target.step.observations) for target in targets))
+    counter = _Counter(len(targets) * passes, process, progress)
+    assert recording.info.vocab_size is not None
+    asking = Asking(model, recording.info.vocab_size, recording.top_k, seed=seed, answered=counter.answered)
+    rows: list[Compared] = []
+    refused = 0
+    try:
+        for batch in _batches(targets, stop_early=stop_early):
+            await asking.ask(batch, passes)
+            fresh, unusable = _compared(batch)
+            rows += fresh
+            refused += unusable
+            for score in sequence_scores([row.rho for row in fresh], [row.sequence for row in fresh]):
+                process.add(score)
+            if stop_early and process.is_alarm(alpha):
+                break
+        if not rows:
+            raise UsageError("no live answer was had under the condition of a recorded one; ask with repeats=2 or more")
+        instead = await _ask_instead(asking, rows, targets)
+    except MalformedRow as error:
+        return _other_vocabulary(error, recording, model, process, margin=margin, alpha=alpha)
+    report = report_of(rows, process, margin=margin, alpha=alpha, asked_instead=instead)
+    report.describe(recording, model, refused=refused, of=len(targets))
+    return report
+
+
+def report_of(
+    rows: Sequence[Compared],
+    process: EProcess,
+    *,
+    margin: float = MARGIN,
+    alpha: float = 0.01,
+    asked_instead: Mapping[str, Sequence[tuple[int, float]]] | None = None,
+) -> CheckReport:
+    """The verdict over compared prefixes, without asking anybody.
+
+    Args:
+        rows: at least one.
+        process: the evidence, with these rows' sequences taken in.
+        margin, alpha: as in ``check``.
+        asked_instead: as in ``causes.Case``.
+    """
+    statistics = Statistics.of(rows)
+    noises = [kl for row in rows for kl in row.noise] or [kl for row in rows for kl in row.live_noise]
+    width = max(len(row.kl) for row in rows)
+    kl = [[*row.kl, *[row.kl[-1]] * (width - len(row.kl))] for row in rows]
+    sparse = sparse_corruption([row.d for row in rows], kl, noises, margin=margin)
+    is_identical = all(all(row.identical) for row in rows)
+    was_exact = not any(kl > 0 for row in rows for kl in row.noise)
+    is_exact = was_exact and not any(kl > 0 for row in rows for kl in row.live_noise) and any(row.live_noise for row in rows)
+    repeats_itself = was_exact and any(row.noise for row in rows)
+    verdict = judge(
+        statistics.drift,
+        margin=margin,
+        alpha=alpha,
+        is_identical=is_identical,
+        is_exact=is_exact,
+        is_changed=process.is_alarm(alpha) or (repeats_itself and not is_identical),
+        is_corrupt=sparse.is_alarm,
+    )
+    causes: tuple[Finding, ...] = ()
+    if verdict not in (Verdict.IDENTICAL, Verdict.PASS):
+        causes = find_causes(Case(rows, noise_levels(rows), asked_instead or {}))
+    prefixes = tuple(Prefix(row.position, row.sequence, row.d, max(row.kl), row.gap, row.flipped) for row in rows)
+    return CheckReport(verdict, statistics, margin, alpha, is_exact, process, sparse, causes, prefixes, _conditions(rows))
+
+
+class _Counter:
+    def __init__(self, of: int, process: EProcess, progress: Callable[[Progress], None] | None) -> None:
+        self._count, self._of, self._process, self._progress = 0, of, process, progress
+
+    def answered(self) -> None:
+        self._count += 1
+        if self._progress is not None:
+            self._progress(Progress(self._count, self._of, self._process.e_value))
+
+
+def _refuse_unusable(margin: float, alpha: float, repeats: int | None) -> None:
+    if not (margin > 0 and math.isfinite(margin)):
+        raise UsageError(f"margin must be nats above 0, not {margin!r}")
+    if not 0 < alpha < 0.5:
+        raise UsageError(f"alpha must be in (0, 0.5), not {alpha!r}")
+    if repeats is not None and (isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1):
+        raise UsageError(f"repeats must be an int of 1 or more, not {repeats!r}")
+
+
+def _batches(targets: Sequence[Target], *, stop_early: bool) -> list[list[Target]]:
+    if not stop_early:
+        return [list(targets)]
+    batches: dict[int, list[Target]] = {}
+    for target in targets:
+        batches.setdefault(target.sequence // BATCH, []).append(target)
+    return list(batches.values())
+
+
+def _compared(targets: Sequence[Target]) -> tuple[list[Compared], int]:
+    """What could be compared, and how many prefixes could not; rows are let go of."""
+    rows = []
+    for target in targets:
+        row = compare(
+            target.prefix,
+            target.recorded(),
+            target.live,
+            sequence=target.sequence,
+            prompt=target.prompt,
+            next_token=target.next_token,
+        )
+        target.live.clear()
+        if row is not None:
+            rows.append(row)
+    return rows, len(targets) - len(rows)
+
+
+async def _ask_instead(asking: Asking, rows: Sequence[Compared], targets: Sequence[Target]) -> dict[str, list[tuple[int, float]]]:
+    """The live answers to what a server that misreads its prompt would have to be asked, for the prefixes that are furthest off."""
+    await trio.lowlevel.checkpoint()
+    levels = noise_levels(rows)
+    far = [place for place, row in enumerate(rows) if row.kl[0] > 3 * levels[place] and row.position > 1]
+    if len(far) < 3:
+        return {}
+    # Spread over the recording, not the worst ones only: a cause must explain ordinary prefixes too.
+    chosen = [far[i] for i in np.unique(np.linspace(0, len(far) - 1, INSTEAD).astype(int))]
+    steps = {target.prefix: target for target in targets}
+    found: dict[str, list[tuple[int, float]]] = {"one token more": [], "without the first token": [], "the first token twice": []}
+    for place in chosen:
+        prefix = rows[place].prefix
+        recorded = steps[prefix].recorded()[0].row
+        variants = ((*prefix, prefix[-1]), prefix[1:], (prefix[0], *prefix))
+        for key, variant in zip(found, variants, strict=True):
+            answer: Answer = await asking.answer(variant)
+            _, (one, other) = common_logprobs([recorded, answer.row], union=True)
+            found[key].append((place, float(kl_of_logprobs(one, other))))
+    return found
+
+
+def _conditions(rows: Sequence[Compared]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for row in rows:
+        for tags, _ in row.pairs:
+            name = ", ".join(tags) or "unknown"
+            counts[name] = counts.get(name, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def _other_vocabulary(
+    error: MalformedRow, recording: Recording, model: LLM, process: EProcess, *, margin: float, alpha: float
+) -> CheckReport:
+    finding = Finding("other vocabulary", 1.0, str(error))
+    statistics = Statistics.unknown()
+    sparse = sparse_corruption([0.0], [[0.0]], [0.0], margin=margin)
+    report = CheckReport(Verdict.DRIFT, statistics, margin, alpha, True, process, sparse, (finding,), (), {})
+    report.describe(recording, model, refused=0, of=len(recording.steps))
+    return report

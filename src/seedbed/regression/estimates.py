@@ -1,0 +1,220 @@
+"""What many prefixes say together: each number with its standard error.
+
+Prefixes of one sequence share their context and the server's cache, so they are not independent; sequences are. Every standard error here
+is clustered by sequence.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from seedbed.regression.quantiles import normal_cdf, t_quantile
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "Dtype",
+    "Estimate",
+    "clustered_mean",
+    "expected_flips",
+    "flip_tail",
+    "is_near_tie",
+    "perplexity_ratio",
+    "rms_delta_p",
+    "rows_needed",
+    "ulp",
+]
+
+Dtype = Literal["bfloat16", "float16", "float32"]
+_MANTISSA_BITS = {"bfloat16": 7, "float16": 10, "float32": 23}
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number and how sure it is.
+
+    Attributes:
+        value: the estimate.
+        standard_error: of it, clustered by sequence; inf when there is only one sequence to learn from.
+        rows: how many prefixes it rests on.
+        sequences: how many sequences they belong to.
+    """
+
+    value: float
+    standard_error: float
+    rows: int
+    sequences: int
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Two-sided confidence interval: Student's t with one degree of freedom less than there are sequences.
+
+        Example:
+            >>> Estimate(1.0, 0.1, 20, 11).interval()
+            (0.7771861148..., 1.2228138851...)
+        """
+        if self.sequences < 2:
+            return (-math.inf, math.inf)
+        half = t_quantile(0.5 + confidence / 2, self.sequences - 1) * self.standard_error
+        return (self.value - half, self.value + half)
+
+    def bound(self, confidence: float) -> tuple[float, float]:
+        """The one-sided lower and the one-sided upper confidence bound."""
+        return self.interval(2 * confidence - 1)
+
+    def __str__(self) -> str:
+        return f"{self.value:.6f} ± {self.standard_error:.6f}"
+
+
+def clustered_mean(values: ArrayLike, sequences: ArrayLike) -> Estimate:
+    """The mean over all prefixes, its standard error from the differences between sequences.
+
+    With m the mean of the n values and g the number of sequences::
+
+        se^2 = g / (g - 1) * sum over sequences of (sum of v - m over the sequence)^2 / n^2
+
+    Args:
+        values: shape (n,), n >= 1.
+        sequences: shape (n,), which sequence each belongs to.
+
+    Example:
+        >>> clustered_mean([1.0, 1.0, 3.0, 3.0], [0, 0, 1, 1])
+        Estimate(value=2.0, standard_error=1.0, rows=4, sequences=2)
+
+    Source: linearised ratio estimator, Cochran, Sampling Techniques, 3rd edition, section 9A.4; Liang and Zeger 1986.
+    """
+    v = np.asarray(values, dtype=np.float64)
+    _, members = np.unique(np.asarray(sequences), return_inverse=True)
+    count = int(members.max()) + 1
+    mean = float(v.mean())
+    if count < 2:
+        return Estimate(mean, math.inf, v.size, count)
+    totals = np.bincount(members, weights=v - mean, minlength=count)
+    variance = count / (count - 1) * float((totals**2).sum()) / v.size**2
+    return Estimate(mean, math.sqrt(variance), v.size, count)
+
+
+def rms_delta_p(before: ArrayLike, after: ArrayLike, sequences: ArrayLike) -> Estimate:
+    """Root of the mean squared difference of the probabilities of one token a prefix.
+
+    Args:
+        before, after: probabilities of the same tokens, shape (n,).
+        sequences: shape (n,).
+
+    Example:
+        >>> rms_delta_p([0.5, 0.5], [0.25, 0.75], [0, 1]).value
+        0.25
+
+    Source: "RMS Δp" of llama.cpp's perplexity tool; the error of a root is the error of the mean square over twice the root.
+    """
+    square = clustered_mean((np.asarray(after) - np.asarray(before)) ** 2, sequences)
+    root = math.sqrt(square.value)
+    error = square.standard_error / (2 * root) if root else 0.0
+    return Estimate(root, error, square.rows, square.sequences)
+
+
+def perplexity_ratio(before: ArrayLike, after: ArrayLike, sequences: ArrayLike) -> Estimate:
+    """Token perplexity after, divided by token perplexity before: ``exp(mean(log p_before - log p_after))``.
+
+    Args:
+        before, after: log-probabilities of the tokens that were taken, in nats, shape (n,).
+        sequences: shape (n,).
+
+    Example:
+        >>> perplexity_ratio([-1.0, -1.0], [-1.0, -1.0], [0, 1])
+        Estimate(value=1.0, standard_error=0.0, rows=2, sequences=2)
+
+    Source: PPL(Q)/PPL(base) of llama.cpp's perplexity tool: paired, so what the text itself varies cancels.
+    """
+    log_ratio = clustered_mean(np.asarray(before) - np.asarray(after), sequences)
+    ratio = math.exp(min(log_ratio.value, 700.0))
+    return Estimate(ratio, ratio * log_ratio.standard_error, log_ratio.rows, log_ratio.sequences)
+
+
+def ulp(logit: float, dtype: Dtype) -> float:
+    """The distance between neighbouring numbers of a dtype at a logit's size: what a tie within rounding is.
+
+    Example:
+        >>> ulp(12.0, "bfloat16"), ulp(-20.0, "bfloat16"), ulp(20.0, "float16") * 64
+        (0.0625, 0.125, 1.0)
+    """
+    exponent = math.frexp(abs(logit))[1] - 1 if logit else -126
+    return math.ldexp(1.0, max(exponent, -126) - _MANTISSA_BITS[dtype])
+
+
+def is_near_tie(
+    gaps: NDArray[np.float64], sigma: float, logits: NDArray[np.float64] | None = None, dtype: Dtype | None = None, *, width: float = 5.0
+) -> NDArray[np.bool_]:
+    """Where the two best tokens are so close that noise or rounding may exchange them.
+
+    Args:
+        gaps: how far the best leads the next in nats, shape (n,); an exact tie is 0.
+        sigma: standard deviation of the difference of such gaps between two answers.
+        logits, dtype: the best logits and what the server computes in, if both are known: two ulps are a near-tie too.
+        width: how many sigma are near.
+
+    Example:
+        >>> is_near_tie(np.array([0.0, 0.1, 0.2]), 0.03).tolist()
+        [True, True, False]
+    """
+    near = gaps <= width * sigma
+    if logits is not None and dtype is not None:
+        near |= gaps <= 2 * np.array([ulp(float(logit), dtype) for logit in logits])
+    return np.asarray(near)
+
+
+def expected_flips(gaps: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
+    """The probability that noise exchanges the two best tokens, at each prefix: ``Phi(-gap / sigma)``; an exact tie is 1/2.
+
+    Args:
+        gaps: in nats, shape (n,).
+        sigma: as in ``is_near_tie``; 0 flips nothing but exact ties.
+
+    Example:
+        >>> expected_flips(np.array([0.0, 1.0]), 1.0).round(4).tolist()
+        [0.5, 0.1587]
+    """
+    if sigma <= 0:
+        return np.where(gaps == 0, 0.5, 0.0)
+    return np.array([normal_cdf(-gap / sigma) for gap in gaps])
+
+
+def flip_tail(probabilities: NDArray[np.float64], observed: int) -> float:
+    """P(at least ``observed`` flips) when flip t happens with ``probabilities[t]``, independently: the Poisson-binomial tail.
+
+    Example:
+        >>> flip_tail(np.array([0.5, 0.5]), 1)
+        0.75
+
+    Source: the convolution of the single distributions, Hong 2013, Computational Statistics & Data Analysis 59.
+    """
+    counts = np.zeros(observed + 1)  # P(0), ..., P(observed - 1), P(observed or more)
+    counts[0] = 1.0
+    for p in probabilities[probabilities > 0]:
+        flipped = counts * p
+        counts -= flipped
+        counts[1:] += flipped[:-1]
+        counts[-1] += flipped[-1]
+    return float(counts[-1])
+
+
+def rows_needed(estimate: Estimate, margin: float, *, alpha: float = 0.05, power: float = 0.9) -> int | None:
+    """About how many prefixes would settle on which side of the margin a drift lies, none if it lies on it.
+
+    ``((z_alpha + z_power) * se / |margin - value|)^2`` times what there is now.
+
+    Example:
+        >>> rows_needed(Estimate(0.0, 1e-4, 100, 10), 1e-4)
+        857
+
+    Source: the size of a one-sided z test; Cohen 1988, chapter 2.
+    """
+    distance = abs(margin - estimate.value)
+    if distance == 0 or not math.isfinite(estimate.standard_error):
+        return None
+    z = t_quantile(1 - alpha, 10**6) + t_quantile(power, 10**6)
+    return math.ceil(estimate.rows * (z * estimate.standard_error / distance) ** 2)

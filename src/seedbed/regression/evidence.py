@@ -1,0 +1,240 @@
+"""Whether a difference is more than noise: tests whose false alarms are bounded by proof, not by tuning.
+
+The unit is the sequence. Let W be the mean of rho over the prefixes of one sequence (``metrics.noise_free_drift``). When nothing changed,
+W is symmetric about 0 given everything before it, since exchanging the recorded answer and the live one flips its sign.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from seedbed.errors import UsageError
+from seedbed.regression.quantiles import clopper_pearson
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import ArrayLike
+
+__all__ = ["EProcess", "Sparse", "conformal_p_value", "odd_one_out", "sign_flip_p_value", "sparse_corruption"]
+
+BETS = (0.1, 0.2, 0.35, 0.5, 0.8)
+"""The stakes lambda that are averaged over: whatever the drift, one of them is near the best."""
+
+
+@dataclass(slots=True)
+class EProcess:
+    """Evidence against "nothing changed" that may be looked at after every sequence and continued tomorrow.
+
+    ``E_n = mean over lambda of prod_{s <= n} (1 + lambda W_s)``. When nothing changed each factor has mean 1 or less given the past, so
+    ``P(E ever reaches 1/alpha) <= alpha``: stopping early, going on after a look or running again inflates nothing.
+
+    Attributes:
+        sequences: how many W were taken in.
+        log_wealths: the natural log of each product, one for each of ``BETS``.
+        log_peak: the natural log of the highest E so far, which is what the bound is about.
+
+    Example:
+        >>> process = EProcess()
+        >>> for _ in range(16):
+        ...     process.add(0.6)
+        >>> process.e_value > 100, EProcess.from_dict(process.to_dict()) == process
+        (True, True)
+
+    Source: Ville 1939; Shafer and Vovk 2019; Ramdas et al. 2023, "Game-theoretic statistics and safe anytime-valid inference".
+    """
+
+    sequences: int = 0
+    log_wealths: list[float] = field(default_factory=lambda: [0.0] * len(BETS))
+    log_peak: float = 0.0
+
+    def add(self, w: float) -> None:
+        """Take in one sequence.
+
+        Args:
+            w: in [-1, 1].
+
+        Raises:
+            UsageError: outside that.
+        """
+        if not -1.0 <= w <= 1.0:
+            raise UsageError(f"the score of a sequence must be in [-1, 1], not {w}")
+        self.sequences += 1
+        self.log_wealths = [wealth + math.log1p(bet * w) for wealth, bet in zip(self.log_wealths, BETS, strict=True)]
+        self.log_peak = max(self.log_peak, self.log_e_value)
+
+    @property
+    def log_e_value(self) -> float:
+        """The natural log of E now."""
+        top = max(self.log_wealths)
+        return top + math.log(sum(math.exp(wealth - top) for wealth in self.log_wealths) / len(self.log_wealths))
+
+    @property
+    def e_value(self) -> float:
+        """E now; inf beyond what a float64 holds."""
+        return math.exp(self.log_e_value) if self.log_e_value < 709 else math.inf
+
+    def is_alarm(self, alpha: float) -> bool:
+        """Whether E has reached 1/alpha, now or before."""
+        return self.log_peak >= -math.log(alpha)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; ``from_dict`` goes on from there."""
+        return {"sequences": self.sequences, "log_wealths": list(self.log_wealths), "log_peak": self.log_peak}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The process that ``to_dict`` wrote.
+
+        Raises:
+            UsageError: not such a dict.
+        """
+        try:
+            wealths = [float(wealth) for wealth in values["log_wealths"]]
+            sequences, peak = int(values["sequences"]), float(values["log_peak"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"this is not the state of a check as to_dict() writes it: {error!r}") from error
+        if len(wealths) != len(BETS) or not all(map(math.isfinite, (*wealths, peak))) or sequences < 0:
+            raise UsageError(f"this is not the state of a check: it has {len(wealths)} wealths for {len(BETS)} bets, or one is not finite")
+        return cls(sequences, wealths, peak)
+
+
+def sign_flip_p_value(scores: ArrayLike, *, draws: int = 10_000, seed: int = 0) -> float:
+    """The one-sided p-value of "the scores are symmetric about 0" against "they tend to be above", exact for any number of them.
+
+    Up to 12 scores all signs are tried, above that ``draws`` random ones, and the observed one is counted in.
+
+    Args:
+        scores: one a sequence, shape (n,).
+        draws, seed: how many random signs, and from where; the same arguments give the same value.
+
+    Example:
+        >>> sign_flip_p_value([0.5, 0.4, 0.6])
+        0.125
+
+    Source: Fisher 1935, section 21; Phipson and Smyth 2010 for counting the observed one.
+    """
+    w = np.asarray(scores, dtype=np.float64)
+    observed = float(w.sum())
+    slack = 1e-12 * float(np.abs(w).sum())
+    if w.size <= 12:
+        signs = 1 - 2 * ((np.arange(1 << w.size)[:, None] >> np.arange(w.size)) & 1)
+        return float((signs @ w >= observed - slack).mean())
+    signs = 1 - 2 * np.random.Generator(np.random.Philox(key=seed)).integers(0, 2, (draws, w.size))
+    return float((1 + (signs @ w >= observed - slack).sum()) / (1 + draws))
+
+
+def odd_one_out(recorded: Sequence[float], live: float) -> float:
+    """The score of a sequence of which one answer a prefix was recorded, in [-1, 1/2]; mean 0 when nothing changed.
+
+    Three answers, one recorded and two live, are exchangeable when nothing changed. With d_i the distance of answer i to the other two,
+    the score is ``d_recorded / mean(d) - 1``: the recorded one is not more often the odd one out than either of the others.
+
+    Args:
+        recorded: the distances of the recorded answer to the two live ones, by any metric; taken are Hellinger's.
+        live: the distance between the live ones.
+
+    Example:
+        >>> odd_one_out([1.0, 1.0], 0.0), odd_one_out([1.0, 1.0], 1.0)
+        (0.5, 0.0)
+    """
+    to_recorded = sum(recorded)
+    mean = 2 * (to_recorded + live) / 3
+    # By the triangle inequality never above 1/2, but for rounding.
+    return min(0.5, to_recorded / mean - 1) if mean else 0.0
+
+
+def conformal_p_value(score: float, calibration: ArrayLike) -> float:
+    """How unusual one new score is among exchangeable earlier ones: ``(1 + how many are as high) / (1 + n)``.
+
+    For one score that was not chosen for being high. The highest of n new scores must be held against the highest of n earlier ones, and
+    is above it half the time when nothing changed: see ``sparse_corruption``.
+
+    Example:
+        >>> conformal_p_value(9.0, [1.0, 2.0, 3.0])
+        0.25
+
+    Source: Vovk, Gammerman and Shafer 2005, Algorithmic Learning in a Random World, chapter 2.
+    """
+    earlier = np.asarray(calibration)
+    return float((1 + (earlier >= score).sum()) / (1 + earlier.size))
+
+
+PERSISTENT, TRANSIENT = 20.0, 25.0
+"""How many times the greatest noise recorded a single row must be off; see ``sparse_corruption``."""
+SPARSE_FLOOR = 500.0
+"""The same in margins: a change of dtype has single rows 488 times its mean (bf16 against fp16, Llama-3-8B: mean 2.5e-5, max .0122;
+README of llama.cpp's perplexity tool), and such a change must pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sparse:
+    """Rows that are far off while the others are not.
+
+    Attributes:
+        persistent: places of prefixes that are off in both pairs of answers.
+        transient: places of prefixes off in one answer only.
+        threshold: the KL beyond which a row is far off, in nats.
+        answers: how many live answers were looked at.
+        rate: 95 % confidence interval of how often an answer is off (Clopper-Pearson).
+    """
+
+    persistent: tuple[int, ...]
+    transient: tuple[int, ...]
+    threshold: float
+    answers: int
+    rate: tuple[float, float]
+
+    @property
+    def is_alarm(self) -> bool:
+        """Whether any row is far off."""
+        return bool(self.persistent or self.transient)
+
+
+def sparse_corruption(d: ArrayLike, kl: ArrayLike, noise: ArrayLike, *, margin: float) -> Sparse:
+    """Find the request in two hundred that was answered wrongly, which leaves every mean where it was.
+
+    A row is far off when its D is beyond 20 times, or a single answer's KL beyond 25 times, the greatest KL between recorded repeats, and
+    both beyond 500 margins.
+
+    The greatest of n new values is above the greatest of n earlier ones half the time when nothing changed, whatever n is; so no p-value of
+    a maximum can be small without knowing how fast the noise falls off. Taken is that it falls off like a power of 2 or faster: then the
+    ratio of the two exceeds c with probability about 1 / (1 + c^2), 0.25 % at 20, and 2 / (2 + c^2), 0.32 %, for twice as many at 25.
+
+    Args:
+        d: D of each prefix, shape (n,), in nats.
+        kl: KL(recorded || live) of each pair of answers, shape (n, pairs).
+        noise: KL between recorded repeats; where nothing was recorded twice, between live ones; any shape.
+        margin: the drift that is material, in nats.
+
+    Example:
+        >>> sparse_corruption([0.0, 0.3, 0.0], [[0.0, 0.0], [0.3, 0.3], [0.0, 0.4]], [1e-4, 2e-4], margin=1e-4)
+        Sparse(persistent=(1,), transient=(2,), threshold=0.05, answers=6, rate=(0.11811..., 0.88188...))
+
+    Source: for independent maxima of equally many values with tail index alpha, the ratio's distribution is log-logistic; de Haan and
+    Ferreira 2006, section 1.2.
+    """
+    drift, pairs = np.asarray(d, dtype=np.float64), np.asarray(kl, dtype=np.float64)
+    greatest = float(np.max(noise, initial=0.0))
+    floor = SPARSE_FLOOR * margin
+    persistent = drift > max(PERSISTENT * greatest, floor)
+    off = pairs > max(TRANSIENT * greatest, floor)
+    transient = off.any(axis=1) & ~persistent & ~off.all(axis=1)
+    wrong = int(off[persistent | transient].sum())
+    return Sparse(
+        tuple(np.flatnonzero(persistent).tolist()),
+        tuple(np.flatnonzero(transient).tolist()),
+        max(PERSISTENT * greatest, floor),
+        pairs.size,
+        clopper_pearson(wrong, pairs.size),
+    )
+
+
+def sequence_scores(rho: ArrayLike, sequences: ArrayLike) -> Iterable[float]:
+    """W of each sequence in the order the sequences first come: the mean of rho over its prefixes."""
+    values, members = np.asarray(rho, dtype=np.float64), np.asarray(sequences)
+    return [float(np.clip(values[members == member].mean(), -1.0, 1.0)) for member in dict.fromkeys(members.tolist())]

@@ -1,0 +1,155 @@
+"""The plots of a report, as SVG text: nothing is loaded, nothing is executed, colours come from the page."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from seedbed.regression.result import CheckReport, Prefix
+
+__all__ = ["drift_plot", "flip_plot", "position_plot"]
+
+WIDTH, LEFT, RIGHT, TOP = 720, 132, 24, 16
+MOST = 4000
+"""Points drawn, at most; of more, every k-th."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """A scale from values to places: logarithmic in size on both sides of a linear stretch about 0."""
+
+    low: float
+    high: float
+    begin: float
+    end: float
+    linear: float  # inside +-linear the scale is linear; inf is linear throughout
+
+    def _warp(self, value: float) -> float:
+        if math.isinf(self.linear):
+            return value
+        size = abs(value) / self.linear
+        return math.copysign(size if size <= 1 else 1 + math.log10(size), value)
+
+    def __call__(self, value: float) -> float:
+        low, high = self._warp(self.low), self._warp(self.high)
+        share = (self._warp(min(max(value, self.low), self.high)) - low) / ((high - low) or 1.0)
+        return round(self.begin + share * (self.end - self.begin), 1)
+
+    def ticks(self) -> list[float]:
+        """Round values inside, at most about seven."""
+        if math.isinf(self.linear):
+            raw = (self.high - self.low) / 5 or 1.0
+            power = 10.0 ** math.floor(math.log10(raw))
+            step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if raw <= step * 1.0001)
+            return [k * step for k in range(math.ceil(self.low / step), math.floor(self.high / step + 1e-9) + 1)]
+        first, last = round(math.log10(self.linear)), math.ceil(math.log10(max(self.high, -self.low, self.linear * 10)))
+        decades = range(first, last + 1, max(1, (last - first) // 4))
+        values = sorted({0.0, *(10.0**k for k in decades), *(-(10.0**k) for k in decades)})
+        return [value for value in values if self.low <= value <= self.high]
+
+
+def drift_plot(report: CheckReport) -> str:
+    """The drift with its interval beside the margin, the noise and the plain KL, on one axis."""
+    statistics = report.statistics
+    rows = [
+        ("drift D", statistics.drift.value, report.interval, "mark"),
+        ("KL, with noise", statistics.kl.value, statistics.kl.interval(), "soft"),
+        ("noise alone", statistics.noise.value, statistics.noise.interval(), "soft"),
+    ]
+    ends = [value for _, middle, interval, _ in rows for value in (middle, *interval) if math.isfinite(value)]
+    low, high = min(0.0, *ends), max(report.margin * 2, *ends)
+    axis = _Axis(low * 1.15, high * 1.15, LEFT, WIDTH - RIGHT, report.margin / 10)
+    height = TOP + 34 * len(rows) + 40
+    parts = _horizontal_ticks(axis, height - 34)
+    for place, (name, middle, (begin, end), kind) in enumerate(rows):
+        y = TOP + 34 * place + 17
+        begin, end = (axis(min(max(value, axis.low), axis.high)) for value in (begin, end))
+        parts += [
+            _text(LEFT - 10, y + 4, name, "end"),
+            f'<line class="{kind}" x1="{begin}" x2="{end}" y1="{y}" y2="{y}" stroke-width="3"/>',
+            f'<circle class="{kind}" cx="{axis(middle)}" cy="{y}" r="5"><title>{escape(name)}: {middle:.3g} nats</title></circle>',
+        ]
+    margin = axis(report.margin)
+    parts += [
+        f'<line class="margin" x1="{margin}" x2="{margin}" y1="{TOP - 8}" y2="{height - 34}"/>',
+        _text(margin + 5, TOP, f"margin {report.margin:.3g}", "start", "margin"),
+        _text((LEFT + WIDTH - RIGHT) / 2, height - 4, "nats a token, 95 % intervals", "middle"),
+    ]
+    return _svg(height, "Drift with its interval, noise and margin", parts)
+
+
+def position_plot(report: CheckReport) -> str:
+    """The drift of each prefix against its length."""
+    points = _thinned(report.prefixes)
+    largest = max((abs(point.d) for point in points), default=0.0)
+    linear = max(1e-12, min(report.margin / 10, largest / 10 or report.margin / 10))
+    low = min((point.d for point in points), default=0.0)
+    x = _Axis(0, max((point.position for point in points), default=1), LEFT, WIDTH - RIGHT, math.inf)
+    y = _Axis(min(low, -linear), max(largest, report.margin * 2), 256, TOP, linear)
+    parts = _horizontal_ticks(x, 256) + _vertical_ticks(y)
+    margin = y(report.margin)
+    parts.append(f'<line class="margin" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{margin}" y2="{margin}"/>')
+    parts.append(_text(WIDTH - RIGHT, margin - 4, "margin", "end", "margin"))
+    parts += [f'<circle class="mark point" cx="{x(point.position)}" cy="{y(point.d)}" r="2.5"/>' for point in points]
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, 290, "length of the prefix, tokens", "middle"))
+    parts.append(_text(LEFT, 10, "D, nats", "end"))
+    return _svg(296, "Drift of each prefix against its length", parts)
+
+
+def flip_plot(report: CheckReport) -> str:
+    """Each prefix by how far its best token led and how far its row moved; filled where another token is best now."""
+    points = [point for point in _thinned(report.prefixes) if math.isfinite(point.gap) and math.isfinite(point.kl)]
+    points.sort(key=lambda point: point.flipped)
+    x = _Axis(0, max((point.gap for point in points), default=1.0), LEFT, WIDTH - RIGHT, math.inf)
+    y = _Axis(0, max((point.kl for point in points), default=1e-6) * 1.2 or 1e-6, 256, TOP, 1e-7)
+    parts = _horizontal_ticks(x, 256) + _vertical_ticks(y)
+    for point in points:
+        kind = "flip" if point.flipped else "soft point"
+        parts.append(f'<circle class="{kind}" cx="{x(point.gap)}" cy="{y(point.kl)}" r="{4 if point.flipped else 2.5}"/>')
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, 290, "lead of the best token when recorded, nats", "middle"))
+    parts.append(_text(LEFT, 10, "KL, nats", "end"))
+    return _svg(296, "Flips: prefixes with another best token, by how far the old one led", parts)
+
+
+def _thinned(points: Sequence[Prefix]) -> list[Prefix]:
+    return list(points[:: math.ceil(len(points) / MOST) or 1])
+
+
+def _horizontal_ticks(axis: _Axis, y: float) -> list[str]:
+    parts = []
+    for value in axis.ticks():
+        x = axis(value)
+        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{TOP - 8}" y2="{y}"/>')
+        parts.append(_text(x, y + 15, _label(value), "middle"))
+    return parts
+
+
+def _vertical_ticks(axis: _Axis) -> list[str]:
+    parts = []
+    for value in axis.ticks():
+        y = axis(value)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
+        parts.append(_text(LEFT - 8, y + 4, _label(value), "end"))
+    return parts
+
+
+def _label(value: float) -> str:
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:g}".replace("-", "\N{MINUS SIGN}")
+    mantissa, exponent = f"{value:.0e}".split("e")
+    power = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{'' if mantissa == '1' else mantissa.replace('-1', '−')}10{power}"
+
+
+def _text(x: float, y: float, text: str, anchor: str, kind: str = "") -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _svg(height: float, title: str, parts: Iterable[str]) -> str:
+    name = escape(title)
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{name}"><title>{name}</title>{"".join(parts)}</svg>'

@@ -1,0 +1,98 @@
+"""What the numbers of a row show of the type they were computed or kept in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from seedbed.llm.base import Row, TopLogprobs
+from seedbed.regression.metrics import common_logprobs, kl_of_logprobs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["Precision", "dtype_of", "precision_of"]
+
+LEVELS = 65535
+GRIDS = tuple(2.0**-k for k in range(2, 11))  # ulps of bfloat16 in [1, 64) and of float16 in [1, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """Live rows are on a 16-bit grid and the recorded ones are not.
+
+    Attributes:
+        dtype: "bfloat16", "float16", "16-bit lattice" or, seen in a list of the best only, "16-bit".
+        kl: what rounding the recorded row so costs, in nats; nan when that cannot be computed.
+    """
+
+    dtype: str
+    kl: float
+
+
+def precision_of(recorded: Sequence[Row], live: Sequence[Row]) -> Precision | None:
+    """The grid all live rows are on and no recorded one is, or None."""
+    found = {dtype_of(row) for row in live}
+    if len(found) != 1 or found & {dtype_of(row) for row in recorded}:
+        return None
+    dtype = found.pop()
+    if dtype is None:
+        return None
+    row = recorded[0]
+    if isinstance(row, TopLogprobs):
+        return Precision(dtype, float("nan"))
+    _, (one, other) = common_logprobs([row, _rounded(row, dtype)])
+    return Precision(dtype, float(kl_of_logprobs(one, other)))
+
+
+def dtype_of(row: Row) -> str | None:
+    """The 16-bit type whose values a row's are, None when they need more; rows of a few distinct values show nothing.
+
+    Example:
+        >>> dtype_of(np.linspace(1, 2, 129, dtype=np.float32)), dtype_of(np.linspace(1, 2, 100, dtype=np.float32))
+        ('bfloat16', None)
+    """
+    if isinstance(row, TopLogprobs):
+        return _dtype_of_list(row)
+    finite = row[np.isfinite(row)]
+    if np.unique(finite).size < 8:
+        return None
+    if not (np.ascontiguousarray(finite).view(np.uint32) & np.uint32(0xFFFF)).any():
+        return "bfloat16"
+    with np.errstate(over="ignore"):
+        if np.array_equal(finite.astype(np.float16).astype(np.float32), finite):
+            return "float16"
+    low, high = float(finite.min()), float(finite.max())
+    places = (finite.astype(np.float64) - low) * (LEVELS / (high - low))
+    # float32 itself rounds by up to 2**-24 of a value; finer lattices than eight times that are not told from it.
+    if max(abs(low), abs(high)) * 2.0**-21 > (high - low) / LEVELS:
+        return None
+    return "16-bit lattice" if np.abs(places - np.rint(places)).max() < 0.1 else None
+
+
+def _dtype_of_list(row: TopLogprobs) -> str | None:
+    """Differences of logits on a power of two: to the rounding of the normaliser, those of their log-probabilities are too."""
+    values = row.logprobs[np.isfinite(row.logprobs)].astype(np.float64)
+    steps = values[0] - values
+    if np.unique(steps).size < 8:
+        return None
+    for grid in GRIDS:
+        if np.abs(steps / grid - np.rint(steps / grid)).max() * grid < 2e-5:
+            return "16-bit"
+    return None
+
+
+def _rounded(row: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
+    if dtype == "float16":
+        with np.errstate(over="ignore"):
+            return row.astype(np.float16).astype(np.float32)
+    if dtype == "bfloat16":
+        bits = np.ascontiguousarray(row).view(np.uint32)
+        return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)).view(np.float32)
+    finite = row[np.isfinite(row)]
+    low, step = float(finite.min()), (float(finite.max()) - float(finite.min())) / LEVELS
+    return np.asarray(low + np.rint((row.astype(np.float64) - low) / step) * step, dtype=np.float32)

@@ -1,0 +1,97 @@
+"""``seedbed check`` from its arguments to its exit code, over HTTP."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from typing import NamedTuple
+
+import pytest
+import trio
+from tests.regression.conftest import HashLM, model
+
+from seedbed import serve
+from seedbed.cli import run
+from seedbed.server.planted import PlantedLLM, Scaled
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def _run(arguments: list[str]) -> Ran:
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    argv, sys.argv = sys.argv, ["seedbed", *arguments]
+    try:
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+            run()
+    finally:
+        sys.argv = argv
+    return Ran(ended.value.code, *(stream.buffer.getvalue().decode() for stream in (out, err)))
+
+
+async def ran(llm: object, *arguments: object) -> Ran:
+    """The command in a thread of its own, against a server of ``llm`` in this one."""
+    async with serve(llm) as server:
+        words = [server.url if word == "URL" else str(word) for word in arguments]
+        return await trio.to_thread.run_sync(_run, ["check", *words])
+
+
+async def test_the_same_server_ends_with_0_and_writes_what_was_asked(recordings, tmp_path):
+    result = await ran(model(), recordings / "top_k", "URL", "--html", tmp_path / "r.html", "--junit", tmp_path / "r.xml")
+
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("verdict        IDENTICAL: Every row is the recorded one")
+    assert "IDENTICAL" in (tmp_path / "r.html").read_text("utf-8")
+    assert 'failures="0"' in (tmp_path / "r.xml").read_text("utf-8")
+
+
+async def test_a_drift_ends_with_1_and_its_cause(recordings):
+    result = await ran(PlantedLLM(model(), Scaled(1.1)), recordings / "top_k", "URL", "--json")
+    report = json.loads(result.out)
+
+    assert (result.code, result.err) == (1, "")
+    assert (report["verdict"], report["causes"][0]["name"]) == ("DRIFT", "temperature applied")
+
+
+async def test_evidence_is_continued_from_a_file(recordings, tmp_path):
+    first = await ran(model(), recordings / "top_k", "URL", "--json")
+    (tmp_path / "first.json").write_text(first.out)
+    second = await ran(model(), recordings / "top_k", "URL", "--json", "--continue", tmp_path / "first.json")
+
+    sequences = [json.loads(result.out)["evidence"]["sequences"] for result in (first, second)]
+    assert sequences[1] == 2 * sequences[0]
+
+
+async def test_full_rows_come_over_the_wire_bit_by_bit(recordings):
+    result = await ran(model(), recordings / "full", "URL", "--rows", "all")
+
+    assert (result.code, result.out.split(":")[0]) == (0, "verdict        IDENTICAL")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["no/such/path", "URL"], 5, "no recording at no/such/path"),
+        (["RECORDING", "http://127.0.0.1:1"], 3, "connection refused"),
+        (["RECORDING", "URL", "--margin", "0"], 2, "margin must be nats above 0"),
+        (["RECORDING", "URL", "--continue", "no-file"], 2, "--continue: no-file is no output"),
+        (["RECORDING", "URL", "--html", "no/such/dir/x.html"], 2, "cannot be written"),
+    ],
+)
+async def test_a_mistake_gets_one_line(recordings, arguments, code, says):
+    result = await ran(HashLM(257), *[recordings / "top_k" if word == "RECORDING" else word for word in arguments])
+
+    assert (result.code, result.out, result.err.count("\n")) == (code, "", 1)
+    assert says in result.err
+
+
+def test_selftest_prints_a_line_a_promise():
+    result = _run(["selftest", "--checks", "20"])
+
+    assert (result.code, result.err) == (0, "")
+    assert [line.split()[0] for line in result.out.splitlines()] == ["kept"] * 8

@@ -1,0 +1,144 @@
+"""Numbers over many prefixes and their errors, against simulation and against values known by other means."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seedbed.regression.estimates import (
+    Estimate,
+    clustered_mean,
+    expected_flips,
+    flip_tail,
+    is_near_tie,
+    perplexity_ratio,
+    rms_delta_p,
+    rows_needed,
+    ulp,
+)
+from seedbed.regression.quantiles import beta_cdf, clopper_pearson, normal_cdf, t_quantile
+
+
+class TestQuantiles:
+    @pytest.mark.parametrize(
+        ("p", "degrees", "value"),
+        [(0.975, 1, 12.7062047), (0.95, 2, 2.9199856), (0.975, 5, 2.5705818), (0.995, 30, 2.7499957), (0.9, 120, 1.2886462)],
+    )
+    def test_students_t_is_the_table_s(self, p, degrees, value):
+        """Abramowitz and Stegun, table 26.10."""
+        assert t_quantile(p, degrees) == pytest.approx(value, abs=1e-6)
+        assert t_quantile(1 - p, degrees) == pytest.approx(-value, abs=1e-6)
+
+    @given(st.integers(1, 30), st.integers(1, 30), st.floats(0.01, 0.99))
+    def test_the_incomplete_beta_function_is_a_binomial_tail(self, a, n, x):
+        """I_x(a, n - a + 1) = P(Binomial(n, x) >= a)."""
+        a = min(a, n)
+        tail = sum(math.comb(n, k) * x**k * (1 - x) ** (n - k) for k in range(a, n + 1))
+
+        assert beta_cdf(x, a, n - a + 1) == pytest.approx(tail, abs=1e-11)
+
+    def test_clopper_pearson_is_exact_at_its_bounds(self):
+        low, high = clopper_pearson(3, 50)
+
+        assert 1 - sum(math.comb(50, k) * low**k * (1 - low) ** (50 - k) for k in range(3)) == pytest.approx(0.025, abs=1e-9)
+        assert sum(math.comb(50, k) * high**k * (1 - high) ** (50 - k) for k in range(4)) == pytest.approx(0.025, abs=1e-9)
+        assert clopper_pearson(50, 50)[1] == 1.0
+
+
+class TestClusteredMean:
+    def test_its_interval_covers_the_truth_as_often_as_it_says(self):
+        """Values that share a part within their sequence: the error of independent values would cover 60 %."""
+        generator = np.random.Generator(np.random.Philox(key=1))
+        sequences = np.repeat(np.arange(20), 8)
+        covered = 0
+        for _ in range(1000):
+            values = generator.normal(0, 1, 20)[sequences] + generator.normal(0, 1, 160)
+            low, high = clustered_mean(values, sequences).interval()
+            covered += low < 0 < high
+
+        assert 930 <= covered <= 970
+
+    def test_with_one_value_a_sequence_it_is_the_usual_standard_error(self):
+        values = np.array([1.0, 2.0, 4.0, 9.0])
+
+        assert clustered_mean(values, range(4)).standard_error == pytest.approx(values.std(ddof=1) / 2)
+
+    def test_one_sequence_says_nothing_of_its_error(self):
+        estimate = clustered_mean([1.0, 2.0], [7, 7])
+
+        assert (estimate.value, estimate.standard_error, estimate.interval()) == (1.5, math.inf, (-math.inf, math.inf))
+
+
+def test_the_root_and_the_ratio_carry_the_error_that_repetition_shows():
+    generator = np.random.Generator(np.random.Philox(key=2))
+    roots, ratios = [], []
+    for _ in range(400):
+        before = generator.uniform(0.2, 0.6, 100)
+        after = before * np.exp(generator.normal(0.01, 0.1, 100))
+        roots.append(rms_delta_p(before, after, range(100)))
+        ratios.append(perplexity_ratio(np.log(before), np.log(after), range(100)))
+
+    for estimates in (roots, ratios):
+        spread = np.std([estimate.value for estimate in estimates])
+        assert np.mean([estimate.standard_error for estimate in estimates]) == pytest.approx(spread, rel=0.1)
+    assert np.mean([estimate.value for estimate in ratios]) == pytest.approx(math.exp(-0.01), abs=0.002)
+
+
+class TestNearTies:
+    @pytest.mark.parametrize(
+        ("logit", "dtype", "value"),
+        [
+            (8.0, "bfloat16", 0.0625),
+            (15.9, "bfloat16", 0.0625),
+            (-31.0, "bfloat16", 0.125),
+            (63.0, "bfloat16", 0.25),
+            (16.0, "float16", 1 / 64),
+        ],
+    )
+    def test_an_ulp_is_what_the_dtype_has(self, logit, dtype, value):
+        assert ulp(logit, dtype) == value
+
+    def test_an_ulp_of_float32_is_numpy_s(self):
+        for logit in (0.3, 1.0, 17.25, 1e-3):
+            assert ulp(logit, "float32") == np.spacing(np.float32(logit))
+
+    def test_two_ulps_are_a_near_tie_whatever_the_noise(self):
+        gaps, logits = np.array([0.0, 0.125, 0.13]), np.array([9.0, 9.0, 9.0])
+
+        assert is_near_tie(gaps, 0.0, logits, "bfloat16").tolist() == [True, True, False]
+        assert is_near_tie(gaps, 0.0).tolist() == [True, False, False]
+
+    def test_flips_are_foretold(self):
+        """Gaps spread evenly, noise on both sides: the sum of Phi is what drawing shows."""
+        generator = np.random.Generator(np.random.Philox(key=3))
+        true_gaps = generator.uniform(-0.5, 0.5, 20_000)
+        first, second = (true_gaps + generator.normal(0, 0.02, true_gaps.size) for _ in range(2))
+        flips = (np.sign(first) != np.sign(second)).sum()
+        foretold = expected_flips(np.abs(first), 0.02 * math.sqrt(2))
+
+        assert abs(flips - foretold.sum()) < 3 * math.sqrt((foretold * (1 - foretold)).sum())
+        assert flip_tail(foretold[:500], int((np.sign(first) != np.sign(second))[:500].sum())) > 0.01
+
+    def test_an_exact_tie_is_a_coin(self):
+        assert expected_flips(np.array([0.0, 1.0]), 0.0).tolist() == [0.5, 0.0]
+
+    def test_the_tail_of_equal_chances_is_the_binomial_s(self):
+        tail = sum(math.comb(30, k) * 0.2**k * 0.8 ** (30 - k) for k in range(9, 31))
+
+        assert flip_tail(np.full(30, 0.2), 9) == pytest.approx(tail)
+        assert flip_tail(np.full(30, 0.2), 0) == pytest.approx(1.0)
+
+
+def test_normal_cdf_is_symmetric():
+    assert normal_cdf(-1.3) == pytest.approx(1 - normal_cdf(1.3))
+
+
+def test_rows_needed_settles_the_question_when_they_are_had():
+    estimate = Estimate(0.5, 0.2, 100, 20)
+    needed = rows_needed(estimate, 1.0)
+
+    assert needed == math.ceil(100 * (2.9264 * 0.2 / 0.5) ** 2)
+    assert rows_needed(estimate, 0.5) is None
+    assert str(estimate) == "0.500000 ± 0.200000"

@@ -1,0 +1,158 @@
+"""Tests of whether anything changed: their false alarms are counted, and their power."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+
+from seedbed.errors import UsageError
+from seedbed.regression.evidence import (
+    BETS,
+    EProcess,
+    conformal_p_value,
+    odd_one_out,
+    sequence_scores,
+    sign_flip_p_value,
+    sparse_corruption,
+)
+
+
+class TestEProcess:
+    def test_it_is_the_mean_over_bets_of_the_products(self):
+        process, scores = EProcess(), [0.5, -0.25, 1.0, -1.0, 0.75]
+        for score in scores:
+            process.add(score)
+
+        assert process.e_value == pytest.approx(np.mean([math.prod(1 + bet * w for w in scores) for bet in BETS]))
+
+    def test_its_mean_is_1_when_nothing_changed_exactly(self):
+        """Over all signs of any magnitudes: the whole of Ville's condition."""
+        magnitudes = [0.3, 1.0, 0.05, 0.7, 0.9]
+        values = []
+        for signs in itertools.product((-1, 1), repeat=5):
+            process = EProcess()
+            for sign, magnitude in zip(signs, magnitudes, strict=True):
+                process.add(sign * magnitude)
+            values.append(process.e_value)
+
+        assert np.mean(values) == pytest.approx(1.0)
+
+    def test_looking_after_every_sequence_gives_no_more_false_alarms(self):
+        generator = np.random.Generator(np.random.Philox(key=1))
+        scores = np.clip(generator.normal(0, 0.35, (2000, 200)), -1, 1)
+        wealth = np.mean([np.cumprod(1 + bet * scores, axis=1) for bet in BETS], axis=0)
+
+        assert (wealth.max(axis=1) >= 20).mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 2000)
+        assert (wealth.max(axis=1) >= 100).mean() <= 0.01
+
+    def test_saved_and_continued_it_is_the_same(self):
+        one, first = EProcess(), EProcess()
+        for score in (0.1, 0.9, -0.3):
+            one.add(score)
+            first.add(score)
+        second = EProcess.from_dict(json.loads(json.dumps(first.to_dict())))
+        for score in (0.5, 0.2):
+            one.add(score)
+            second.add(score)
+
+        assert one == second
+
+    def test_an_alarm_stays(self):
+        process = EProcess()
+        for _ in range(12):
+            process.add(1.0)
+        for _ in range(40):
+            process.add(-0.9)
+
+        assert process.e_value < 1
+        assert process.is_alarm(0.01)
+
+    def test_wealth_beyond_a_float_is_no_error(self):
+        process = EProcess()
+        for _ in range(3000):
+            process.add(1.0)
+
+        assert (process.e_value, process.log_e_value > 1000) == (math.inf, True)
+
+    @pytest.mark.parametrize("values", [{}, {"sequences": 1, "log_wealths": [0.0], "log_peak": 0}, {"sequences": "x"}])
+    def test_a_state_that_is_none_is_refused(self, values):
+        with pytest.raises(UsageError, match="this is not the state of a check"):
+            EProcess.from_dict(values)
+
+    def test_a_score_outside_its_range_is_refused(self):
+        with pytest.raises(UsageError, match=r"must be in \[-1, 1\]"):
+            EProcess().add(1.5)
+
+
+class TestSignFlips:
+    def test_its_level_is_exact(self):
+        """The p-values over all signs of one set of magnitudes are uniform on their grid."""
+        magnitudes = np.array([0.3, 0.99, 0.05, 0.71, 0.83])
+        p_values = sorted(sign_flip_p_value(magnitudes * signs) for signs in itertools.product((-1, 1), repeat=5))
+
+        assert p_values == pytest.approx(np.arange(1, 33) / 32)
+
+    def test_many_are_drawn_and_the_same_every_time(self):
+        scores = np.linspace(-0.3, 0.6, 40)
+
+        assert sign_flip_p_value(scores) == sign_flip_p_value(scores) < 0.01
+        assert sign_flip_p_value(-scores) > 0.99
+        assert sign_flip_p_value(np.full(40, 0.1)) == 1 / 10_001
+
+
+def test_the_odd_one_out_has_mean_0_over_the_three_places():
+    distances = {(0, 1): 0.4, (0, 2): 0.9, (1, 2): 0.7}
+
+    def between(i, j):
+        return distances[min(i, j), max(i, j)]
+
+    scores = [odd_one_out([between(r, l1), between(r, l2)], between(l1, l2)) for r, l1, l2 in ((0, 1, 2), (1, 0, 2), (2, 0, 1))]
+
+    assert sum(scores) == pytest.approx(0.0)
+    assert odd_one_out([0.0, 0.0], 0.0) == 0.0
+
+
+def test_the_scores_of_sequences_are_means_in_the_order_seen():
+    assert sequence_scores([0.5, 0.1, 0.7, 0.3], ["b", "a", "b", "a"]) == pytest.approx([0.6, 0.2])
+
+
+class TestSparseCorruption:
+    def test_the_highest_of_n_is_above_the_highest_of_n_half_the_time(self):
+        """So a conformal p-value of a maximum is never small, however many prefixes there are."""
+        generator = np.random.Generator(np.random.Philox(key=4))
+        recorded, live = generator.gamma(1.5, 1.0, (2, 4000, 200)).max(axis=2)
+
+        assert abs((live > recorded).mean() - 0.5) < 3 * 0.5 / math.sqrt(4000)
+
+    def test_a_conformal_p_value_of_one_score_is_valid(self):
+        generator = np.random.Generator(np.random.Philox(key=5))
+        p_values = [conformal_p_value(*np.split(generator.gamma(1.5, 1.0, 100), [1])) for _ in range(3000)]
+
+        assert abs((np.array(p_values) <= 0.1).mean() - 0.1) < 3 * math.sqrt(0.09 / 3000)
+
+    def test_noise_with_a_tail_of_power_2_seldom_fires(self):
+        """The worst that is allowed for: Pareto noise of tail index 2 in everything."""
+        generator = np.random.Generator(np.random.Philox(key=6))
+        alarms = 0
+        for _ in range(2000):
+            d, noise, *kl = 1 + generator.pareto(2.0, (4, 200))
+            alarms += sparse_corruption(d, np.transpose(kl), noise, margin=0.0).is_alarm
+
+        assert alarms / 2000 <= 0.01
+
+    def test_one_in_two_hundred_is_found(self):
+        generator = np.random.Generator(np.random.Philox(key=7))
+        found = 0
+        for _ in range(500):
+            noise, *kl = generator.gamma(1.5, 1e-4, (3, 200))
+            d = generator.normal(0, 1e-4, 200)
+            d[17] = kl[0][17] = kl[1][17] = generator.uniform(0.06, 1.0)
+            found += sparse_corruption(d, np.transpose(kl), noise, margin=1e-4).persistent == (17,)
+
+        assert found >= 495
+
+    def test_a_change_of_dtype_is_no_corruption(self):
+        """Single rows at 488 times the mean, as bf16 against fp16 has them."""
+        assert not sparse_corruption([0.0122, 2.5e-5], [[0.0122] * 2, [2.5e-5] * 2], [0.0], margin=1e-4).is_alarm
