@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -279,7 +280,7 @@ class TestMistakes:
             (["generate", "http://127.0.0.1:1", "--prompt", "x"], 3, "cannot connect to http://127.0.0.1:1: connection refused"),
             (["doctor", "http://no-such-host.invalid"], 3, "cannot connect to http://no-such-host.invalid"),
             (["generate", "ftp://127.0.0.1", "--prompt", "x"], 2, "must look like http://host:port"),
-            (["generate", "no/such/path", "--prompt", "x"], 2, "must look like http://host:port"),
+            (["generate", "no/such/path", "--prompt", "x"], 2, "neither a URL such as http://host:port nor the directory of a recording"),
             (["generate", "URL"], 2, "give a prompt: --prompt TEXT, or --token-ids 1,2,3"),
             (["generate", "URL", "--prompt", "x", "--model", "gpt"], 3, "the server has the model 'tiny-lm', not 'gpt'"),
             (["generate", "URL", "--token-ids", "1,999"], 2, "prompt 0 holds token id 999 at place 1"),
@@ -406,3 +407,75 @@ class TestForPeople:
         )  # fmt: skip
 
         assert (ran.stdout, ran.stderr) == ("{\n", "")
+
+
+class TestWhatAStrangerTyped:
+    """Faults found by using it."""
+
+    def test_ctrl_c_while_connecting_to_a_silent_server_is_an_interruption(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+            process = subprocess.Popen(
+                [sys.executable, "-c", RUN, "doctor", url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            connection, _ = silent.accept()
+            with connection:
+                process.send_signal(signal.SIGINT)
+                _, said = process.communicate(timeout=30)
+
+        assert (process.returncode, said.strip()) == (130, "interrupted")
+
+    def test_doctor_repeats_no_secret_of_the_url(self, url: str) -> None:
+        ran = seedbed("doctor", url.replace("http://", "http://me:hunter22@") + "/?key=sekrit99")
+
+        assert ran.returncode == 0
+        assert "hunter22" not in ran.stdout + ran.stderr
+        assert "sekrit99" not in ran.stdout + ran.stderr
+
+    def test_json_text_is_exactly_the_text_or_null(self, url: str) -> None:
+        """Random octets at a high temperature: line feeds and terminal commands among them."""
+        arguments = ["--token-ids", SEED_IDS, "-n", "4", "--seed", "7", "--max-new-tokens", "40", "--json"]
+        data = json.loads(seedbed("generate", url, "--temperature", "50", *arguments).stdout)
+        recorded = json.loads(seedbed("generate", TINY, "--temperature", "0.9", "--top-k", "10", *arguments).stdout)
+
+        for sequence in data["sequences"]:
+            assert sequence["text"] == bytes(t for t in sequence["token_ids"] if t < 256).decode("utf-8", "replace")
+        assert any("\n" in sequence["text"] or "\x1b" in sequence["text"] for sequence in data["sequences"])
+        assert [sequence["text"] for sequence in recorded["sequences"]] == [None] * 4
+
+    def test_no_terminal_command_of_a_model_reaches_the_terminal(self, url: str) -> None:
+        ran = seedbed("generate", url, "--token-ids", SEED_IDS, "-n", "8", "--seed", "7", "--temperature", "50")
+
+        assert all(line.isprintable() for line in ran.stdout.splitlines())
+
+    def test_probability_that_was_never_drawn_is_said(self, url: str) -> None:
+        some = seedbed("generate", url, "--prompt", "The seed", "--seed", "7", "--rows", "5", "--temperature", "3")
+        whole = seedbed("generate", url, "--prompt", "The seed", "--seed", "7", "--temperature", "3")
+
+        assert re.search(r"^note   up to \d+% of a step's probability was not listed", some.stdout, re.MULTILINE)
+        assert "note" not in whole.stdout
+
+    def test_a_prompt_that_is_no_utf_8_is_a_usage_error(self, url: str) -> None:
+        ran = seedbed("generate", url, "--prompt", os.fsdecode(b"a\xff"))
+
+        assert (ran.returncode, ran.stdout) == (2, "")
+        assert "no UTF-8" in ran.stderr
+
+    def test_a_full_disk_under_the_output_is_said(self, url: str) -> None:
+        with Path("/dev/full").open("w") as full:
+            ran = subprocess.run(
+                [sys.executable, "-c", RUN, "generate", url, "--prompt", "The"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            )
+
+        assert (ran.returncode, ran.stderr) == (74, "Error: the output cannot be written: No space left on device\n")
+
+    def test_the_printed_replay_has_every_prompt_and_is_quoted(self, url: str, tmp_path: Path) -> None:
+        path = str(tmp_path / "r sp")
+        live = seedbed("record", url, path, "--prompt", "The seed", "--prompt", "In ", "-n", "2", "--seed", "7")
+        offline = seedbed(*shlex.split(live.stdout.splitlines()[-1])[1:])
+
+        assert [re.search(r"^sha256 (\w+)$", ran.stdout, re.MULTILINE)[1] for ran in (live, offline)] == [offline.stdout.split()[-1]] * 2
+
+    def test_help_is_no_error_and_neither_is_a_reader_that_leaves(self) -> None:
+        assert seedbed("--help").returncode == 0
+        assert seedbed("generate", "--help").returncode == 0

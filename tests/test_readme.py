@@ -37,7 +37,7 @@ def test_every_block_is_of_a_kind_that_is_run() -> None:
     kinds = [kind for kind, _ in BLOCKS]
     assert (len(PROGRAMS), len(TESTS), len(transcript_commands())) == (3, 1, 2)
     assert kinds.count("python") == len(PROGRAMS) + len(TESTS)
-    assert set(kinds) == {"console", "python", "text"}
+    assert set(kinds) == {"console", "python", "text", "toml"}
 
 
 @pytest.mark.parametrize(("code", "output"), PROGRAMS, ids=["sample", "open_generation", "record"])
@@ -59,8 +59,10 @@ async def test_a_command_prints_what_the_readme_says(command: str, output: str) 
 
 
 def test_the_test_in_the_readme_passes(pytester: pytest.Pytester) -> None:
+    """With the settings the README gives, and no others."""
     pytester.makepyfile(TESTS[0])
+    (pytester.path / "pyproject.toml").write_text(next(code for kind, code in BLOCKS if kind == "toml"))
     (pytester.path / "fixtures").symlink_to(ROOT / "fixtures")
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-o", "trio_mode=true")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
 
     result.assert_outcomes(passed=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -19,8 +20,8 @@ from seedbed.errors import SeedbedError
 __all__ = ["main", "run"]
 
 EXIT_CODES = """\b
-Exit codes: 0 done; 2 wrong usage; 3 the model server; 5 a recording;
-130 interrupted.
+Exit codes: 0 done; 1 a server has drifted; 2 wrong usage; 3 the model server;
+4 a check was inconclusive; 5 a recording; 74 the output; 130 interrupted.
 """
 
 
@@ -49,32 +50,55 @@ def _exit_code() -> int:
     code = 0
     try:
         code = _run_main()
-    except* (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        code = 130
+    except* KeyboardInterrupt:
+        code = _interrupted()
     return code
 
 
 def _run_main() -> int:
     try:
         result = main.main(standalone_mode=False)
+        sys.stdout.flush()
+    except click.Abort:  # click's word for a KeyboardInterrupt that is in no group
+        return _interrupted()
     except click.ClickException as error:
         error.show()
+        return error.exit_code
+    except click.exceptions.Exit as error:
         return error.exit_code
     except SeedbedError as error:
         _complain(error)
         return error.exit_code
     except BrokenPipeError:
         # Whoever read our output has seen enough; keep the interpreter from complaining about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG):
+            return _fault(error)
+        _give_up_output()
+        click.echo(f"Error: the output cannot be written: {error.strerror}", err=True)
+        return 74
     except Exception as error:
-        if os.environ.get("SEEDBED_TRACEBACK"):
-            traceback.print_exc()
-        else:
-            click.echo(f"Error: a fault in seedbed itself: {error!r}. SEEDBED_TRACEBACK=1 shows where; please report it.", err=True)
-        return 70
+        return _fault(error)
     return result if isinstance(result, int) else 0
+
+
+def _interrupted() -> int:
+    click.echo("interrupted", err=True)
+    return 130
+
+
+def _give_up_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fault(error: Exception) -> int:
+    if os.environ.get("SEEDBED_TRACEBACK"):
+        traceback.print_exc()
+    else:
+        click.echo(f"Error: a fault in seedbed itself: {error!r}. SEEDBED_TRACEBACK=1 shows where; please report it.", err=True)
+    return 70
 
 
 def _complain(error: SeedbedError) -> None:

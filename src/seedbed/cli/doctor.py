@@ -8,7 +8,7 @@ import click
 import numpy as np
 import orjson
 
-from seedbed.cli.options import as_json_option, connection_options, open_model, run_trio
+from seedbed.cli.options import as_json_option, connection_options, open_model, run_trio, shown_source
 from seedbed.errors import SeedbedError
 from seedbed.llm import LLM, TopLogprobs, as_row
 
@@ -43,7 +43,8 @@ def doctor(url: str, as_json: bool, **options: Any) -> None:
             click.echo(f"{name:<15} {_words(value)}")
     for line in findings["advice"]:
         click.echo(f"to do           {line}")
-    click.echo("next            " + f'seedbed generate {url} --prompt "..." -n 8 --seed 7')
+    prompt = '--prompt "..."' if findings["tokenizer"].startswith("yes") else "--token-ids 1,2,3"
+    click.echo(f"next            seedbed generate {shown_source(url)} {prompt} -n 8 --seed 7")
 
 
 async def _examine(model: LLM) -> dict[str, Any]:

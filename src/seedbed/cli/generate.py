@@ -9,11 +9,15 @@ import orjson
 
 from seedbed.cli.options import as_json_option, connection_options, open_model, prompts_of, run_trio, sampler_of, sampling_options, seed_of
 from seedbed.cli.progress import shown_text, watch
+from seedbed.errors import SeedbedError
 from seedbed.generation import open_generation
 
 if TYPE_CHECKING:
     from seedbed.generation import GenerationResult
     from seedbed.llm import LLM
+
+# Below a thousandth of a step's mass even a thousand draws would hardly show what was not listed.
+NOTEWORTHY = 1e-3
 
 __all__ = ["generate", "sample_and_show"]
 
@@ -30,7 +34,8 @@ def generate(source: str, as_json: bool, **options: Any) -> None:
     Examples:
       seedbed generate http://127.0.0.1:8017 --prompt "The seed" -n 16 --seed 7
       seedbed generate http://127.0.0.1:8080 --token-ids 504,3575,282 --temperature 0.8 --top-k 40
-      seedbed generate fixtures/recordings/tiny-lm --prompt "The seed" -n 16 --seed 7 --json
+      seedbed generate fixtures/recordings/tiny-lm --token-ids 84,104,101,32,115,101,101,100 -n 8 --seed 7
+        --temperature 0.9 --top-k 10 --max-new-tokens 40 --json
 
     \b
     Exit codes: 0 done, also when a deadline cut it short; 2 wrong usage; 3 the server failed;
@@ -73,8 +78,16 @@ async def _print_json(result: GenerationResult, model: LLM) -> None:
     data = result.to_dict()
     data["model"] = model.info.model if model.info else None
     for sequence in data["sequences"]:
-        sequence["text"] = await shown_text(model, sequence["token_ids"])
+        sequence["text"] = await _text_of(model, sequence["token_ids"])
     click.echo(orjson.dumps(data, option=orjson.OPT_INDENT_2))
+
+
+async def _text_of(model: LLM, token_ids: list[int]) -> str | None:
+    """Exactly the text, or None where there is no tokenizer (any more): what was sampled is worth printing without."""
+    try:
+        return await model.detokenize(token_ids)
+    except SeedbedError:
+        return None
 
 
 async def _print_lines(result: GenerationResult, model: LLM) -> None:
@@ -84,5 +97,10 @@ async def _print_lines(result: GenerationResult, model: LLM) -> None:
         click.echo(f"{place:<6} {sequence.finish_reason:<9} {len(sequence.token_ids):>5} tokens  {text}".rstrip())
     name = model.info.model if model.info else "the model"
     click.echo(f"{len(result.sequences)} sequences, {result.stats.tokens} tokens from {name}")
+    unseen = max((mass for sequence in result.sequences for mass in sequence.tail_masses), default=0.0)
+    if unseen >= NOTEWORTHY:
+        click.echo(
+            f"note   up to {unseen:.0%} of a step's probability was not listed, and never drawn: ask with --rows all, or cut with --top-k"
+        )
     click.echo(f"seed   {result.seed}")
     click.echo(f"sha256 {result.sha256}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 import click
 import trio
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from seedbed.llm import LLM
 
-__all__ = ["as_json_option", "connection_options", "open_model", "prompts_of", "run_trio", "sampling_options"]
+__all__ = ["as_json_option", "connection_options", "open_model", "prompts_of", "run_trio", "sampling_options", "shown_source"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 T = TypeVar("T")
@@ -69,6 +71,8 @@ async def open_model(source: str, options: dict[str, Any]) -> AsyncIterator[LLM]
     if _is_path(source):
         yield ReplayLLM(source)
         return
+    if "://" not in source:
+        raise UsageError(f"{source!r} is neither a URL such as http://host:port nor the directory of a recording")
     rows = options["rows"]
     if rows is not None and rows != "all" and not rows.isdecimal():
         raise UsageError(f"--rows must be a number or 'all', not {rows!r}")
@@ -84,6 +88,14 @@ async def open_model(source: str, options: dict[str, Any]) -> AsyncIterator[LLM]
         vocab_size=options["vocab_size"],
     ) as model:
         yield model
+
+
+def shown_source(source: str) -> str:
+    """A URL or path to print, quoted for the shell, without user info and query, which may be secret."""
+    if "://" in source:
+        parts = urlsplit(source)
+        source = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return shlex.quote(source)
 
 
 def _is_path(source: str) -> bool:
@@ -109,6 +121,9 @@ async def prompts_of(model: LLM, options: dict[str, Any]) -> list[list[int]]:
         ids = [[int(token_id) for token_id in text.replace(",", " ").split()] for text in options["id_lists"]]
     except ValueError as error:
         raise UsageError(f"--token-ids must be whole numbers with commas between: {error}") from None
+    for text in options["texts"]:
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise UsageError("--prompt holds octets that are no UTF-8: give token ids instead")
     prompts = [await model.tokenize(text) for text in options["texts"]] + ids
     if not prompts:
         raise UsageError("give a prompt: --prompt TEXT, or --token-ids 1,2,3")

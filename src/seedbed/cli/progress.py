@@ -86,4 +86,5 @@ async def shown_text(model: LLM, token_ids: Sequence[int]) -> str:
         text = await model.detokenize(list(token_ids))
     except SeedbedError:
         return " ".join(map(str, token_ids))
-    return " ".join(text.split("\n")).replace("\r", " ")
+    # A model may say anything, terminal commands included.
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -9,7 +9,7 @@ import click
 import trio
 
 from seedbed.cli.generate import sample_and_show
-from seedbed.cli.options import as_json_option, connection_options, open_model, run_trio, sampling_options
+from seedbed.cli.options import as_json_option, connection_options, open_model, run_trio, sampling_options, shown_source
 from seedbed.errors import UsageError
 from seedbed.protocols import PROTOCOLS
 from seedbed.recording import RecordingLLM
@@ -64,13 +64,16 @@ def record(url: str, path: str, keep: str, repeats: int, extend: bool, listen: s
             else:
                 result = await sample_and_show(recorded, options, as_json)
                 recorded.note(result)
+        if listen is None and not result.sequences:
+            return
         if not as_json or listen is not None:
             click.echo(f"{recorded.steps} steps are recorded in {path}. Replay them without the server:")
         if listen is not None:
-            click.echo(f"  seedbed replay {path} --port {port}")
+            click.echo(f"  seedbed replay {shown_source(path)} --port {port}")
         elif not as_json:
-            ids = ",".join(map(str, result.sequences[0].prompt_token_ids)) if result.sequences else "..."
-            click.echo(f"  seedbed generate {path} --token-ids {ids} -n {options['n']} --seed {result.seed}{_sampling_words(options)}")
+            prompts = dict.fromkeys((s.prompt_index, s.prompt_token_ids) for s in result.sequences)
+            ids = " ".join(f"--token-ids {','.join(map(str, prompt))}" for _, prompt in prompts)
+            click.echo(f"  seedbed generate {shown_source(path)} {ids} -n {options['n']} --seed {result.seed}{_sampling_words(options)}")
 
     run_trio(main)
 

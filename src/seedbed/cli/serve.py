@@ -100,4 +100,5 @@ def _announce(llm: LLM, url: str) -> None:
     name = llm.info.model if llm.info else repr(llm)
     click.echo(f"{name} at {url}, speaking {', '.join(PROTOCOLS)}; Ctrl-C stops it. Try:")
     click.echo(f"  seedbed doctor {url}")
-    click.echo(f'  seedbed generate {url} --prompt "The seed" -n 8 --seed 7')
+    prompt = "--token-ids 1,2,3" if isinstance(llm, ReplayLLM) else '--prompt "The seed"'
+    click.echo(f"  seedbed generate {url} {prompt} -n 8 --seed 7")
