@@ -23,7 +23,7 @@ demo-llama: $(LLAMA_READY) ## the same against a real llama.cpp server with a re
 	@$(BIN)/python tests/examples/demo_llama.py
 
 test: $(READY) ## the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-real: $(LLAMA_READY) ## the tests that talk to a real llama.cpp server
 	$(BIN)/python -m pytest -m real

@@ -153,7 +153,9 @@ class ShiftedAhead(Broken):
 
 class TestCheckLLM:
     @pytest.mark.parametrize(
-        "llm", [Broken(), TinyLM(), HashLM(50), ScriptedLLM({}, default=TopLogprobs([1, 2], [-1.0, -1.0], 9))], ids=repr
+        "llm",
+        [Broken(), TinyLM(), HashLM(50), ScriptedLLM({}, default=TopLogprobs([1, 2], [-1.0, -1.0], 9))],
+        ids=lambda llm: type(llm).__name__,
     )
     async def test_a_right_model_passes(self, llm: LLM) -> None:
         await check_llm(llm)

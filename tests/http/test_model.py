@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import traceback
 from functools import partial
 
@@ -292,7 +293,7 @@ async def test_the_probe_catches_a_server_that_contradicts_itself() -> None:
         (URL, {"api_key": "\N{SNOWMAN}"}),
         (URL, {"transport": httpx.MockTransport(lambda request: httpx.Response(200)), "client": object()}),
     ],
-    ids=str,
+    ids=lambda value: re.sub(r" at 0x\w+", "", str(value)),
 )
 async def test_a_wrong_argument_is_refused_before_anything_is_sent(url: str, arguments: dict[str, object]) -> None:
     with pytest.raises(UsageError):
