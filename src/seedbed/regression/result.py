@@ -93,7 +93,7 @@ class CheckReport:
     @property
     def needed(self) -> int | None:
         """For INCONCLUSIVE: about how many prefixes would settle it; None otherwise, or when no number would."""
-        return rows_needed(self.drift, self.margin) if self.verdict is Verdict.INCONCLUSIVE else None
+        return rows_needed(self.drift, self.margin, alpha=self.alpha) if self.verdict is Verdict.INCONCLUSIVE else None
 
     def describe(self, recording: Recording, llm: LLM, *, refused: int, of: int) -> None:
         """Note who was compared with what."""
