@@ -14,9 +14,9 @@ import orjson
 import pytest
 import trio
 import trio.testing
-from tests.http.fakes import OK, read_request, tcp_server
+from tests.http.fakes import ASK, INFO, NEVER, OK, URL, FakeHost, description, model_behind, read_request, tcp_server
 
-from seedbed import HashLM, ModelInfo, TinyLM, connect, generate, serve
+from seedbed import HashLM, TinyLM, connect, generate, serve
 from seedbed.errors import (
     AnswerTooLarge,
     BadRequest,
@@ -36,52 +36,15 @@ from seedbed.errors import (
     UsageError,
 )
 from seedbed.http import Retry
-from seedbed.http.model import DISCOVERY_BOUND
+from seedbed.http.endpoint import DISCOVERY_BOUND
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import HttpRequest
 from seedbed.server import answer
 from seedbed.server.asgi import asgi_app
 from seedbed.testing import ScriptedLLM, cancel_at_each_step, check_llm
 
-URL = "http://model.test:8000"
 PROMPT = list(b"The seed")
-INFO = ModelInfo("four", "test", "f", 4, (0,), 100)
-NEVER = Retry(attempts=1)
 ROUTES = ("native", "llama.cpp")
-
-
-def model_behind(handler, url: str = URL, **options):
-    """``connect`` to a handler in process: no socket, no thread, so that clocks may be virtual."""
-    return connect(url, transport=httpx.MockTransport(handler), decode_in_thread_above=math.inf, **options)
-
-
-class FakeHost:
-    """A server in process over a model; subclass or script its answers. Remembers what it was asked."""
-
-    def __init__(self, llm=None, *, protocol: str = "native", script=None) -> None:
-        self.llm = llm or ScriptedLLM({}, default=[0.0, 1.0, 2.0, 3.0], info=INFO)
-        self.protocol = protocol_named(protocol)
-        self.script = script or {}
-        self.asked: list[httpx.Request] = []
-
-    async def __call__(self, request: httpx.Request) -> httpx.Response:
-        self.asked.append(request)
-        path = request.url.raw_path.decode().partition("?")[0]
-        scripted = self.script.get(path)
-        if callable(scripted):
-            scripted = await scripted(request)
-        if isinstance(scripted, list):
-            scripted = scripted.pop(0) if scripted else None
-        if isinstance(scripted, Exception):
-            raise scripted
-        if scripted is not None:
-            return scripted
-        asked = HttpRequest(request.method, path, tuple(request.headers.items()), request.content)
-        response = await answer(self.llm, [self.protocol], asked)
-        return httpx.Response(response.status, headers=list(response.headers), content=bytes(response.body))
-
-
-ASK = "/v1/next_token_logits"
 
 
 # Finding out.
@@ -245,11 +208,6 @@ async def test_a_server_that_does_not_tell_its_end_token_must_be_helped() -> Non
         assert model.eos_token_ids == (3,)
 
 
-def description(**changes: object) -> bytes:
-    facts = {"model": "four", "server": "test", "fingerprint": "f", "vocab_size": 4, "eos_token_ids": [0], "context_length": 100}
-    return orjson.dumps(facts | changes)
-
-
 async def test_an_end_token_outside_the_vocabulary_is_a_lie_or_a_mistake() -> None:
     host = FakeHost(script={"/v1/model": [httpx.Response(200, content=description(eos_token_ids=[9]))]})
     with pytest.raises(DishonestAnswer, match="end token 9 is not in the vocabulary of 4"):
@@ -291,7 +249,36 @@ async def test_the_probe_catches_a_server_that_contradicts_itself() -> None:
         (URL, {"protocol": "gopher"}),
         (URL, {"headers": [("a", "b\nc")]}),
         (URL, {"api_key": "\N{SNOWMAN}"}),
-        (URL, {"transport": httpx.MockTransport(lambda request: httpx.Response(200)), "client": object()}),
+        (URL, {"transport": httpx.MockTransport(lambda request: httpx.Response(200)), "client": httpx.AsyncClient(trust_env=False)}),
+        ([], {}),
+        ([URL, URL], {}),
+        ([URL, "http://"], {}),
+        (URL, {"top_k": "3"}),
+        (URL, {"max_connections": None}),
+        (URL, {"max_connections": "3"}),
+        (URL, {"request_timeout": None}),
+        (URL, {"request_timeout": "60"}),
+        (URL, {"request_timeout": True}),
+        (URL, {"connect_timeout": None}),
+        (URL, {"decode_in_thread_above": None}),
+        (URL, {"protocol": 5}),
+        (URL, {"model": 5}),
+        (URL, {"headers": "authorization"}),
+        (URL, {"headers": {"a": 5}}),
+        (URL, {"headers": {"a": None}}),
+        (URL, {"headers": 5}),
+        (URL, {"api_key": b"key"}),
+        (URL, {"retry": 3}),
+        (URL, {"transport": "http"}),
+        (URL, {"client": object()}),
+        (URL, {"ssl_context": True}),
+        (URL, {"eos_token_ids": 46}),
+        (URL, {"eos_token_ids": "46"}),
+        (URL, {"eos_token_ids": []}),
+        (URL, {"eos_token_ids": [0.5]}),
+        (URL, {"eos_token_ids": [True]}),
+        (URL, {"vocab_size": 0}),
+        (URL, {"vocab_size": "257"}),
     ],
     ids=lambda value: re.sub(r" at 0x\w+", "", str(value)),
 )
@@ -323,7 +310,7 @@ async def test_a_path_in_front_and_a_query_go_with_every_request() -> None:
 
     async with model_behind(mounted, url=URL + "/a%20b/?key=hunter22") as model:
         await model.next_token_logits([1])
-        assert model._wire.where == URL + "/a%20b"
+        assert model._servers.where == URL + "/a%20b"
 
     assert len(host.asked) == 3
 
@@ -610,7 +597,7 @@ async def test_a_url_that_is_none_is_not_shown(url: str) -> None:
 async def test_no_repr_shows_a_secret() -> None:
     url = f"http://{CANARIES[2]}:{CANARIES[3]}@model.test/?key={CANARIES[4]}"
     async with model_behind(FakeHost(), url=url, api_key=CANARIES[0], headers=[("x-api-key", CANARIES[1])]) as model:
-        shown = f"{model!r} {model._wire._sender!r} {model.info!r} {model.statistics()!r} {model._wire.secrets!r}"
+        shown = f"{model!r} {model._servers._sender!r} {model.info!r} {model.statistics()!r} {model._servers.secrets!r}"
 
     assert "canary" not in shown
 
