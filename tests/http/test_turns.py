@@ -154,22 +154,19 @@ def test_answers_to_few_at_a_time_say_nothing_about_more() -> None:
     assert turns.allowed == AT_FIRST
 
 
-async def test_refusals_of_what_was_sent_together_take_three_tenths_away_once(autojump_clock) -> None:
+def test_refusals_of_what_was_sent_together_take_three_tenths_away_once() -> None:
     turns = Turns(100)
-    sent = trio.current_time()
-    await trio.sleep(1)
-    for _ in range(AT_FIRST):
-        turns.shrink(sent)
+    for number in range(1, AT_FIRST + 1):
+        turns.shrink(number, latest=AT_FIRST)
     assert turns.allowed == AT_FIRST * KEPT
-    await trio.sleep(1)
-    turns.shrink(trio.current_time())
+    turns.shrink(AT_FIRST + 1, latest=AT_FIRST + 1)
 
     assert turns.allowed == AT_FIRST * KEPT * KEPT
 
 
-async def test_after_a_refusal_as_many_answers_as_there_are_turns_add_one(autojump_clock) -> None:
+def test_after_a_refusal_as_many_answers_as_there_are_turns_add_one() -> None:
     turns = Turns(100)
-    turns.shrink(trio.current_time())
+    turns.shrink(1, latest=1)
     all_taken(turns)
     before = turns.allowed
     for _ in range(12):
@@ -179,11 +176,10 @@ async def test_after_a_refusal_as_many_answers_as_there_are_turns_add_one(autoju
     assert before + 0.95 < turns.allowed < before + 1.1
 
 
-async def test_one_is_always_left(autojump_clock) -> None:
+def test_one_is_always_left() -> None:
     turns = Turns(100)
-    for _ in range(50):
-        await trio.sleep(1)
-        turns.shrink(trio.current_time())
+    for number in range(1, 50):
+        turns.shrink(number, latest=number)
 
     assert turns.allowed == 1
     assert turns.take_nowait()

@@ -92,7 +92,8 @@ class Wanted:
         for token_id in info.eos_token_ids:
             if not 0 <= token_id < info.vocab_size:
                 text = f"the end token {token_id} is not in the vocabulary of {info.vocab_size}: ids are 0 to {info.vocab_size - 1}"
-                raise DishonestAnswer(f"the server says so itself: {text}") if self.eos_token_ids is None else UsageError(text)
+                is_told = self.eos_token_ids is None and self.vocab_size is None
+                raise DishonestAnswer(f"the server says so itself: {text}") if is_told else UsageError(text)
         return info
 
     def entries(self, info: ModelInfo, default: int | None) -> int | None:

@@ -285,16 +285,16 @@ class Endpoint:
         # No checkpoint of its own: what follows is one, and two would cost a tenth of a request.
         if not await turns.take():
             raise ConnectionLost(f"{self.where} failed before this request's turn came", answer_begun=False)
-        began = trio.current_time()
+        self._requests += 1
+        number, began = self._requests, trio.current_time()
         try:
-            self._requests += 1
             response = await self._sender.send(request, bound)
             if response.status in (429, 503):
-                turns.shrink(began)
+                turns.shrink(number, self._requests)
             elif turns.allowed < turns.most and trio.current_time() - began < self._in_good_time:
                 turns.grow()
         except RequestTimeout:
-            turns.shrink(began)
+            turns.shrink(number, self._requests)
             raise
         finally:
             turns.give_back()

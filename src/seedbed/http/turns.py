@@ -44,7 +44,7 @@ class Turns:
         (True, True, False, <Turns: 2 of 2 taken, 0 waiting>)
     """
 
-    __slots__ = ("_cut_at", "_is_refused", "_lot", "_turned_away", "allowed", "most", "taken")
+    __slots__ = ("_is_refused", "_latest_at_cut", "_lot", "_turned_away", "allowed", "most", "taken")
 
     def __init__(self, most: float) -> None:
         if isinstance(most, bool) or not isinstance(most, int | float) or not most >= 1 or (most != math.inf and most != int(most)):
@@ -53,7 +53,7 @@ class Turns:
         self.most = most
         self.allowed = float(min(most, AT_FIRST))
         self._is_refused = False  # whether any request has been
-        self._cut_at = -math.inf
+        self._latest_at_cut = 0
         self._lot = trio.lowlevel.ParkingLot()
         self._turned_away: set[trio.lowlevel.Task] = set()
 
@@ -94,15 +94,16 @@ class Turns:
         if self.allowed < self.most and self.taken + 1 > self.allowed:
             self.allowed = min(self.most, self.allowed + (1 / self.allowed if self._is_refused else 1))
 
-    def shrink(self, since: float) -> None:
+    def shrink(self, number: int, latest: int) -> None:
         """A request has been refused for there being too many, or was not answered in time.
 
         Args:
-            since: when it was sent, on trio's clock.
+            number: which one, counted in the order they were sent.
+            latest: the latest that has been sent.
         """
         self._is_refused = True
-        if since > self._cut_at:
-            self._cut_at = trio.current_time()
+        if number > self._latest_at_cut:
+            self._latest_at_cut = latest
             self.allowed = max(1.0, self.allowed * KEPT)
 
     def _hand_over(self) -> None:
