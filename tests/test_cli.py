@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import queue
 import re
 import select
 import shlex
@@ -13,17 +14,24 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
+from seedbed import TinyLM, serve
 from seedbed.cli import main, run
+from seedbed.server.faults import Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from seedbed.protocols.exchange import HttpRequest
 
 ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "fixtures" / "recordings" / "tiny-lm")
@@ -89,6 +97,32 @@ def not_a_model_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     process.communicate()
 
 
+@contextmanager
+def silent_server(path: str, after: int = 0) -> Iterator[str]:
+    """A server that answers nothing any more from so many requests of that path on."""
+
+    def faults(request: HttpRequest) -> Fault | None:
+        nonlocal after
+        after -= request.route == path
+        return Fault("stall", part=0.0) if after < 0 else None
+
+    async def main() -> None:
+        async with serve(TinyLM(), faults=faults) as server:
+            over = trio.Event()
+            started.put((server.url, partial(trio.lowlevel.current_trio_token().run_sync_soon, over.set)))
+            await over.wait()
+
+    started: queue.Queue[tuple[str, Callable[[], None]]] = queue.Queue()
+    thread = threading.Thread(target=trio.run, args=(main,))
+    thread.start()
+    url, end = started.get(timeout=30)
+    try:
+        yield url
+    finally:
+        end()
+        thread.join()
+
+
 class TestGenerate:
     def test_the_same_seed_gives_the_same_output_and_n_a_prefix(self, url: str) -> None:
         three = seedbed("generate", url, "--prompt", "The seed", "-n", "3", "--seed", "7")
@@ -126,10 +160,37 @@ class TestGenerate:
         assert re.search(r"^sha256 [0-9a-f]{64}$", ran.stdout, re.MULTILINE)
 
     def test_a_deadline_keeps_what_there_is(self, url: str) -> None:
-        ran = seedbed("generate", url, "--prompt", "The seed", "-n", "4", "--timeout", "0")
+        ran = seedbed("generate", url, "--prompt", "The seed", "-n", "200", "--max-new-tokens", "2000", "--timeout", "1")
 
-        assert ran.returncode == 0
-        assert ran.stdout.count("deadline      0 tokens") == 4
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert ran.stdout.count(" deadline ") > 100
+
+    @pytest.mark.parametrize("silent_from", ["/v1/model", "/v1/tokenize"])
+    def test_a_deadline_covers_connecting_and_tokenizing_too(self, silent_from: str) -> None:
+        with silent_server(silent_from) as address:
+            ran = seedbed("generate", address, "--prompt", "The seed", "--timeout", "0.5")
+
+            assert (ran.returncode, ran.stdout) == (3, "")
+            assert ran.stderr.startswith("Error: the deadline came before ")
+            assert ran.stderr.endswith("nothing was sampled; give a longer --timeout, or look after the server\n")
+
+    def test_what_there_is_at_the_deadline_is_shown_though_the_server_is_silent(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys.modules["seedbed.cli.generate"], "GRACE", 0.1)  # the package's name is the command
+        with silent_server("/v1/next_token_logits", after=3) as address:  # the probe, and two steps
+            ran = seedbed("generate", address, "--token-ids", "84,104", "--timeout", "0.5")
+
+            assert (ran.returncode, ran.stderr) == (0, "")
+            assert re.search(r"deadline +2 tokens  \d+ \d+$", ran.stdout, re.MULTILINE)
+
+    def test_replicas_give_the_same_tokens_and_one_that_differs_is_refused(self, url: str) -> None:
+        alone = seedbed("generate", url, "--prompt", "The seed", "-n", "4", "--seed", "7")
+        with running("serve", "--port", "0") as (_, other), running("replay", TINY, "--port", "0") as (_, different):
+            together = seedbed("generate", url, "--replica", other, "--prompt", "The seed", "-n", "4", "--seed", "7")
+            mixed = seedbed("generate", url, "--replica", different, "--prompt", "The seed", "-n", "4", "--seed", "7")
+
+        assert (together.returncode, together.stdout) == (0, alone.stdout)
+        assert (mixed.returncode, mixed.stdout) == (3, "")
+        assert "are no replicas of one model" in mixed.stderr
 
 
 class TestRecord:

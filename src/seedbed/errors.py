@@ -24,6 +24,7 @@
     │   │   ├── RowWithheld                 the server answered, but kept the row to itself
     │   │   └── DishonestAnswer             well-formed, and contradicts the request or itself
     │   ├── NotAModelServer                 an HTTP server, but none of the protocols known
+    │   ├── ReplicasDiffer                  several servers, but not of one model
     │   └── RequestRefused                  the server said no; ``.status`` has its HTTP status
     │       ├── BadRequest                  400, 422: it does not accept what was asked
     │       ├── ContextOverflow             more tokens than the model's context holds
@@ -86,6 +87,7 @@ __all__ = [
     "RecordingMiss",
     "RecordingNotFound",
     "RecordingTooNew",
+    "ReplicasDiffer",
     "RequestRefused",
     "RequestTimeout",
     "RowError",
@@ -241,6 +243,10 @@ class DishonestAnswer(BrokenAnswer):
 
 class NotAModelServer(ServerError):
     """Something answers HTTP there, but in none of the protocols known."""
+
+
+class ReplicasDiffer(ServerError):
+    """Servers given as replicas tell different things of themselves: which tokens are drawn would depend on which one answers."""
 
 
 class RequestRefused(ServerError):

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
+import trio
 
-from seedbed.cli.options import as_json_option, connection_options, open_model, prompts_of, run_trio, sampler_of, sampling_options, seed_of
-from seedbed.cli.progress import shown_text, watch
+from seedbed.cli.options import (
+    as_json_option,
+    connection_options,
+    deadline_of,
+    open_model,
+    prompts_of,
+    run_trio,
+    sampler_of,
+    sampling_options,
+    seed_of,
+    within,
+)
+from seedbed.cli.progress import one_line, watch
 from seedbed.errors import SeedbedError
 from seedbed.generation import open_generation
 
@@ -16,6 +30,7 @@ if TYPE_CHECKING:
     from seedbed.generation import GenerationResult
     from seedbed.llm import LLM
 
+GRACE = 2.0  # seconds for the texts of what there is at the deadline
 # Below a thousandth of a step's mass even a thousand draws would hardly show what was not listed.
 NOTEWORTHY = 1e-3
 
@@ -38,21 +53,27 @@ def generate(source: str, as_json: bool, **options: Any) -> None:
         --temperature 0.9 --top-k 10 --max-new-tokens 40 --json
 
     \b
-    Exit codes: 0 done, also when a deadline cut it short; 2 wrong usage; 3 the server failed;
-    5 the recording does not have what was asked; 130 interrupted.
+    Exit codes: 0 done, also when a deadline cut it short; 2 wrong usage; 3 the server failed, or had not
+    answered at all by the deadline; 5 the recording does not have what was asked; 130 interrupted.
     """
 
     async def main() -> None:
-        async with open_model(source, options) as model:
-            await sample_and_show(model, options, as_json)
+        deadline = deadline_of(options)
+        async with open_model(source, options, deadline) as model:
+            await sample_and_show(model, options, as_json, deadline)
 
     run_trio(main)
 
 
-async def sample_and_show(model: LLM, options: dict[str, Any], as_json: bool) -> GenerationResult:
-    """Sample what the options say from a model and print it."""
+async def sample_and_show(model: LLM, options: dict[str, Any], as_json: bool, deadline: float) -> GenerationResult:
+    """Sample what the options say from a model, until the deadline, and print it.
+
+    Raises:
+        DeadlineExceeded: it came before the prompts were tokenized.
+    """
     sampler, seed = sampler_of(options), seed_of(options)
-    prompts = await prompts_of(model, options)
+    with within(deadline, "the prompts were tokenized"):
+        prompts = await prompts_of(model, options)
     async with (
         open_generation(
             prompts,
@@ -61,40 +82,44 @@ async def sample_and_show(model: LLM, options: dict[str, Any], as_json: bool) ->
             sampler=sampler,
             seed=seed,
             max_new_tokens=options["max_new_tokens"],
-            timeout=options["timeout"],
+            timeout=max(0.0, deadline - trio.current_time()),
         ) as generation,
         watch(generation, model, quiet=as_json),
     ):
         await generation.wait()
     result = generation.result()
+    # A server that let the deadline pass may not say what the tokens mean either.
+    patience = GRACE if trio.current_time() >= deadline else math.inf
+    texts = await _texts_of(model, [sequence.token_ids for sequence in result.sequences], patience)
     if as_json:
-        await _print_json(result, model)
+        _print_json(result, model, texts)
     else:
-        await _print_lines(result, model)
+        _print_lines(result, model, texts)
     return result
 
 
-async def _print_json(result: GenerationResult, model: LLM) -> None:
+async def _texts_of(model: LLM, lists: list[tuple[int, ...]], patience: float) -> list[str | None]:
+    """Exactly the texts; None where there is no tokenizer (any more): what was sampled is worth printing without."""
+    texts: list[str | None] = [None] * len(lists)
+    with trio.move_on_after(patience):
+        for place, token_ids in enumerate(lists):
+            with suppress(SeedbedError):
+                texts[place] = await model.detokenize(token_ids)
+    return texts
+
+
+def _print_json(result: GenerationResult, model: LLM, texts: list[str | None]) -> None:
     data = result.to_dict()
     data["model"] = model.info.model if model.info else None
-    for sequence in data["sequences"]:
-        sequence["text"] = await _text_of(model, sequence["token_ids"])
+    for sequence, text in zip(data["sequences"], texts, strict=True):
+        sequence["text"] = text
     click.echo(orjson.dumps(data, option=orjson.OPT_INDENT_2))
 
 
-async def _text_of(model: LLM, token_ids: list[int]) -> str | None:
-    """Exactly the text, or None where there is no tokenizer (any more): what was sampled is worth printing without."""
-    try:
-        return await model.detokenize(token_ids)
-    except SeedbedError:
-        return None
-
-
-async def _print_lines(result: GenerationResult, model: LLM) -> None:
-    for sequence in result.sequences:
-        text = await shown_text(model, sequence.token_ids)
-        place = f"{sequence.prompt_index}.{sequence.index}"
-        click.echo(f"{place:<6} {sequence.finish_reason:<9} {len(sequence.token_ids):>5} tokens  {text}".rstrip())
+def _print_lines(result: GenerationResult, model: LLM, texts: list[str | None]) -> None:
+    for sequence, text in zip(result.sequences, texts, strict=True):
+        place, shown = f"{sequence.prompt_index}.{sequence.index}", one_line(text, sequence.token_ids)
+        click.echo(f"{place:<6} {sequence.finish_reason:<9} {len(sequence.token_ids):>5} tokens  {shown}".rstrip())
     name = model.info.model if model.info else "the model"
     click.echo(f"{len(result.sequences)} sequences, {result.stats.tokens} tokens from {name}")
     unseen = max((mass for sequence in result.sequences for mass in sequence.tail_masses), default=0.0)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 import shlex
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -12,18 +13,28 @@ from urllib.parse import urlsplit, urlunsplit
 import click
 import trio
 
-from seedbed.errors import UsageError
+from seedbed.errors import DeadlineExceeded, UsageError
 from seedbed.http import connect
 from seedbed.protocols import PROTOCOLS
 from seedbed.recording import ReplayLLM
 from seedbed.sampling import Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from seedbed.llm import LLM
 
-__all__ = ["as_json_option", "connection_options", "open_model", "prompts_of", "run_trio", "sampling_options", "shown_source"]
+__all__ = [
+    "as_json_option",
+    "connection_options",
+    "deadline_of",
+    "open_model",
+    "prompts_of",
+    "run_trio",
+    "sampling_options",
+    "shown_source",
+    "within",
+]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 T = TypeVar("T")
@@ -45,6 +56,8 @@ connection_options = _all_of(
     click.option("--model", metavar="NAME", help="Which of the server's models; refused if it has another."),
     click.option("--rows", metavar="K|all", help="Tokens of each row to ask the server for.  [default: what suits the protocol]"),
     click.option("--connections", type=click.IntRange(1), default=64, show_default=True, help="Requests under way at once."),
+    click.option("--replica", "replicas", multiple=True, metavar="URL", help="Another server of the same model. Repeat for several."),
+    click.option("--replicas-may-differ", is_flag=True, help="Take replicas of other fingerprints; tokens then depend on who answers."),
     click.option("--request-timeout", type=float, default=60.0, show_default=True, metavar="SECONDS", help="For one request."),
     click.option("--api-key", envvar="SEEDBED_API_KEY", help="Sent as a bearer token; or set SEEDBED_API_KEY."),
     click.option("--eos-token-id", "eos_token_ids", type=int, multiple=True, metavar="ID", help="For servers that do not tell."),
@@ -61,14 +74,47 @@ sampling_options = _all_of(
     click.option("--top-k", type=int, default=0, help="Keep the k most probable tokens.  [default: all]"),
     click.option("--top-p", type=float, default=1.0, help="Keep the most probable tokens up to this mass.  [default: 1, all]"),
     click.option("--min-p", type=float, default=0.0, help="Keep tokens this many times as probable as the best.  [default: 0, all]"),
-    click.option("--timeout", type=float, default=float("inf"), metavar="SECONDS", help="For everything; keeps what there is by then."),
+    click.option(
+        "--timeout",
+        type=float,
+        default=float("inf"),
+        metavar="SECONDS",
+        help="For all; keeps what there is by then.",
+    ),
 )
 
 
+def deadline_of(options: dict[str, Any]) -> float:
+    """When everything must be over, on trio's clock; inf when ``--timeout`` was not given."""
+    seconds: float = options["timeout"]
+    if not seconds >= 0:
+        raise UsageError(f"--timeout must be seconds >= 0, not {seconds}")
+    return trio.current_time() + seconds
+
+
+@contextmanager
+def within(deadline: float, what: str) -> Iterator[trio.CancelScope]:
+    """What must be done by then, or there is nothing to keep; push the scope's deadline away once it is done.
+
+    Raises:
+        DeadlineExceeded: it was not.
+    """
+    with trio.CancelScope(deadline=deadline) as scope:
+        yield scope
+    if scope.cancelled_caught:
+        raise DeadlineExceeded(f"the deadline came before {what}: nothing was sampled; give a longer --timeout, or look after the server")
+
+
 @asynccontextmanager
-async def open_model(source: str, options: dict[str, Any]) -> AsyncIterator[LLM]:
-    """The model a command was pointed at: behind a URL, or in a recording's directory."""
+async def open_model(source: str, options: dict[str, Any], deadline: float = math.inf) -> AsyncIterator[LLM]:
+    """The model a command was pointed at: behind a URL and those of its replicas, or in a recording's directory.
+
+    Raises:
+        DeadlineExceeded: it could not be connected to by then.
+    """
     if _is_path(source):
+        if options["replicas"]:
+            raise UsageError("a recording has no replicas: give --replica beside a URL")
         yield ReplayLLM(source)
         return
     if "://" not in source:
@@ -76,18 +122,21 @@ async def open_model(source: str, options: dict[str, Any]) -> AsyncIterator[LLM]
     rows = options["rows"]
     if rows is not None and rows != "all" and not rows.isdecimal():
         raise UsageError(f"--rows must be a number or 'all', not {rows!r}")
-    async with connect(
-        source,
-        options["protocol"],
-        model=options["model"],
-        top_k=int(rows) if rows is not None and rows != "all" else rows,
-        max_connections=options["connections"],
-        request_timeout=options["request_timeout"],
-        api_key=options["api_key"],
-        eos_token_ids=options["eos_token_ids"] or None,
-        vocab_size=options["vocab_size"],
-    ) as model:
-        yield model
+    with within(deadline, f"{shown_source(source)} had said what it is") as scope:
+        async with connect(
+            [source, *options["replicas"]],
+            options["protocol"],
+            model=options["model"],
+            top_k=int(rows) if rows is not None and rows != "all" else rows,
+            max_connections=options["connections"],
+            request_timeout=options["request_timeout"],
+            api_key=options["api_key"],
+            eos_token_ids=options["eos_token_ids"] or None,
+            vocab_size=options["vocab_size"],
+            replicas_may_differ=options["replicas_may_differ"],
+        ) as model:
+            scope.deadline = math.inf
+            yield model
 
 
 def shown_source(source: str) -> str:

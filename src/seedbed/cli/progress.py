@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from seedbed.generation import Generation, SampledSequence
     from seedbed.llm import LLM
 
-__all__ = ["shown_text", "watch"]
+__all__ = ["one_line", "shown_text", "watch"]
 
 REFRESH = 0.2  # seconds
 COLOURS = {"stop": "green", "length": "cyan", "deadline": "yellow", "error": "red", "cancelled": "yellow"}
@@ -83,8 +83,14 @@ class _View:
 async def shown_text(model: LLM, token_ids: Sequence[int]) -> str:
     """Token ids as one line of text, or as numbers where the model has no tokenizer."""
     try:
-        text = await model.detokenize(list(token_ids))
+        return one_line(await model.detokenize(list(token_ids)), token_ids)
     except SeedbedError:
+        return one_line(None, token_ids)
+
+
+def one_line(text: str | None, token_ids: Sequence[int]) -> str:
+    """A text as one line, or token ids as numbers where there is none."""
+    if text is None:
         return " ".join(map(str, token_ids))
     # A model may say anything, terminal commands included.
     return "".join(character if character.isprintable() else " " for character in text)

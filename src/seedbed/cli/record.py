@@ -9,7 +9,7 @@ import click
 import trio
 
 from seedbed.cli.generate import sample_and_show
-from seedbed.cli.options import as_json_option, connection_options, open_model, run_trio, sampling_options, shown_source
+from seedbed.cli.options import as_json_option, connection_options, deadline_of, open_model, run_trio, sampling_options, shown_source
 from seedbed.errors import UsageError
 from seedbed.protocols import PROTOCOLS
 from seedbed.recording import RecordingLLM
@@ -58,11 +58,15 @@ def record(url: str, path: str, keep: str, repeats: int, extend: bool, listen: s
 
     async def main() -> None:
         tier = {"tier": "full"} if keep == "all" else {"top_k": int(keep)}
-        async with open_model(url, options) as model, RecordingLLM(model, path, repeats=repeats, extend=extend, **tier) as recorded:
+        deadline = deadline_of(options)
+        async with (
+            open_model(url, options, deadline) as model,
+            RecordingLLM(model, path, repeats=repeats, extend=extend, **tier) as recorded,
+        ):
             if listen is not None:
                 await _serve_until_interrupted(recorded, host, port, path)
             else:
-                result = await sample_and_show(recorded, options, as_json)
+                result = await sample_and_show(recorded, options, as_json, deadline)
                 recorded.note(result)
         if listen is None and not result.sequences:
             return
