@@ -12,12 +12,14 @@ from urllib.parse import urlsplit, urlunsplit
 
 import click
 import trio
+from click.core import ParameterSource
 
-from seedbed.errors import DeadlineExceeded, UsageError
+from seedbed.errors import DeadlineExceeded, InvalidSeed, UsageError
 from seedbed.http import connect
 from seedbed.protocols import PROTOCOLS
 from seedbed.recording import ReplayLLM
 from seedbed.sampling import Sampler
+from seedbed.sampling.randomness import check_seed, fresh_seed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from seedbed.llm import LLM
 
 __all__ = [
+    "SamplingCommand",
     "as_json_option",
+    "command_again",
     "connection_options",
     "deadline_of",
     "open_model",
@@ -35,6 +39,8 @@ __all__ = [
     "shown_source",
     "within",
 ]
+
+PROMPT_ORDER = "seedbed.prompt_order"
 
 F = TypeVar("F", bound="Callable[..., Any]")
 T = TypeVar("T")
@@ -47,6 +53,16 @@ def run_trio(main: Callable[[], Awaitable[T]]) -> T:
 
 def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
     return lambda function: functools.reduce(lambda inner, option: option(inner), reversed(options), function)
+
+
+class SamplingCommand(click.Command):
+    """A command that remembers in which order its prompts were given: click keeps the order within an option only."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse, and note the order."""
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        ctx.meta[PROMPT_ORDER] = [option.name for option in order if option.name in ("texts", "id_lists")]
+        return super().parse_args(ctx, args)
 
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on standard output.")
@@ -112,6 +128,18 @@ async def open_model(source: str, options: dict[str, Any], deadline: float = mat
     Raises:
         DeadlineExceeded: it could not be connected to by then.
     """
+    try:
+        async with _opened(source, options, deadline) as model:
+            yield model
+    except UsageError as error:
+        for name, option in (("eos_token_ids=", "--eos-token-id ID"), ("vocab_size=", "--vocab-size N")):
+            if name in error.message:
+                error.add_note(f"on the command line: {option}")
+        raise
+
+
+@asynccontextmanager
+async def _opened(source: str, options: dict[str, Any], deadline: float) -> AsyncIterator[LLM]:
     if _is_path(source):
         if options["replicas"]:
             raise UsageError("a recording has no replicas: give --replica beside a URL")
@@ -156,16 +184,22 @@ def sampler_of(options: dict[str, Any]) -> Sampler:
     return Sampler(options["temperature"], options["top_k"], options["top_p"], options["min_p"])
 
 
-def seed_of(options: dict[str, Any]) -> int | None:
-    """The seed given, or None for a fresh one."""
+def seed_of(options: dict[str, Any]) -> int:
+    """The seed given, or a fresh one."""
     try:
-        return None if options["seed"] is None else int(options["seed"], 0)
+        return fresh_seed() if options["seed"] is None else check_seed(int(options["seed"], 0))
+    except InvalidSeed:
+        raise
     except ValueError:
         raise UsageError(f"--seed must be a whole number, not {options['seed']!r}") from None
 
 
-async def prompts_of(model: LLM, options: dict[str, Any]) -> list[list[int]]:
-    """All prompts given: texts in their order, then id lists in theirs."""
+async def prompts_of(model: LLM, options: dict[str, Any], deadline: float = math.inf) -> list[list[int]]:
+    """All prompts, in the order they were given in.
+
+    Raises:
+        DeadlineExceeded: they were not tokenized by then.
+    """
     try:
         ids = [[int(token_id) for token_id in text.replace(",", " ").split()] for text in options["id_lists"]]
     except ValueError as error:
@@ -173,7 +207,31 @@ async def prompts_of(model: LLM, options: dict[str, Any]) -> list[list[int]]:
     for text in options["texts"]:
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise UsageError("--prompt holds octets that are no UTF-8: give token ids instead")
-    prompts = [await model.tokenize(text) for text in options["texts"]] + ids
-    if not prompts:
+    if not (options["texts"] or ids):
         raise UsageError("give a prompt: --prompt TEXT, or --token-ids 1,2,3")
-    return prompts
+    with within(deadline, "the prompts were tokenized"):
+        tokenized = [await model.tokenize(text) for text in options["texts"]]
+    given = {"texts": iter(tokenized), "id_lists": iter(ids)}
+    return [next(given[name]) for name in click.get_current_context().meta[PROMPT_ORDER]]
+
+
+def command_again(**changes: Any) -> str:
+    """The command under way as it would be typed, with some options changed (None leaves one out), and without the API key."""
+    context = click.get_current_context()
+    given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE} | set(changes)
+    values = context.params | changes
+    words = [f"seedbed {context.info_name}"]
+    prompts = {name: iter(values.get(name, ())) for name in ("texts", "id_lists")}
+    spelled = {"texts": "--prompt", "id_lists": "--token-ids"}
+    for option in context.command.get_params(context):
+        name, value = option.name or "", values.get(option.name or "")
+        if isinstance(option, click.Argument):
+            words.append(shown_source(str(value)))
+        elif name in prompts or name not in given or name == "api_key" or value is None or value is False:
+            continue
+        else:
+            flag = max(option.opts, key=len)
+            words += [flag if value is True else f"{flag} {shown_source(str(each))}" for each in (value if option.multiple else [value])]
+    order = context.meta.get(PROMPT_ORDER, ())
+    words += [f"{spelled[name]} {shlex.quote(next(prompts[name]))}" for name in order]
+    return " ".join(words)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seedbed.errors import SeedbedError
+from seedbed.recording.spelling import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from seedbed.generation import Generation, SampledSequence
     from seedbed.llm import LLM
 
-__all__ = ["one_line", "shown_text", "watch"]
+__all__ = ["printable", "shown_text", "watch"]
 
 REFRESH = 0.2  # seconds
 COLOURS = {"stop": "green", "length": "cyan", "deadline": "yellow", "error": "red", "cancelled": "yellow"}
@@ -76,20 +77,24 @@ class _View:
         done = sum(sequence.finished is not None for sequence in sequences)
         seconds = max(1e-9, trio.current_time() - self._began)
         return Group(
-            table, Text(f"{done} of {len(sequences)} sequences done, {tokens} tokens, {tokens / seconds:.0f} tokens/s", style="bold")
+            table,
+            Text(
+                f"{done} of {counted(len(sequences), 'sequence')} done, {counted(tokens, 'token')}, {tokens / seconds:.0f} a second",
+                style="bold",
+            ),
         )
 
 
 async def shown_text(model: LLM, token_ids: Sequence[int]) -> str:
     """Token ids as one line of text, or as numbers where the model has no tokenizer."""
     try:
-        return one_line(await model.detokenize(list(token_ids)), token_ids)
+        return printable(await model.detokenize(list(token_ids)), token_ids)
     except SeedbedError:
-        return one_line(None, token_ids)
+        return printable(None, token_ids)
 
 
-def one_line(text: str | None, token_ids: Sequence[int]) -> str:
-    """A text as one line, or token ids as numbers where there is none."""
+def printable(text: str | None, token_ids: Sequence[int]) -> str:
+    """A model's text as one line that a terminal can be shown; the token ids as numbers where there is no text."""
     if text is None:
         return " ".join(map(str, token_ids))
     # A model may say anything, terminal commands included.
