@@ -15,6 +15,7 @@ import pytest
 from seedbed import RecordingLLM, ReplayLLM, Sampler, connect, generate
 from seedbed.errors import BadRequest, ContextOverflow, InvalidPrompt
 from seedbed.http.model import HTTPModel
+from seedbed.regression.probe import probe
 
 EXAMPLES = Path(__file__).parent / "examples"
 DEMO = EXAMPLES / "demo_llama.py"
@@ -86,6 +87,25 @@ async def test_asked_ahead_it_is_asked_half_as_often() -> None:
 
     print(f"{ahead.stats.requests} requests for {ahead.stats.tokens} tokens")
     assert ahead.stats.requests <= 0.55 * ahead.stats.tokens
+
+
+async def test_probe_finds_that_a_warm_prompt_cache_changes_rows_and_from_which_length() -> None:
+    """What it says is held against questions of our own: at that length the cached answer differs, one token below it does not."""
+    async with llama_server() as url, connect(url, top_k=20) as model:
+        report = await probe(model, max_length=66, max_concurrency=1, prompts=1, seed=5)
+        found = report.first
+        print(*report.lines(), sep="\n")
+        differs = {}
+        for length in (found.length - 1, found.length):
+            tokens = [504 + place for place in range(length)]
+            cold = await model.next_token_logits(tokens)
+            differs[length] = await model.reusing_cache().next_token_logits(tokens) != cold
+            assert await model.next_token_logits(tokens) == cold
+
+    assert [one.condition for one in report.breaks] == ["prompt cache"]
+    assert found.place == f"from {found.length} tokens on"
+    assert found.difference > 0.01
+    assert differs == {found.length - 1: False, found.length: True}
 
 
 async def test_what_it_refuses_is_understood() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ import click
 import orjson
 
 from seedbed.cli.options import as_json_option, connection_options, open_model, run_trio
+from seedbed.cli.progress import counting
 from seedbed.errors import UsageError
 from seedbed.regression.check import MARGIN, check
 from seedbed.regression.report import as_html, as_junit, as_lines
@@ -19,9 +18,7 @@ from seedbed.regression.selftest import selftest
 from seedbed.regression.verdict import EXIT_CODES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from seedbed.regression import CheckReport, Progress
+    from seedbed.regression import CheckReport
 
 __all__ = ["check_command", "selftest_command"]
 
@@ -69,7 +66,7 @@ def check_command(
 
     async def main() -> CheckReport:
         async with open_model(source, options) as model:
-            with _progress(quiet=as_json) as progress:
+            with counting(quiet=as_json) as show:
                 return await check(
                     recording,
                     model,
@@ -78,7 +75,7 @@ def check_command(
                     repeats=repeats,
                     stop_early=stop_early,
                     evidence=evidence,
-                    progress=progress,
+                    progress=lambda progress: show(f"{progress.answers} of {progress.of} answers, e-value {progress.e_value:.3g}"),
                 )
 
     report = run_trio(main)
@@ -130,20 +127,3 @@ def _write(path: str, text: str) -> None:
         Path(path).write_text(text, "utf-8")
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from error
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
-    """A line on standard error that counts, if that is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-
-    def show(progress: Progress) -> None:
-        if progress.answers % 10 == 0 or progress.answers == progress.of:
-            click.echo(f"\r{progress.answers} of {progress.of} answers, e-value {progress.e_value:.3g}  ", nl=False, err=True)
-
-    try:
-        yield show
-    finally:
-        click.echo("\r" + " " * 60 + "\r", nl=False, err=True)

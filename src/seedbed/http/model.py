@@ -177,9 +177,12 @@ class HTTPModel(LLM):
         top_k: int | None,
         model: str | None,
         decode_in_thread_above: float,
+        *,
+        reuse: bool = False,
     ) -> None:
         self.protocol = protocol.name
         self.top_k = top_k
+        self._reuse = reuse
         self._wire, self._protocol, self._info, self._model = wire, protocol, info, model
         self._decode_in_thread_above = decode_in_thread_above
 
@@ -194,7 +197,7 @@ class HTTPModel(LLM):
             Any number of tasks; as many as ``max_connections`` are under way, the others wait in turn. Cancelled: its connection is
             closed, nothing else is touched; the server may still do the work. Always a checkpoint.
         """
-        return (await self._ask(Ask(tuple(prev_token_ids), self.top_k, self._model, self._info.eos_token_ids[0]))).row
+        return (await self._ask(Ask(tuple(prev_token_ids), self.top_k, self._model, self._info.eos_token_ids[0], reuse=self._reuse))).row
 
     async def logits_ahead(self, prev_token_ids: Sequence[int], count: int) -> Ahead:
         """Up to ``count`` rows in one answer, along the tokens the server would take itself; one where its protocol has no way to ask.
@@ -207,9 +210,19 @@ class HTTPModel(LLM):
         """
         if count > 1 and self._protocol.looks_ahead:
             with suppress(RowWithheld):  # of one of them; the first alone can be had by force
-                answer = await self._ask(Ask(tuple(prev_token_ids), self.top_k, self._model, ahead=count))
+                answer = await self._ask(Ask(tuple(prev_token_ids), self.top_k, self._model, ahead=count, reuse=self._reuse))
                 return Ahead(answer.proposed, (answer.row, *answer.beyond))
         return Ahead((), (await self.next_token_logits(prev_token_ids),))
+
+    def reusing_cache(self) -> HTTPModel:
+        """The same model over the same connections, asked so that its server may answer from its prefix cache.
+
+        Where a protocol can forbid that, it is forbidden, since an answer from the cache may differ; where it cannot, this is the model
+        itself.
+        """
+        if not self._protocol.can_bypass_cache:
+            return self
+        return HTTPModel(self._wire, self._protocol, self._info, self.top_k, self._model, self._decode_in_thread_above, reuse=True)
 
     async def verify(self) -> Answer:
         """Ask for one row after one token, and check whatever can be checked about the answer.

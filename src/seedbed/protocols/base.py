@@ -33,11 +33,13 @@ class Protocol(ABC):
         name: what ``connect(protocol=)`` and ``serve(protocols=)`` call it.
         default_top_k: how many tokens to ask for when the caller does not say; None is the full row.
         looks_ahead: whether one answer can carry several rows, along the tokens the server would take itself.
+        can_bypass_cache: whether a request can forbid the server to use its prefix cache; ours then do, unless ``Ask.reuse`` is set.
     """
 
     name: ClassVar[str]
     default_top_k: ClassVar[int | None]
     looks_ahead: ClassVar[bool] = False
+    can_bypass_cache: ClassVar[bool] = False
 
     # The client's half.
 

@@ -64,6 +64,7 @@ class Ask:
         force: a token the server is to choose whatever the row says, for protocols where its choice can withhold the row; None lets it
             choose the best, which checks ids against values.
         ahead: the most rows wanted, along the tokens the server would take itself; only of a protocol that ``looks_ahead``.
+        reuse: the server may answer from what its prefix cache holds; only a protocol that ``can_bypass_cache`` forbids it otherwise.
     """
 
     token_ids: tuple[int, ...]
@@ -71,6 +72,7 @@ class Ask:
     model: str | None = None
     force: int | None = None
     ahead: int = 1
+    reuse: bool = False
 
 
 @dataclass(frozen=True, slots=True)

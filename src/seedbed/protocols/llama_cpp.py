@@ -83,6 +83,7 @@ class LlamaCpp(Protocol):
     name = "llama.cpp"
     default_top_k = 50
     looks_ahead = True
+    can_bypass_cache = True
 
     def discover(self, model: str | None = None) -> Discovery:
         props = yield HttpRequest("GET", "/props")
@@ -119,7 +120,7 @@ class LlamaCpp(Protocol):
             "n_probs": entries_asked(ask, info),
             "temperature": 0,
             "samplers": ["temperature"],
-            "cache_prompt": False,
+            "cache_prompt": ask.reuse,
             "response_fields": FIELDS if ask.ahead == 1 else AHEAD_FIELDS,
         }
         if ask.ahead > 1:

@@ -48,6 +48,7 @@ class VLLMGenerate(VLLM):
     """See the module; all that is not about this one path is as in ``vllm``."""
 
     name = "vllm-generate"
+    can_bypass_cache = True
 
     def discover(self, model: str | None = None) -> Discovery:
         info = yield from learn(self.name, model, _from_completion)
@@ -55,7 +56,7 @@ class VLLMGenerate(VLLM):
 
     def encode_request(self, ask: Ask, info: ModelInfo) -> HttpRequest:
         check_allowed(ask, info)
-        sampling = _sampling(-1 if ask.top_k is None else ask.top_k)
+        sampling = _sampling(-1 if ask.top_k is None else ask.top_k, reuse=ask.reuse)
         model = ask.model or info.model
         return json_request(PATH, ({"model": model} if model else {}) | {"token_ids": ask.token_ids, "sampling_params": sampling})
 
@@ -125,8 +126,8 @@ class VLLMGenerate(VLLM):
         return json_response(data, 200, *ALWAYS)
 
 
-def _sampling(logprobs: int) -> dict[str, Any]:
-    return {"max_tokens": 1, "temperature": 0, "logprobs": logprobs, "detokenize": False, "skip_reading_prefix_cache": True}
+def _sampling(logprobs: int, *, reuse: bool = False) -> dict[str, Any]:
+    return {"max_tokens": 1, "temperature": 0, "logprobs": logprobs, "detokenize": False, "skip_reading_prefix_cache": not reuse}
 
 
 def _from_completion(data: dict[str, Any]) -> HttpRequest:

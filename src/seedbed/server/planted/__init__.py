@@ -20,11 +20,24 @@ from seedbed.server.planted.faults import (
     SwappedIds,
 )
 from seedbed.server.planted.model import PlantedLLM
-from seedbed.server.planted.places import AboveConcurrency, AtMultiples, Everywhere, FromPosition, OneIn, OnePrompt, WarmOnly
+from seedbed.server.planted.places import (
+    AboveConcurrency,
+    AfterAnswers,
+    AllOf,
+    AtMultiples,
+    Everywhere,
+    FromPosition,
+    OneIn,
+    OnePrompt,
+    SlotWarm,
+    WarmOnly,
+)
 from seedbed.server.planted.question import Fault, Place, Question
 
 __all__ = [
     "AboveConcurrency",
+    "AfterAnswers",
+    "AllOf",
     "AtMultiples",
     "CutTopK",
     "CutTopP",
@@ -45,6 +58,7 @@ __all__ = [
     "RoundTo",
     "Scaled",
     "ShiftByOne",
+    "SlotWarm",
     "SwappedIds",
     "WarmOnly",
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from seedbed.sampling import portable
-from seedbed.server.planted.noise import noise
+from seedbed.server.planted.noise import digest, noise
 from seedbed.server.planted.question import Fault, Question
 
 if TYPE_CHECKING:
@@ -65,16 +65,23 @@ class Noise(Fault):
     Args:
         sigma: its standard deviation, in nats.
         by: what it depends on beside the prefix: "prefix" nothing (as other weights do), "shape" the batch shape, "cache" cold or warm,
-            "repeat" each answer anew.
+            "repeat" each answer anew,
+            "history" the question before.
         seed: another seed is another noise.
     """
 
     sigma: float
-    by: Literal["prefix", "shape", "cache", "repeat"] = "prefix"
+    by: Literal["prefix", "shape", "cache", "repeat", "history"] = "prefix"
     seed: int = 0
 
     def distort(self, row: NDArray[np.float32], question: Question) -> NDArray[np.float32]:
-        condition = {"prefix": 0, "shape": question.shape, "cache": int(question.is_warm), "repeat": question.repeat}[self.by]
+        condition = {
+            "prefix": 0,
+            "shape": question.shape,
+            "cache": int(question.is_warm),
+            "repeat": question.repeat,
+            "history": int.from_bytes(digest(question.previous, 0, 0)[:7], "little"),
+        }[self.by]
         return (row + noise(question.prefix, condition, self.seed, row.size) * self.sigma).astype(np.float32)
 
 

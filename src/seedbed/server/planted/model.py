@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from seedbed.errors import UsageError
@@ -50,21 +51,21 @@ class PlantedLLM(LLM):
         self._fault, self._where, self._shape = fault, where if where is not None else Everywhere(), shape
         self._under_way: set[_UnderWay] = set()
         self._asked: Counter[tuple[int, ...]] = Counter()  # {prefix: how often it was answered}
+        self._previous: tuple[int, ...] = ()
 
     async def next_token_logits(self, prev_token_ids: Sequence[int]) -> NDArray[np.float32]:
         prefix = tuple(prev_token_ids)
         is_warm = any(prefix[:length] in self._asked for length in range(len(prefix), 0, -1))
-        repeat = self._asked[prefix]
-        asked = prefix
-        if self._where.holds(Question(prefix, 1, is_warm, repeat)):
-            asked = self._fault.misread(prefix)
+        known = Question(prefix, 1, is_warm, self._asked[prefix], previous=self._previous, answered=self._asked.total())
+        asked = self._fault.misread(prefix) if self._where.holds(known) else prefix
         with self._counted() as under_way:
             row = as_row(await self._model.next_token_logits(list(asked)))
         if isinstance(row, TopLogprobs):
             raise UsageError("a fault is planted in full rows; ask the model for all of them")
         self._asked[prefix] += 1
+        self._previous = prefix
         shape = 1 << (under_way.most - 1).bit_length() if self._shape is None else self._shape()
-        question = Question(prefix, under_way.most, is_warm, repeat, shape)
+        question = replace(known, concurrency=under_way.most, shape=shape)
         return self._fault.distort(row, question) if self._where.holds(question) else row
 
     @contextmanager

@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from seedbed.server.planted.noise import digest
 from seedbed.server.planted.question import Place, Question
 
-__all__ = ["AboveConcurrency", "AtMultiples", "Everywhere", "FromPosition", "OneIn", "OnePrompt", "WarmOnly"]
+__all__ = [
+    "AboveConcurrency",
+    "AfterAnswers",
+    "AllOf",
+    "AtMultiples",
+    "Everywhere",
+    "FromPosition",
+    "OneIn",
+    "OnePrompt",
+    "SlotWarm",
+    "WarmOnly",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +89,38 @@ class OneIn(Place):
         return (
             int.from_bytes(digest(question.prefix, question.repeat if self.each_answer else 0, self.seed)[:8], "little") % self.count == 0
         )
+
+
+@dataclass(frozen=True, slots=True)
+class SlotWarm(Place):
+    """Where the question before began with the same token, as for a server that keeps the last prompt only."""
+
+    def holds(self, question: Question) -> bool:
+        return question.previous[:1] == question.prefix[:1]
+
+
+@dataclass(frozen=True, slots=True)
+class AfterAnswers(Place):
+    """Once ``count`` questions have been answered, whatever they were."""
+
+    count: int
+
+    def holds(self, question: Question) -> bool:
+        return question.answered >= self.count
+
+
+class AllOf(Place):
+    """Where all of several places are.
+
+    Args:
+        places: at least one.
+    """
+
+    def __init__(self, *places: Place) -> None:
+        self._places = places
+
+    def holds(self, question: Question) -> bool:
+        return all(place.holds(question) for place in self._places)
+
+    def __repr__(self) -> str:
+        return f"AllOf({', '.join(map(repr, self._places))})"

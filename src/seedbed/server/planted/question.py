@@ -23,6 +23,8 @@ class Question:
         is_warm: whether the prefix, or any beginning of it, had been answered before.
         repeat: how many times this prefix had been asked for before.
         shape: the shape of the batch it was computed in: the test's own, or else ``concurrency`` rounded up to a power of 2.
+        previous: the prefix that was answered before this one was asked; () at first.
+        answered: how many questions had been answered when this one was asked.
     """
 
     prefix: tuple[int, ...]
@@ -30,6 +32,8 @@ class Question:
     is_warm: bool = False
     repeat: int = 0
     shape: int = 1
+    previous: tuple[int, ...] = ()
+    answered: int = 0
 
 
 class Fault(ABC):  # noqa: B024 - each fault overrides one of the two
