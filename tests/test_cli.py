@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "fixtures" / "recordings" / "tiny-lm")
 SEED_IDS = "84,104,101,32,115,101,101,100"
 RUN = "from seedbed.cli import run; run()"
-COMMANDS = ["generate", "record", "replay", "inspect", "serve", "check", "probe", "selftest", "doctor"]
+COMMANDS = ["generate", "record", "replay", "inspect", "serve", "check", "probe", "conformance", "selftest", "doctor"]
 
 
 @dataclass

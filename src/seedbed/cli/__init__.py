@@ -10,6 +10,7 @@ import traceback
 import click
 
 from seedbed.cli.check import check_command, selftest_command
+from seedbed.cli.conformance import conformance_command
 from seedbed.cli.doctor import doctor
 from seedbed.cli.generate import generate
 from seedbed.cli.inspect import inspect
@@ -38,7 +39,7 @@ def main() -> None:
     """
 
 
-for command in (generate, record, replay, inspect, serve, check_command, probe_command, selftest_command, doctor):
+for command in (generate, record, replay, inspect, serve, check_command, probe_command, conformance_command, selftest_command, doctor):
     main.add_command(command)
 
 

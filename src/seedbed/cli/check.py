@@ -30,6 +30,7 @@ __all__ = ["check_command", "selftest_command"]
 @click.option("--alpha", type=float, default=0.01, show_default=True, help="How often a server that is the same may be called changed.")
 @click.option("--repeats", type=click.IntRange(1), help="Live answers to each prefix.  [default: as many as recorded, at least 2]")
 @click.option("--stop-early", is_flag=True, help="Stop once the evidence is there; a drift is then found, not measured.")
+@click.option("--no-free-running", is_flag=True, help="Do not sample the recorded runs again.")
 @click.option("--continue", "earlier", type=click.Path(), metavar="FILE", help="Go on from the evidence in an earlier --json output.")
 @click.option("--html", type=click.Path(dir_okay=False, writable=True), metavar="FILE", help="Write a page with plots.")
 @click.option("--junit", type=click.Path(dir_okay=False, writable=True), metavar="FILE", help="Write JUnit XML.")
@@ -42,6 +43,7 @@ def check_command(
     alpha: float,
     repeats: int | None,
     stop_early: bool,
+    no_free_running: bool,
     earlier: str | None,
     html: str | None,
     junit: str | None,
@@ -74,6 +76,7 @@ def check_command(
                     alpha=alpha,
                     repeats=repeats,
                     stop_early=stop_early,
+                    free_run=not no_free_running,
                     evidence=evidence,
                     progress=lambda progress: show(f"{progress.answers} of {progress.of} answers, e-value {progress.e_value:.3g}"),
                 )

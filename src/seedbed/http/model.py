@@ -31,7 +31,7 @@ from seedbed.http.transport import HttpxSender, origin_of
 from seedbed.http.turns import Turns
 from seedbed.llm.base import LLM, Ahead, ModelInfo, Row
 from seedbed.protocols import PROTOCOLS, protocol_named
-from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse
+from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse, Sample
 from seedbed.protocols.refusal import refusal
 
 if TYPE_CHECKING:
@@ -39,11 +39,13 @@ if TYPE_CHECKING:
 
     from seedbed.protocols.base import Protocol as ServerProtocol
     from seedbed.protocols.exchange import Headers
+    from seedbed.sampling.presets import Order
 
 __all__ = ["HTTPModel", "HTTPStatistics", "connect"]
 
 DISCOVERY_BOUND = 4_194_304  # llama.cpp's /props carries the chat template, some of which are 20 kB
 TEXT_BOUND = 67_108_864
+SAMPLES_BOUND = 65_536  # octets a token drawn, with whatever a server says beside it
 # Statuses that may pass by themselves; what any other means is the protocol's to say.
 _TRIED_AGAIN = frozenset({429, 500, 502, 503, 504})
 # A thread hop costs 56 us, decoding 1 MB of octets 0.1 ms and of JSON 10 ms.
@@ -223,6 +225,25 @@ class HTTPModel(LLM):
         if not self._protocol.can_bypass_cache:
             return self
         return HTTPModel(self._wire, self._protocol, self._info, self.top_k, self._model, self._decode_in_thread_above, reuse=True)
+
+    @property
+    def samples_as(self) -> Order | None:
+        """Whose order and rules the server's own sampler follows; None where its protocol has no way to ask for draws."""
+        return self._protocol.samples_as
+
+    async def sample(self, question: Sample) -> tuple[tuple[int, ...], ...]:
+        """Tokens that the server drew itself, of each of ``question.n`` samples.
+
+        Raises:
+            UsageError: its protocol has no way to ask for them.
+            ServerError: as ``next_token_logits``.
+
+        Concurrency:
+            As ``next_token_logits``.
+        """
+        request = self._protocol.encode_sample(replace(question, model=self._model), self._info)
+        response = await self._wire.send(request, SAMPLES_BOUND * question.n * max(1, question.tokens))
+        return self._protocol.decode_samples(question, self._info, response)
 
     async def verify(self) -> Answer:
         """Ask for one row after one token, and check whatever can be checked about the answer.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from seedbed.llm.base import Row
 
-__all__ = ["Answer", "Ask", "Describe", "Detokenize", "Health", "HttpRequest", "HttpResponse", "Question", "Tokenize"]
+__all__ = ["Answer", "Ask", "Describe", "Detokenize", "Health", "HttpRequest", "HttpResponse", "Question", "Sample", "Tokenize"]
 
 Headers: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -76,6 +76,31 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """What would you draw yourself after ``token_ids``? Every parameter is said, so that no default of the server's has a say.
+
+    Attributes:
+        token_ids: the prefix.
+        temperature: 0 is greedy.
+        top_k, top_p, min_p: 0, 1 and 0 are off.
+        seed: of the server's own randomness.
+        tokens: how many to draw one after another, unless one ends the sequence.
+        n: how many such samples in one request.
+        model: for servers with several.
+    """
+
+    token_ids: tuple[int, ...]
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+    tokens: int = 1
+    n: int = 1
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Describe:
     """What model is this? ``path`` says which of a protocol's several ways to ask."""
 
@@ -101,7 +126,7 @@ class Health:
     """Are you ready?"""
 
 
-Question: TypeAlias = Ask | Describe | Tokenize | Detokenize | Health
+Question: TypeAlias = Ask | Sample | Describe | Tokenize | Detokenize | Health
 
 
 @dataclass(frozen=True, slots=True)

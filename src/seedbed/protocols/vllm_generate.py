@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer
 from seedbed.llm.base import ModelInfo, Row
 from seedbed.protocols.base import Discovery, check_ask
-from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse, Question
+from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse, Question, Sample
 from seedbed.protocols.fields import (
     entries_asked,
     json_body,
@@ -22,6 +22,7 @@ from seedbed.protocols.fields import (
     parse_json,
     token_ids_of,
 )
+from seedbed.protocols.sampled import sample_of
 from seedbed.protocols.vllm import (
     ALWAYS,
     VLLM,
@@ -31,6 +32,7 @@ from seedbed.protocols.vllm import (
     learn,
     logprobs_asked,
     row_from,
+    sampling_of,
     usage,
     usage_of,
 )
@@ -75,6 +77,11 @@ class VLLMGenerate(VLLM):
         prompt_tokens, cached_tokens = usage_of(ask, data)
         row, chosen = row_from(ask, info, ids, values, taken)
         return Answer(row, chosen, prompt_tokens, cached_tokens)
+
+    def encode_sample(self, sample: Sample, info: ModelInfo) -> HttpRequest:
+        model = sample.model or info.model
+        sampling = sampling_of(sample) | {"detokenize": False, "skip_reading_prefix_cache": True}
+        return json_request(PATH, ({"model": model} if model else {}) | {"token_ids": sample.token_ids, "sampling_params": sampling})
 
     def answer_bound(self, ask: Ask, info: ModelInfo) -> int:
         return 65_536 + OCTETS_AN_ENTRY * entries_asked(ask, info)
@@ -136,10 +143,12 @@ def _from_completion(data: dict[str, Any]) -> HttpRequest:
     return json_request(PATH, {"model": data["model"], "token_ids": data["prompt"], "sampling_params": sampling})
 
 
-def _ask_from(data: dict[str, Any]) -> Ask:
+def _ask_from(data: dict[str, Any]) -> Ask | Sample:
     sampling, model = data.get("sampling_params"), data.get("model")
     if not isinstance(sampling, dict):
         raise BadRequest("sampling_params must be an object", status=400)
+    if "seed" in sampling and sampling.get("logprobs") is None:
+        return sample_of(token_ids_of(data.get("token_ids"), "token_ids"), sampling, tokens="max_tokens", model=model)
     one_token_only(sampling, "max_tokens")
     return Ask(
         token_ids_of(data.get("token_ids"), "token_ids"),

@@ -33,6 +33,7 @@ from seedbed.server.planted.places import (
     WarmOnly,
 )
 from seedbed.server.planted.question import Fault, Place, Question
+from seedbed.server.planted.sampler import PlantedSampler
 
 __all__ = [
     "AboveConcurrency",
@@ -54,6 +55,7 @@ __all__ = [
     "OnePrompt",
     "Place",
     "PlantedLLM",
+    "PlantedSampler",
     "Question",
     "RoundTo",
     "Scaled",

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from seedbed.errors import UsageError
-from seedbed.llm.base import LLM, ModelInfo, TopLogprobs, as_row
-from seedbed.llm.threads import as_llm
+from seedbed.llm.base import TopLogprobs, as_row
+from seedbed.server.planted.around import AroundLLM
 from seedbed.server.planted.places import Everywhere
 from seedbed.server.planted.question import Fault, Place, Question
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["PlantedLLM"]
 
 
-class PlantedLLM(LLM):
+class PlantedLLM(AroundLLM):
     """A model with a fault in it.
 
     Args:
@@ -47,7 +47,7 @@ class PlantedLLM(LLM):
     """
 
     def __init__(self, llm: object, fault: Fault, *, where: Place | None = None, shape: Callable[[], int] | None = None) -> None:
-        self._model = as_llm(llm)
+        super().__init__(llm)
         self._fault, self._where, self._shape = fault, where if where is not None else Everywhere(), shape
         self._under_way: set[_UnderWay] = set()
         self._asked: Counter[tuple[int, ...]] = Counter()  # {prefix: how often it was answered}
@@ -78,26 +78,6 @@ class PlantedLLM(LLM):
             yield question
         finally:
             self._under_way.discard(question)
-
-    def get_stop_token_id(self) -> int:
-        return self._model.get_stop_token_id()
-
-    @property
-    def eos_token_ids(self) -> tuple[int, ...]:
-        return self._model.eos_token_ids
-
-    @property
-    def info(self) -> ModelInfo | None:
-        return self._model.info
-
-    async def tokenize(self, text: str) -> list[int]:
-        return await self._model.tokenize(text)
-
-    async def detokenize(self, token_ids: Sequence[int]) -> str:
-        return await self._model.detokenize(token_ids)
-
-    def token_bytes(self, token_id: int) -> bytes:
-        return self._model.token_bytes(token_id)
 
     def __repr__(self) -> str:
         return f"PlantedLLM({self._model!r}, {self._fault!r}, where={self._where!r})"
