@@ -137,9 +137,17 @@ class RecordingLLM(LLM):
         Raises:
             RecordingError: it cannot be written.
         """
+        self.keep(Run.of(name or default_name(result), result))
+
+    def keep(self, run: Run) -> None:
+        """Keep a run as it is.
+
+        Raises:
+            RecordingError: it cannot be written.
+        """
         if self._recorder is None:
             raise UsageError("enter the recording first: async with RecordingLLM(...) as model")
-        self._recorder.writer.note(Run.of(name or default_name(result), result))
+        self._recorder.writer.note(run)
 
     def get_stop_token_id(self) -> int:
         return self._model.get_stop_token_id()
