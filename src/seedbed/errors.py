@@ -35,6 +35,7 @@
     │       ├── NotReady                    503 while the model loads
     │       ├── Overloaded                  429, 503: try later; ``.retry_after`` in seconds, if said
     │       └── EngineFailed                500: the engine behind the server broke
+    ├── CheckFailed                         a baseline would be replaced by answers that fail their own check
     └── RecordingError                      between us and a recording
         ├── RecordingNotFound               no recording at that path
         ├── RecordingExists                 one is there already and would be overwritten
@@ -62,6 +63,7 @@ __all__ = [
     "AnswerTooLarge",
     "BadRequest",
     "BrokenAnswer",
+    "CheckFailed",
     "ConnectionLost",
     "ContextOverflow",
     "DeadlineExceeded",
@@ -322,6 +324,12 @@ class EngineFailed(RequestRefused):
     """500: the engine behind the server broke."""
 
     retryable = True
+
+
+class CheckFailed(SeedbedError):
+    """Answers that were to become a baseline do not pass a check against the server they are of; the old baseline stands."""
+
+    exit_code = 1
 
 
 class RecordingError(SeedbedError):

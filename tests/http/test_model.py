@@ -72,6 +72,16 @@ async def test_rows_over_the_wire_are_those_of_the_model(protocol: str) -> None:
     assert over_the_wire == sampled
 
 
+async def test_the_cache_is_reused_where_it_could_be_forbidden_and_only_then() -> None:
+    for protocol, can_bypass in (("llama.cpp", True), ("native", False)):
+        async with serve(TinyLM(), protocols=[protocol]) as server, connect(server.url, top_k=3) as model:
+            warm = model.reusing_cache()
+
+            assert (warm is not model) == can_bypass
+            assert await warm.next_token_logits([65]) == await model.next_token_logits([65])
+            assert warm.statistics() == model.statistics()
+
+
 async def test_it_keeps_the_contract_over_a_mock_too() -> None:
     """A mock without a checkpoint of its own included."""
     async with model_behind(FakeHost()) as model:

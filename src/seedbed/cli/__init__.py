@@ -10,9 +10,11 @@ import traceback
 import click
 
 from seedbed.cli.check import check_command, selftest_command
+from seedbed.cli.conformance import conformance_command
 from seedbed.cli.doctor import doctor
 from seedbed.cli.generate import generate
 from seedbed.cli.inspect import inspect
+from seedbed.cli.probe import probe_command
 from seedbed.cli.record import record
 from seedbed.cli.serve import replay, serve
 from seedbed.errors import SeedbedError
@@ -38,7 +40,7 @@ def main() -> None:
     """
 
 
-for command in (generate, record, replay, inspect, serve, check_command, selftest_command, doctor):
+for command in (generate, record, replay, inspect, serve, check_command, probe_command, conformance_command, selftest_command, doctor):
     main.add_command(command)
 
 

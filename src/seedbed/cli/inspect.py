@@ -117,6 +117,9 @@ def _facts(recording: Recording, verified: int | None) -> dict[str, str]:
         f"{'' if recording.is_sealed else '; NOT SEALED: its recorder is running, or was stopped'}",
         "conditions": ", ".join(f"{count} {tag}" for tag, count in tags.most_common()),
     }
+    for place, one in enumerate(recording.manifest.accepted, 1):
+        why = f"by {one.who}: {one.why} (was {one.model}; {one.verdict}{', ' if one.causes else ''}{', '.join(one.causes)})"
+        facts["accepted" if place == len(recording.manifest.accepted) else f"accepted {place}"] = why
     if latencies:
         facts["latency"] = f"median {statistics.median(latencies):.3g} s, at most {max(latencies):.3g} s"
     for name, run in recording.runs.items():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import sys
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
+import click
 import trio
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,15 +17,36 @@ from seedbed.errors import SeedbedError
 from seedbed.recording.spelling import counted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from seedbed.generation import Generation, SampledSequence
     from seedbed.llm import LLM
 
-__all__ = ["printable", "shown_text", "watch"]
+__all__ = ["counting", "printable", "shown_text", "watch"]
 
 REFRESH = 0.2  # seconds
 COLOURS = {"stop": "green", "length": "cyan", "deadline": "yellow", "error": "red", "cancelled": "yellow"}
+
+
+@contextmanager
+def counting(*, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Show the text handed to what this yields as the one line on standard error, several times a second, if that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    width = shown = 0.0
+
+    def show(text: str) -> None:
+        nonlocal width, shown
+        if trio.current_time() - shown < REFRESH:
+            return
+        width, shown = max(width, len(text)), trio.current_time()
+        click.echo(f"\r{text:<{int(width)}}", nl=False, err=True)
+
+    try:
+        yield show
+    finally:
+        click.echo("\r" + " " * int(width) + "\r", nl=False, err=True)
 
 
 @asynccontextmanager

@@ -23,7 +23,7 @@ from seedbed.errors import (
 from seedbed.http.pool import Pool, PoolStatistics
 from seedbed.http.transport import origin_of
 from seedbed.http.turns import Turns
-from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse
+from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse, Sample
 from seedbed.protocols.refusal import refusal
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ __all__ = ["Endpoint", "HTTPStatistics", "Sender", "is_not_ready"]
 
 DISCOVERY_BOUND = 4_194_304  # llama.cpp's /props carries the chat template, some of which are 20 kB
 TEXT_BOUND = 67_108_864
+SAMPLES_BOUND = 65_536  # octets a token drawn, with whatever a server says beside it
 # Statuses that may pass by themselves; what any other means is the protocol's to say.
 _TRIED_AGAIN = frozenset({429, 500, 502, 503, 504})
 # An answer that takes more of its time limit is no reason to ask for more at once.
@@ -156,6 +157,12 @@ class Endpoint:
         if len(response.body) <= self._decode_in_thread_above:
             return self._decode(protocol, info, ask, response)
         return await trio.to_thread.run_sync(self._decode, protocol, info, ask, response, abandon_on_cancel=True)
+
+    async def sample(self, question: Sample) -> tuple[tuple[int, ...], ...]:
+        """As ``HTTPModel.sample``."""
+        protocol, info = self.protocol, self.info
+        bound = SAMPLES_BOUND * question.n * max(1, question.tokens)
+        return protocol.decode_samples(question, info, await self._send(protocol.encode_sample(question, info), bound))
 
     async def tokenize(self, text: str) -> list[int]:
         """As ``HTTPModel.tokenize``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import trio
@@ -17,7 +18,7 @@ from seedbed.http.retry import Retry
 from seedbed.http.secrets import Secrets, secret_headers
 from seedbed.http.transport import HttpxSender, origin_of
 from seedbed.llm.base import LLM, Ahead, ModelInfo, Row
-from seedbed.protocols.exchange import Answer, Ask
+from seedbed.protocols.exchange import Answer, Ask, Sample
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from seedbed.protocols.base import Protocol as ServerProtocol
     from seedbed.protocols.exchange import Headers
+    from seedbed.sampling.presets import Order
 
 __all__ = ["HTTPModel", "connect"]
 
@@ -147,6 +149,7 @@ class Answering(Protocol):
     @property
     def top_k(self) -> int | None: ...
     async def ask(self, ask: Ask) -> Answer: ...
+    async def sample(self, question: Sample) -> tuple[tuple[int, ...], ...]: ...
     async def tokenize(self, text: str) -> list[int]: ...
     async def detokenize(self, token_ids: Sequence[int]) -> str: ...
     def statistics(self) -> HTTPStatistics: ...
@@ -160,10 +163,10 @@ class HTTPModel(LLM):
         top_k: how many tokens of each row are asked for; None is all of them.
     """
 
-    def __init__(self, servers: Answering, model: str | None) -> None:
+    def __init__(self, servers: Answering, model: str | None, *, reuse: bool = False) -> None:
         self.protocol = servers.protocol.name
         self.top_k = servers.top_k
-        self._servers, self._model = servers, model
+        self._servers, self._model, self._reuse = servers, model, reuse
         self._info = servers.info
 
     async def next_token_logits(self, prev_token_ids: Sequence[int]) -> Row:
@@ -177,7 +180,9 @@ class HTTPModel(LLM):
             Any number of tasks; as many as ``max_connections`` are under way, the others wait in turn. Cancelled: its connection is
             closed, nothing else is touched; the server may still do the work. Always a checkpoint.
         """
-        return (await self._servers.ask(Ask(tuple(prev_token_ids), self.top_k, self._model, self._info.eos_token_ids[0]))).row
+        return (
+            await self._servers.ask(Ask(tuple(prev_token_ids), self.top_k, self._model, self._info.eos_token_ids[0], reuse=self._reuse))
+        ).row
 
     async def logits_ahead(self, prev_token_ids: Sequence[int], count: int) -> Ahead:
         """Up to ``count`` rows in one answer, along the tokens the server would take itself; one where its protocol has no way to ask.
@@ -190,9 +195,34 @@ class HTTPModel(LLM):
         """
         if count > 1 and self._servers.protocol.looks_ahead:
             with suppress(RowWithheld):  # of one of them; the first alone can be had by force
-                answer = await self._servers.ask(Ask(tuple(prev_token_ids), self.top_k, self._model, ahead=count))
+                answer = await self._servers.ask(Ask(tuple(prev_token_ids), self.top_k, self._model, ahead=count, reuse=self._reuse))
                 return Ahead(answer.proposed, (answer.row, *answer.beyond))
         return Ahead((), (await self.next_token_logits(prev_token_ids),))
+
+    def reusing_cache(self) -> HTTPModel:
+        """The same model over the same connections, asked so that its server may answer from its prefix cache.
+
+        Where a protocol can forbid that, it is forbidden, since an answer from the cache may differ; where it cannot, this is the model
+        itself.
+        """
+        return HTTPModel(self._servers, self._model, reuse=True) if self._servers.protocol.can_bypass_cache else self
+
+    @property
+    def samples_as(self) -> Order | None:
+        """Whose order and rules the server's own sampler follows; None where its protocol has no way to ask for draws."""
+        return self._servers.protocol.samples_as
+
+    async def sample(self, question: Sample) -> tuple[tuple[int, ...], ...]:
+        """Tokens that the server drew itself, of each of ``question.n`` samples.
+
+        Raises:
+            UsageError: its protocol has no way to ask for them.
+            ServerError: as ``next_token_logits``.
+
+        Concurrency:
+            As ``next_token_logits``.
+        """
+        return await self._servers.sample(replace(question, model=self._model))
 
     def get_stop_token_id(self) -> int:
         return self._info.eos_token_ids[0]

@@ -39,7 +39,7 @@ from seedbed.llm.base import ModelInfo
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from seedbed.protocols.exchange import Answer, Ask
+    from seedbed.protocols.exchange import Answer, Ask, Sample
 
 __all__ = ["Replicas", "open_replicas"]
 
@@ -158,6 +158,10 @@ class Replicas:
         """
         about = repr((len(ask.token_ids), ask.token_ids[-8:])).encode()
         return await self._persist(lambda endpoint: endpoint.ask(ask), about, _blocks(ask.token_ids))
+
+    async def sample(self, question: Sample) -> tuple[tuple[int, ...], ...]:
+        """As ``HTTPModel.sample``."""
+        return await self._persist(lambda endpoint: endpoint.sample(question), repr(question.seed).encode(), _blocks(question.token_ids))
 
     async def tokenize(self, text: str) -> list[int]:
         """As ``HTTPModel.tokenize``."""

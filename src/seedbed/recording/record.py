@@ -139,9 +139,17 @@ class RecordingLLM(LLM):
         Raises:
             RecordingError: it cannot be written.
         """
+        self.keep(Run.of(name or default_name(result), result))
+
+    def keep(self, run: Run) -> None:
+        """Keep a run as it is.
+
+        Raises:
+            RecordingError: it cannot be written.
+        """
         if self._recorder is None:
             raise UsageError("enter the recording first: async with RecordingLLM(...) as model")
-        self._recorder.writer.note(Run.of(name or default_name(result), result))
+        self._recorder.writer.note(run)
 
     def leave_unsealed(self) -> None:
         """Leave the recording unsealed when the block ends: for a run that was cut short, and is to be continued by running it again."""

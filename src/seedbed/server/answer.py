@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from seedbed.errors import EngineFailed, SeedbedError, UnknownModel
 from seedbed.llm.base import LLM, Ahead, ModelInfo, TopLogprobs, as_row
-from seedbed.protocols.exchange import Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Tokenize
+from seedbed.protocols.base import check_ask
+from seedbed.protocols.exchange import Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Sample, Tokenize
+from seedbed.server.draws import own_draws
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +67,9 @@ async def _answer_in(protocol: Protocol, question: Question, request: HttpReques
                 return protocol.encode_ahead(question, request, await _greedily_ahead(question, llm, info), llm)
             row = as_row(await llm.next_token_logits(question.token_ids), info.vocab_size)
             return protocol.encode_row(question, request, row, llm)
+        case Sample():
+            check_ask(question, llm.info or ModelInfo())
+            return protocol.encode_samples(question, request, await own_draws(llm, question, protocol.samples_as), llm)
         case Describe():
             return protocol.encode_description(question, await _describe(llm), llm)
         case Tokenize():
