@@ -41,22 +41,25 @@ async def greedily(prefix: tuple[int, ...], count: int) -> tuple[list[int], list
 @pytest.mark.parametrize("name", AHEAD)
 async def test_they_are_the_rows_had_one_by_one(name: str, count: int, top_k: int | None) -> None:
     """Octets, JSON of full rows, JSON of the k best; both halves."""
-    protocol, info = protocol_named(name), replace(TINY.info, protocol=name)
+    protocol, info = protocol_named(name), replace(TINY.info, protocol=name, kind="logits" if name == "native" else "logprobs")
     ask = Ask(SEED, top_k, ahead=count)
     request = protocol.encode_request(ask, info)
     tokens, rows = await greedily(SEED, count)
-    requests = [request, replace(request, headers=(("content-type", "application/json"),))]
+    requests = {request, replace(request, headers=(("content-type", "application/json"),))}
     for sent in requests:
         answer = protocol.decode_response(ask, info, await answer_of(TINY, [protocol], sent))
         assert list(answer.proposed) == tokens
         assert len(answer.beyond) == len(rows) - 1
+        assert answer.prompt_tokens in (None, len(SEED))
         for have, want in zip((answer.row, *answer.beyond), rows, strict=True):
             if top_k is not None:
                 assert have == top_logprobs(want, top_k)
             elif name == "native":
                 assert np.array_equal(have, want)
-            else:  # probabilities are all it has
-                assert np.array_equal(have, full_row(top_logprobs(want, 257)))
+            else:  # probabilities are all it has; vLLM's lowest is -9999
+                lowest = -9998.5 if name.startswith("vllm") else -np.inf
+                listed = full_row(top_logprobs(want, 257))
+                assert np.array_equal(have, np.where(listed <= lowest, np.float32(-np.inf), listed))
 
 
 async def test_they_stop_where_the_context_is_full() -> None:
@@ -93,6 +96,47 @@ def test_a_real_servers_rows_that_stand_one_place_too_early_are_not_believed() -
     _, response = wire.captured("llamacpp-smollm2/completion-ahead4-row-withheld")
     with pytest.raises(RowWithheld, match="left out the row"):
         protocol_named("llama.cpp").decode_response(Ask((504,) * 20, 3, ahead=4), SMOL, response)
+
+
+@pytest.mark.parametrize("name", ["vllm", "vllm-generate"])
+async def test_full_rows_of_raw_logits_come_ahead_bit_by_bit(name: str) -> None:
+    protocol = replace(protocol_named(name), logprobs_mode="raw_logits")
+    info = replace(TINY.info, protocol=name)
+    ask = Ask(SEED, ahead=5)
+    answer = protocol.decode_response(ask, info, await answer_of(TINY, [protocol], protocol.encode_request(ask, info)))
+    tokens, rows = await greedily(SEED, 5)
+
+    assert list(answer.proposed) == tokens
+    assert all(np.array_equal(have, want) for have, want in zip((answer.row, *answer.beyond), rows, strict=True))
+
+
+def real_steps(count: int, *, tokens: int | None = None) -> HttpResponse:
+    """What a real vLLM said of one step, said of ``count`` steps."""
+    data = json.loads(wire.captured("vllm-tiny512/completions-top20-id-keys")[1].body)
+    logprobs = data["choices"][0]["logprobs"]
+    for name in logprobs:
+        logprobs[name] *= count
+    logprobs["tokens"] = logprobs["tokens"][: count if tokens is None else tokens]
+    return wire.said(data)
+
+
+VLLM, VLLM_INFO = protocol_named("vllm"), ModelInfo(vocab_size=512, kind="logprobs")
+
+
+def test_a_real_vllm_step_is_understood_in_every_place() -> None:
+    """The captured answers stream, or have one token; so one captured step stands for each of four."""
+    answer = VLLM.decode_response(Ask((10, 20, 30, 40), 20, ahead=4), VLLM_INFO, real_steps(4))
+
+    assert answer.proposed == (476,) * 4
+    assert [*answer.beyond] == [answer.row] * 3
+
+
+@pytest.mark.parametrize(
+    ("response", "error"), [(real_steps(5), DishonestAnswer), (real_steps(0), DishonestAnswer), (real_steps(4, tokens=3), BrokenAnswer)]
+)
+def test_a_vllm_answer_of_another_number_of_rows_is_not_believed(response: HttpResponse, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        VLLM.decode_response(Ask((10, 20, 30, 40), 20, ahead=4), VLLM_INFO, response)
 
 
 NATIVE = protocol_named("native")
@@ -149,7 +193,9 @@ def test_protocols_that_cannot_look_ahead_say_so() -> None:
 
 
 @pytest.mark.parametrize("lookahead", [2, 5, "auto"])
-@pytest.mark.parametrize(("name", "top_k"), [("native", "all"), ("native", 20), ("llama.cpp", 20), ("sglang", 20)])
+@pytest.mark.parametrize(
+    ("name", "top_k"), [("native", "all"), ("native", 20), ("llama.cpp", 20), ("vllm", 20), ("vllm-generate", 20), ("sglang", 20)]
+)
 async def test_asked_ahead_a_generation_has_the_same_tokens_in_fewer_requests(name: str, top_k: int | str, lookahead: int | str) -> None:
     arguments = {"n": 4, "seed": 7, "sampler": Sampler(temperature=0.6, top_k=10), "max_new_tokens": 30}
     transport = httpx.ASGITransport(asgi_app(TINY, protocols=[name]))
