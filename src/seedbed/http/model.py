@@ -15,9 +15,11 @@ from seedbed.errors import (
     BrokenAnswer,
     ConnectionLost,
     DishonestAnswer,
+    NonFiniteAtServer,
     NotAModelServer,
     NotReady,
     Overloaded,
+    RowError,
     RowWithheld,
     SeedbedError,
     ServerError,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
     from seedbed.protocols.base import Protocol as ServerProtocol
     from seedbed.protocols.exchange import Headers
+    from seedbed.sampling.drawing import Drawing
 
 __all__ = ["HTTPModel", "HTTPStatistics", "connect"]
 
@@ -205,9 +208,17 @@ class HTTPModel(LLM):
         Concurrency:
             As ``next_token_logits``.
         """
+        return await self._rows_ahead(prev_token_ids, count, None)
+
+    async def logits_along(self, prev_token_ids: Sequence[int], count: int, drawing: Drawing) -> Ahead:
+        """Likewise; over the native protocol along the tokens that ``drawing`` is going to draw, unless its sampler cannot be told."""
+        return await self._rows_ahead(prev_token_ids, count, drawing)
+
+    async def _rows_ahead(self, prev_token_ids: Sequence[int], count: int, drawing: Drawing | None) -> Ahead:
         if count > 1 and self._protocol.looks_ahead:
-            with suppress(RowWithheld):  # of one of them; the first alone can be had by force
-                answer = await self._ask(Ask(tuple(prev_token_ids), self.top_k, self._model, ahead=count))
+            # What is wrong with one of them may be wrong with a later one only, which nobody may get to.
+            with suppress(RowWithheld, RowError, NonFiniteAtServer):
+                answer = await self._ask(Ask(tuple(prev_token_ids), self.top_k, self._model, ahead=count, drawing=drawing))
                 return Ahead(answer.proposed, (answer.row, *answer.beyond))
         return Ahead((), (await self.next_token_logits(prev_token_ids),))
 

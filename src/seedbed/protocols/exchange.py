@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from seedbed.llm.base import Row
+    from seedbed.sampling.drawing import Drawing
 
 __all__ = ["Answer", "Ask", "Describe", "Detokenize", "Health", "HttpRequest", "HttpResponse", "Question", "Tokenize"]
 
@@ -64,6 +65,8 @@ class Ask:
         force: a token the server is to choose whatever the row says, for protocols where its choice can withhold the row; None lets it
             choose the best, which checks ids against values.
         ahead: the most rows wanted, along the tokens the server would take itself; only of a protocol that ``looks_ahead``.
+        drawing: what the client is going to draw with, so that the server can take the same tokens; without it, or where the protocol
+            cannot tell it, it takes the best.
     """
 
     token_ids: tuple[int, ...]
@@ -71,6 +74,7 @@ class Ask:
     model: str | None = None
     force: int | None = None
     ahead: int = 1
+    drawing: Drawing | None = None
 
 
 @dataclass(frozen=True, slots=True)
