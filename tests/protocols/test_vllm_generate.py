@@ -194,7 +194,7 @@ def test_what_a_model_says_of_itself_is_discovered_over_this_path_alone() -> Non
     [
         {"token_ids": [1]},
         {"token_ids": [1], "sampling_params": [1]},
-        {"token_ids": [1], "sampling_params": {"max_tokens": 2, "logprobs": 1}},
+        {"token_ids": [1], "sampling_params": {"max_tokens": 65, "logprobs": 1}},
         {"token_ids": [1], "sampling_params": {"max_tokens": 1}},
         {"token_ids": [1], "sampling_params": {"max_tokens": 1, "logprobs": 13}},
         {"token_ids": [[1]], "sampling_params": {"max_tokens": 1, "logprobs": 1}},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import trio
 
-from seedbed.errors import RowWithheld
+from seedbed.errors import NonFiniteAtServer, RowError, RowWithheld
 from seedbed.http.arguments import Wanted, check_kinds, check_seconds, checked_headers, checked_urls
 from seedbed.http.endpoint import Endpoint, HTTPStatistics, Sender
 from seedbed.http.pool import CONNECT_TIMEOUT, Pool
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from seedbed.protocols.base import Protocol as ServerProtocol
     from seedbed.protocols.exchange import Headers
+    from seedbed.sampling.drawing import Drawing
     from seedbed.sampling.presets import Order
 
 __all__ = ["HTTPModel", "connect"]
@@ -193,9 +194,18 @@ class HTTPModel(LLM):
         Concurrency:
             As ``next_token_logits``.
         """
+        return await self._rows_ahead(prev_token_ids, count, None)
+
+    async def logits_along(self, prev_token_ids: Sequence[int], count: int, drawing: Drawing) -> Ahead:
+        """Likewise; over the native protocol along the tokens that ``drawing`` is going to draw, unless its sampler cannot be told."""
+        return await self._rows_ahead(prev_token_ids, count, drawing)
+
+    async def _rows_ahead(self, prev_token_ids: Sequence[int], count: int, drawing: Drawing | None) -> Ahead:
         if count > 1 and self._servers.protocol.looks_ahead:
-            with suppress(RowWithheld):  # of one of them; the first alone can be had by force
-                answer = await self._servers.ask(Ask(tuple(prev_token_ids), self.top_k, self._model, ahead=count, reuse=self._reuse))
+            ask = Ask(tuple(prev_token_ids), self.top_k, self._model, ahead=count, reuse=self._reuse, drawing=drawing)
+            # What is wrong with one of them may be wrong with a later one only, which nobody may get to.
+            with suppress(RowWithheld, RowError, NonFiniteAtServer):
+                answer = await self._servers.ask(ask)
                 return Ahead(answer.proposed, (answer.row, *answer.beyond))
         return Ahead((), (await self.next_token_logits(prev_token_ids),))
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from seedbed.llm.base import Row
+    from seedbed.sampling.drawing import Drawing
 
 __all__ = ["Answer", "Ask", "Describe", "Detokenize", "Health", "HttpRequest", "HttpResponse", "Question", "Sample", "Tokenize"]
 
@@ -65,6 +66,8 @@ class Ask:
             choose the best, which checks ids against values.
         ahead: the most rows wanted, along the tokens the server would take itself; only of a protocol that ``looks_ahead``.
         reuse: the server may answer from what its prefix cache holds; only a protocol that ``can_bypass_cache`` forbids it otherwise.
+        drawing: what the client is going to draw with, so that the server can take the same tokens; without it, or where the protocol
+            cannot tell it, it takes the best.
     """
 
     token_ids: tuple[int, ...]
@@ -73,6 +76,7 @@ class Ask:
     force: int | None = None
     ahead: int = 1
     reuse: bool = False
+    drawing: Drawing | None = None
 
 
 @dataclass(frozen=True, slots=True)

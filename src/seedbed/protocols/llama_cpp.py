@@ -51,7 +51,7 @@ from seedbed.protocols.fields import (
     text_of,
     token_ids_in,
     token_ids_of,
-    whole_and_once,
+    tokens_asked,
 )
 from seedbed.protocols.refusal import refusal, retry_after_header, status_for, told
 from seedbed.protocols.rows import LOWEST, check_choice, logprob_of, numbers, row_of, token_id_array, top_logprobs
@@ -357,18 +357,15 @@ def _ask_from(data: dict[str, Any]) -> Ask | Sample:
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
         prompt = prompt[0]
     if "return_tokens" in data and "n_probs" not in data:
-        # A client that wants tokens and no probabilities; others get one row a request, or are told so.
+        # A client that wants tokens and no probabilities.
         return sample_of(token_ids_of(prompt, '"prompt"'), data, tokens="n_predict", model=data.get("model"))
-    whole_and_once(data)
-    n_predict = data.get("n_predict")
-    if type(n_predict) is not int or not 0 <= n_predict <= MAX_AHEAD:
-        raise BadRequest(f'this server answers with few tokens a request: "n_predict" must be an int up to {MAX_AHEAD}', status=400)
+    ahead = tokens_asked(data, "n_predict", MAX_AHEAD)
     if type(n_probs) is not int:
         raise BadRequest(f"Field 'n_probs': type must be number, but is {orjson.dumps(n_probs).decode():.100}", status=400)
     if n_probs < 1 or data.get("post_sampling_probs"):
         raise BadRequest('this server answers with logprobs only: "n_probs" must be 1 or more, no "post_sampling_probs"', status=400)
     model = data.get("model")
-    return Ask(token_ids_of(prompt, '"prompt"'), n_probs, model if isinstance(model, str) else None, _forced(data), max(1, n_predict))
+    return Ask(token_ids_of(prompt, '"prompt"'), n_probs, model if isinstance(model, str) else None, _forced(data), ahead)
 
 
 def _entry(token_id: int, value: float, llm: LLM) -> dict[str, Any]:

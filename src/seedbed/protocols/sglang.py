@@ -47,12 +47,12 @@ from seedbed.protocols.fields import (
     json_response,
     known_vocab_size,
     listed_model,
-    one_token_only,
     parse_json,
     text_in,
     text_of,
     token_ids_in,
     token_ids_of,
+    tokens_asked,
 )
 from seedbed.protocols.refusal import error_text, refusal, retry_after_header, status_for, told
 from seedbed.protocols.rows import LOWEST, check_choice, numbers, row_of, token_id_array, top_logprobs
@@ -383,7 +383,7 @@ def _ask_from(data: dict[str, Any]) -> Ask | Sample:
     if "sampling_seed" in sampling and not data.get("return_logprob"):
         ids = token_ids_of(prompt, "input_ids")
         return sample_of(ids, sampling, tokens="max_new_tokens", seed="sampling_seed", model=model)
-    one_token_only(sampling | {"stream": data.get("stream")}, "max_new_tokens")
+    tokens_asked(sampling | {"stream": data.get("stream")}, "max_new_tokens")
     if type(k) is not int or k < 1 or not data.get("return_logprob"):
         raise BadRequest("this server answers with logprobs only: return_logprob, and top_logprobs_num an int of 1 or more", status=400)
     return Ask(token_ids_of(prompt, "input_ids"), k, model if isinstance(model, str) else None)
