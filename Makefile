@@ -5,11 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := .requirements-dev.lock
 READY := $(VENV)/.ready
-ROOMS := errors llm sampling generation protocols protocols.native http server recording regression testing
 LLAMA_READY := $(VENV)/.llama-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-llama test test-real check fix bench docs lock fixtures clean
+.PHONY: help setup demo demo-llama test test-real check fix bench docs pages flips lock fixtures clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,9 +44,14 @@ fix: $(READY) ## format, and repair what lint can repair
 bench: $(READY) ## speed, as ratios measured side by side in one run
 	$(BIN)/python -m tests.benchmarks
 
-docs: $(READY) ## API pages from the docstrings, in site/
-	$(BIN)/pdoc --docformat google --output-directory site seedbed $(addprefix seedbed.,$(ROOMS))
-	@echo "open site/index.html"
+docs: $(READY) ## the guide and the docstrings as pages in site/, links checked
+	$(BIN)/python -m tests.docs.site
+
+pages: $(READY) ## write what the guide's and the README's blocks print into them
+	$(BIN)/python -m tests.docs.pages
+
+flips: $(READY) ## measure how often each way of drawing gives another token, for the guide
+	$(BIN)/python -m tests.sampling.flips --write
 
 fixtures: $(LLAMA_READY) ## record fixtures/recordings anew, and nothing else does
 	$(BIN)/python tests/examples/make_recordings.py
