@@ -162,6 +162,20 @@ class HTTPModel(LLM):
     Attributes:
         protocol: the name of the protocol spoken.
         top_k: how many tokens of each row are asked for; None is all of them.
+
+    Concurrency:
+        Any number of tasks, within the ``connect`` block that made it; afterwards calls raise ``UsageError``. Cancelled, the answer is
+        dropped and its connection closed; no other request is touched, and the server may go on computing. Always a checkpoint.
+
+    Example:
+        >>> import trio
+        >>> from seedbed import TinyLM, connect, serve
+        >>> async def main():
+        ...     async with serve(TinyLM()) as server, connect(server.url) as model:
+        ...         return await model.next_token_logits(list(b"The ")), await model.detokenize([71, 111])
+        >>> row, text = trio.run(main)
+        >>> row.shape, text
+        ((257,), 'Go')
     """
 
     def __init__(self, servers: Answering, model: str | None, *, reuse: bool = False) -> None:
