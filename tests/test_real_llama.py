@@ -9,12 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
 from seedbed import RecordingLLM, ReplayLLM, Sampler, connect, generate
 from seedbed.errors import BadRequest, ContextOverflow, InvalidPrompt
 from seedbed.http.model import HTTPModel
+from tests.real_contract import check_contract
 
 EXAMPLES = Path(__file__).parent / "examples"
 DEMO = EXAMPLES / "demo_llama.py"
@@ -59,6 +61,16 @@ async def test_discovery_and_rows() -> None:
         full = await model.next_token_logits(FRANCE)
         assert full.shape == (49152,)
         np.testing.assert_allclose(full[row.token_ids], row.logprobs, atol=2e-4)
+
+
+async def test_it_keeps_the_contract_of_real_servers(tmp_path: Path) -> None:
+    async with llama_server() as url:
+
+        async def busy() -> int:
+            async with httpx.AsyncClient() as client:
+                return sum(slot["is_processing"] for slot in (await client.get(url + "/slots")).json())
+
+        await check_contract(url, FRANCE, busy, tmp_path / "recording", top_k=20)
 
 
 async def test_a_row_is_had_where_the_servers_own_choice_is_half_a_character() -> None:

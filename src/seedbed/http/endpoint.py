@@ -15,7 +15,6 @@ from seedbed.errors import (
     NotAModelServer,
     NotReady,
     Overloaded,
-    RequestTimeout,
     RowWithheld,
     SeedbedError,
     ServerError,
@@ -45,7 +44,7 @@ TEXT_BOUND = 67_108_864
 # Statuses that may pass by themselves; what any other means is the protocol's to say.
 _TRIED_AGAIN = frozenset({429, 500, 502, 503, 504})
 # An answer that takes more of its time limit is no reason to ask for more at once.
-IN_GOOD_TIME = 0.25
+IN_GOOD_TIME = 0.5
 
 
 class Sender(Protocol):
@@ -298,9 +297,6 @@ class Endpoint:
                 self._not_before = max(self._not_before, trio.current_time() + (retry_after(response) or 0.0))
             elif turns.allowed < turns.most and trio.current_time() - began < self._in_good_time:
                 turns.grow()
-        except RequestTimeout:
-            turns.shrink(number, self._requests)
-            raise
         finally:
             turns.give_back()
         self._bytes_received += len(response.body)
