@@ -383,6 +383,37 @@ async def test_answers_that_take_long_are_no_reason_to_ask_for_more_at_once(auto
         assert model.statistics().allowed == 16
 
 
+async def test_a_pause_the_server_asked_for_holds_for_every_request(autojump_clock) -> None:
+    """Not only for the one that was refused: nobody is sent before it is over, and nobody is given up for it."""
+    asked: list[float] = []
+
+    async def first_refused(request: httpx.Request) -> httpx.Response | None:
+        asked.append(trio.current_time())
+        if len(asked) <= 3:
+            return httpx.Response(429, headers={"retry-after": "7"})
+        return None
+
+    host = FakeHost()
+    async with model_behind(host, max_connections=3) as model:
+        host.script = {ASK: first_refused}
+        async with trio.open_nursery() as nursery:
+            for _ in range(64):
+                nursery.start_soon(model.next_token_logits, [1])
+
+    assert asked == [0.0] * 3 + [7.0] * 64
+
+
+async def test_a_pause_longer_than_anybody_waits_is_said_at_once(autojump_clock) -> None:
+    host = FakeHost()
+    async with model_behind(host) as model:
+        host.script = {ASK: [httpx.Response(503, headers={"retry-after": "3600"})]}
+        for text in ("503", "asked not to be asked for another 3.6e\\+03 s"):
+            with pytest.raises(Overloaded, match=text) as caught:
+                await model.next_token_logits([1])
+            assert caught.value.retry_after == 3600
+    assert trio.current_time() == 0
+
+
 async def test_a_refusal_that_may_pass_is_tried_again(autojump_clock) -> None:
     row = httpx.Response(200, json={"logits": [0.0, 1.0, 2.0, 3.0]})
     host = FakeHost(script={ASK: [row, httpx.Response(429, headers={"retry-after": "7"}), httpx.Response(503), httpx.Response(502)]})

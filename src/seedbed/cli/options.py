@@ -137,6 +137,9 @@ async def open_model(source: str, options: dict[str, Any], deadline: float = mat
         ) as model:
             scope.deadline = math.inf
             yield model
+            for replica in model.statistics().replicas:
+                if replica.trouble:
+                    click.echo(f"note: {replica.where} is left out at present: {replica.trouble}", err=True)
 
 
 def shown_source(source: str) -> str:
