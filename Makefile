@@ -25,7 +25,7 @@ demo-llama: $(LLAMA_READY) ## the same against a real llama.cpp server with a re
 test: $(READY) ## the test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-real: $(LLAMA_READY) ## the tests that talk to a real llama.cpp server
+test-real: $(LLAMA_READY) ## the tests that talk to real servers: llama.cpp, and vLLM where it is installed
 	$(BIN)/python -m pytest -m real
 
 # Rules that do not fit: 109, timeout= is the public contract; 124, an interface may be async without awaiting; 127, our pytest fixtures are

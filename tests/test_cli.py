@@ -235,7 +235,11 @@ class TestGenerate:
             together = seedbed("generate", url, "--replica", other, "--prompt", "The seed", "-n", "4", "--seed", "7")
             mixed = seedbed("generate", url, "--replica", different, "--prompt", "The seed", "-n", "4", "--seed", "7")
 
-        assert (together.returncode, together.stdout) == (0, alone.stdout)
+            down = seedbed("generate", url, "--replica", "http://127.0.0.1:1", "--prompt", "The seed", "-n", "4", "--seed", "7")
+
+        assert (together.returncode, together.stdout, together.stderr) == (0, alone.stdout, "")
+        assert (down.returncode, down.stdout) == (0, alone.stdout)
+        assert down.stderr.startswith("note: http://127.0.0.1:1 is left out at present: cannot connect to http://127.0.0.1:1: ")
         assert (mixed.returncode, mixed.stdout) == (3, "")
         assert "are no replicas of one model" in mixed.stderr
 

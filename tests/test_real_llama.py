@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
@@ -20,6 +21,7 @@ from seedbed.llm import LLM
 from seedbed.protocols.exchange import Sample
 from seedbed.regression.conformance import conformance
 from seedbed.regression.probe import probe
+from tests.real_contract import check_contract
 
 EXAMPLES = Path(__file__).parent / "examples"
 DEMO = EXAMPLES / "demo_llama.py"
@@ -64,6 +66,16 @@ async def test_discovery_and_rows() -> None:
         full = await model.next_token_logits(FRANCE)
         assert full.shape == (49152,)
         np.testing.assert_allclose(full[row.token_ids], row.logprobs, atol=2e-4)
+
+
+async def test_it_keeps_the_contract_of_real_servers(tmp_path: Path) -> None:
+    async with llama_server() as url:
+
+        async def busy() -> int:
+            async with httpx.AsyncClient() as client:
+                return sum(slot["is_processing"] for slot in (await client.get(url + "/slots")).json())
+
+        await check_contract(url, FRANCE, busy, tmp_path / "recording", top_k=20)
 
 
 async def test_a_row_is_had_where_the_servers_own_choice_is_half_a_character() -> None:

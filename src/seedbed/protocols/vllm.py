@@ -8,9 +8,9 @@ that are not listed. A list has k entries, or k + 1 when the token taken is not 
 k is at most 20, unless the server is started with ``--max-logprobs``; -1 there is the whole vocabulary. No route tells the vocabulary's
 size or the end tokens: the size is in the refusal of a bias for a token that cannot be, the end tokens are for the caller to give.
 
-Sent on purpose: temperature 0 (its own choice is then the best token, which checks ids against values at every step) and
-``return_tokens_as_token_ids`` (keys are texts without it, and tokens of equal text fall together). Never sent: stop strings, and the
-prompt is not asked back: its length is in the usage.
+Sent on purpose: temperature 0 (its own choice is then the best token, which checks ids against values at every step), no repetition
+penalty (which it would take from the model's own defaults) and ``return_tokens_as_token_ids`` (keys are texts without it, and tokens of
+equal text fall together). Never sent: stop strings, and the prompt is not asked back: its length is in the usage.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ from seedbed.protocols.sampled import UNTOUCHED, sample_of, sampled_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
+
+    from numpy.typing import NDArray
 
     from seedbed.llm.base import LLM, Ahead
 
@@ -310,7 +312,15 @@ def learn(
         are_logits = mode.endswith("logits")
     else:
         answer = yield completion(_request(name, (0,), min(k for k in (cap, vocab_size, PROBE_LOGPROBS) if k is not None)))
-        are_logits, fingerprint = _are_logits(answer, vocab_size), as_text(facts_in(answer).get("system_fingerprint"))
+        values = _values_in(answer)
+        if values.size and values.max() > -np.inf == values.min():
+            raise FeatureOff(
+                "the server lists tokens as impossible among the best: it reports what its filters left; start it with --logprobs-mode "
+                "raw_logprobs",
+                status=200,
+                flag="--logprobs-mode raw_logprobs",
+            )
+        are_logits, fingerprint = _are_logits(values, vocab_size), as_text(facts_in(answer).get("system_fingerprint"))
     return ModelInfo(
         model=name,
         server=f"vLLM {version}",
@@ -412,6 +422,7 @@ def _request(model: str, token_ids: tuple[int, ...], logprobs: int, ahead: int =
         "prompt": token_ids,
         "max_tokens": ahead,
         "temperature": 0,
+        "repetition_penalty": 1,
         "logprobs": logprobs,
         "return_tokens_as_token_ids": True,
     }
@@ -450,25 +461,27 @@ def _number_in(response: HttpResponse, pattern: re.Pattern[str]) -> int | None:
     return as_count(int(found[1])) if found and len(found[1]) < 19 else None
 
 
-def _are_logits(answer: HttpResponse, vocab_size: int | None) -> bool:
-    """Whether what a list holds cannot be logprobs. When it could be, each later row is still held to it."""
+def _values_in(answer: HttpResponse) -> NDArray[np.float32]:
+    """The scores that an answer lists, whatever they are; none when there is no list of them."""
     try:
-        values = numbers(_values_in(facts_in(answer)), AT_SENTINEL)
+        logprobs = facts_in(answer)["choices"][0]["logprobs"]
+        if "content" in logprobs:
+            listed = [entry["logprob"] for entry in logprobs["content"][0]["top_logprobs"]]
+        else:
+            listed = list(logprobs["top_logprobs"][0].values())
+        return numbers(listed, AT_SENTINEL)
     except (SeedbedError, TypeError, KeyError, IndexError, AttributeError):
-        return False
+        return np.empty(0, np.float32)
+
+
+def _are_logits(values: NDArray[np.float32], vocab_size: int | None) -> bool:
+    """Whether what a list holds cannot be logprobs. When it could be, each later row is still held to it."""
     if not values.size:
         return False
     with np.errstate(over="ignore"):
         p = np.exp(values, dtype=np.float64)
     unlisted = np.inf if vocab_size is None else (vocab_size - values.size) * float(p.min())
     return bool(p.sum() > 1 + NORMALISATION_TOLERANCE or p.sum() + unlisted < 1 - NORMALISATION_TOLERANCE)
-
-
-def _values_in(data: dict[str, Any]) -> list[Any]:
-    logprobs = data["choices"][0]["logprobs"]
-    if "content" in logprobs:
-        return [entry["logprob"] for entry in logprobs["content"][0]["top_logprobs"]]
-    return list(logprobs["top_logprobs"][0].values())
 
 
 # The server's half, shared likewise.
