@@ -17,6 +17,7 @@ import trio
 import seedbed.pytest_plugin.check
 import seedbed.pytest_plugin.model  # noqa: F401 - a run in this process then need not load it
 from seedbed import ReplayLLM, Sampler, generate, open_recording
+from seedbed.protocols import PROTOCOLS
 from seedbed.pytest_plugin.session import Session
 
 TINY = Path(__file__).parents[1] / "fixtures" / "recordings" / "tiny-lm"
@@ -189,7 +190,39 @@ async def test_miss(seedbed_llm):
         project.tests(f"{marker}\ndef test_it(seedbed_llm):\n    pass\n")
         project.pytester.makeconftest("")
 
-        assert re.search(says, project.run(errors=1))
+        text = project.run(errors=1)
+        assert re.search(says, text)
+        assert "another exception" not in text
+        assert "direct cause" not in text
+
+    @pytest.mark.parametrize("tier", ["top_k", "full"])
+    def test_through_every_protocol_that_can_carry_its_rows_the_tokens_are_the_same(self, project: Project, tier: str) -> None:
+        protocols = sorted(PROTOCOLS if tier == "full" else set(PROTOCOLS) - {"kserve-v2"})
+        project.with_source()
+        project.tests(
+            "".join(
+                f"""
+@pytest.mark.seedbed("recordings/one", protocol={protocol!r}, tier={tier!r})
+def test_{protocol.replace("-", "_").replace(".", "_")}(seedbed_llm):
+    assert seedbed_llm.generate(SEED, n=1, seed=7, max_new_tokens=3).token_ids == [[44, 32, 111]]
+"""
+                for protocol in protocols
+            )
+        )
+        project.run("--seedbed-record=once", passed=len(protocols))
+        project.run("--seedbed-block-network", passed=len(protocols))
+
+    def test_awaited_by_anything_but_trio_it_says_what_to_do(self, project: Project) -> None:
+        project.tests("""
+import asyncio
+from seedbed.errors import WrongRunner
+
+@pytest.mark.seedbed("tiny")
+def test_it(seedbed_llm):
+    with pytest.raises(WrongRunner, match="this runs under trio"):
+        asyncio.run(seedbed_llm.next_token_logits(SEED))
+""")
+        project.run(passed=1)
 
     def test_an_unknown_protocol_fails_the_test(self, project: Project) -> None:
         project.tests("@pytest.mark.seedbed('tiny', protocol='gopher')\ndef test_it(seedbed_llm):\n    seedbed_llm.row(SEED)\n")
@@ -505,6 +538,18 @@ class TestReport:
         assert re.search(r"unused: recordings/test_it/one-[0-9a-f]{8}: no test refers to it", text)
         assert "unused" not in part
 
+    def test_recordings_of_a_module_that_is_gone_are_listed_when_the_whole_suite_is_run(self, project: Project) -> None:
+        project.with_source()
+        project.tests(TWO_TESTS)
+        project.tests(TWO_TESTS, "test_other")
+        project.run("--seedbed-record=new", passed=6)
+        (project.path / "test_other.py").unlink()
+        whole, part = project.run(passed=3), project.run("test_it.py", passed=3)
+
+        assert re.search(r"unused: recordings/test_other/one-[0-9a-f]{8}: no test refers to it", whole)
+        assert "unused: recordings/shared" not in whole
+        assert "unused" not in part
+
     def test_what_was_opened_for_nothing_is_listed_and_more_when_asked(self, project: Project) -> None:
         project.tests("""
 @pytest.mark.seedbed("tiny")
@@ -526,7 +571,7 @@ def test_it(seedbed_llm):
         for output in [*(json.loads(json.dumps(worker.to_worker_output())) for worker in workers), None]:
             controller.add_worker_output(output)
 
-        assert controller.report(whole=True, verbose=True) == [
+        assert controller.report(whole="suite", verbose=True) == [
             "a: 3 of 9 steps were asked for",
             "unused: b: a test opened it and asked for nothing",
         ]

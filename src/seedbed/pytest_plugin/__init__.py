@@ -27,7 +27,7 @@ Rule 3: no mode or setting of another plugin is touched.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -87,17 +87,18 @@ def seedbed_llm(request: pytest.FixtureRequest, seedbed_source: object) -> Gener
     from seedbed.errors import RecordingNotFound, SeedbedError
     from seedbed.pytest_plugin.model import RecordedModel
 
-    session = request.config.stash[SESSION]
+    session, failure = request.config.stash[SESSION], ""
     try:
         settings = settings_of(request.node)
-    except WrongMarker as error:
-        pytest.fail(str(error), pytrace=False)
-    try:
         model = RecordedModel(session, settings, seedbed_source)
+    except WrongMarker as error:
+        failure = str(error)
     except SeedbedError as error:
         session.failed.setdefault(settings.path, settings.node_id)
         hint = f"; to make it: {settings.command('new', url=seedbed_source is None)}" if isinstance(error, RecordingNotFound) else ""
-        pytest.fail(f"{error}{hint}", pytrace=False)
+        failure = f"{error}{hint}"
+    if failure:  # outside the handlers, so that it is one line and not a chain of three errors
+        pytest.fail(failure, pytrace=False)
     yield model
     model.close(failed=request.node.stash.get(FAILED, True))
 
@@ -150,7 +151,10 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Say which recordings were written, and which nothing used."""
-    lines = config.stash[SESSION].report(whole=not any("::" in argument for argument in config.args), verbose=config.get_verbosity() > 0)
+    whole: Literal["suite", "modules", ""] = "" if any("::" in argument for argument in config.args) else "modules"
+    if config.args_source is not pytest.Config.ArgsSource.ARGS:
+        whole = "suite"
+    lines = config.stash[SESSION].report(whole=whole, verbose=config.get_verbosity() > 0)
     if lines:
         terminalreporter.section("seedbed recordings", sep="-")
         for line in lines:

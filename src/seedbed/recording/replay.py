@@ -13,6 +13,7 @@ import trio
 
 from seedbed.errors import MissingExtra, RecordingError, RecordingMiss, UsageError
 from seedbed.llm.base import LLM, ModelInfo, Row, TopLogprobs
+from seedbed.llm.running import require_trio
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import HttpRequest
 from seedbed.protocols.rows import logprob_of
@@ -64,7 +65,9 @@ class ReplayLLM(LLM):
             RecordingMiss: none was recorded for exactly this prefix. Names the nearest one, the first token that leads away from it, that
                 token's probability there, and the command that would extend the recording. Nothing else is ever tried.
             RecordingBroken: the row on disk is not the one that was recorded.
+            WrongRunner: it is not trio that awaits.
         """
+        require_trio()
         await trio.lowlevel.checkpoint()
         step = self.recording.get(prev_token_ids)
         if step is None:
