@@ -8,6 +8,7 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     import pytest
@@ -113,6 +114,12 @@ class Session:
     notes: list[str] = field(default_factory=list)
     _referred: set[str] = field(default_factory=set)
     _directories: set[str] = field(default_factory=set)
+
+    @property
+    def hosts_to_record(self) -> list[str]:
+        """The host that a mode that records has to reach."""
+        host = urlsplit(self.url or "").hostname if self.mode != "none" else None
+        return [] if host is None else [host]
 
     def collected(self, item: pytest.Item) -> None:
         """A test was found: its recording is referred to."""
