@@ -10,7 +10,7 @@ import trio
 
 from seedbed import LLM, Sampler, SeedbedError, connect, generate
 
-SAMPLER = Sampler(temperature=0.8, top_k=8)
+SAMPLER = Sampler(top_k=8)
 LONGEST_LINE = 1000
 
 
@@ -32,8 +32,8 @@ def text_of(token_ids: tuple[int, ...]) -> str:
     return bytes(token_id for token_id in token_ids if token_id < 256).decode("utf-8", "replace")
 
 
-async def best_answer(question: str, llm: LLM, *, n: int = 8, seed: int = 7, patience: float = 10.0) -> Answer:
-    result = await generate(tokens_of(question), llm, n, seed=seed, sampler=SAMPLER, max_new_tokens=48, timeout=patience)
+async def best_answer(question: str, llm: LLM, *, n: int = 4, seed: int = 7, patience: float = 10.0) -> Answer:
+    result = await generate(tokens_of(question), llm, n, seed=seed, sampler=SAMPLER, max_new_tokens=40, timeout=patience)
     ended = [sequence for sequence in result.sequences if sequence.finish_reason == "stop"]
     if not ended:
         return Answer(question, None, 0)
