@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from seedbed.recording.steps import Step
 
-__all__ = ["ReplayLLM", "missed", "mock_transport", "replay_transport"]
+__all__ = ["SHOWN_IN_COMMAND", "ReplayLLM", "missed", "mock_transport", "replay_transport"]
 
-# A command with a longer prompt is not typed but rerun: the run that missed has it.
 SHOWN_IN_COMMAND = 64
+"""Token ids; a command with a longer prompt is not typed but rerun: the run that missed has it."""
 
 
 class ReplayLLM(LLM):
