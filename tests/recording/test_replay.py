@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import math
@@ -18,7 +19,7 @@ import pytest
 import trio
 
 from seedbed import RecordingLLM, ReplayLLM, Sampler, TinyLM, connect, generate, open_recording, replay_transport, softmax
-from seedbed.errors import MissingExtra, RecordingBroken, RecordingMiss, UsageError
+from seedbed.errors import MissingExtra, RecordingBroken, RecordingMiss, UsageError, WrongRunner
 from seedbed.protocols import PROTOCOLS
 from seedbed.protocols.rows import top_logprobs
 from seedbed.testing import check_llm
@@ -230,6 +231,17 @@ async def test_memory_stays_flat_over_many_requests() -> None:
         tracemalloc.stop()
 
     assert sizes[2] - sizes[1] < 100_000  # respx would keep 900_000
+
+
+def test_awaited_by_anything_but_trio_it_says_what_to_do(tmp_path: Path) -> None:
+    async def record() -> None:
+        async with RecordingLLM(TinyLM(), tmp_path / "recording"):
+            pass
+
+    for awaited in (record(), ReplayLLM(TINY).next_token_logits(SEED)):
+        with pytest.raises(WrongRunner, match="this runs under trio"):
+            asyncio.run(awaited)
+    assert not (tmp_path / "recording").exists()
 
 
 def test_without_respx_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
