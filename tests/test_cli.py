@@ -237,7 +237,7 @@ class TestRecord:
         ran = seedbed(*words)
 
         assert (ran.returncode, ran.stderr.count("\n")) == (5, 1)
-        assert "--extend adds to a finished one" in ran.stderr
+        assert "(on the command line: --extend)" in ran.stderr
 
     def test_a_full_recording_with_repeats(self, url: str, tmp_path: Path) -> None:
         path = str(tmp_path / "recording")
