@@ -9,10 +9,10 @@ LLAMA_READY := $(VENV)/.llama-ready
 UV_READY := $(VENV)/.uv-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-llama test test-real check fix bench docs pages flips package lowest pythons lock fixtures clean
+.PHONY: help setup demo demo-llama test test-thorough test-real check fix bench docs pages flips package lowest pythons lock fixtures clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with everything below
 
@@ -24,6 +24,9 @@ demo-llama: $(LLAMA_READY) ## the same against a real llama.cpp server with a re
 
 test: $(READY) ## the test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-thorough: $(READY) ## every bit of a recording changed, every octet cut off, fifty kills of the command: minutes
+	$(BIN)/python -m pytest -m thorough -n 2
 
 test-real: $(LLAMA_READY) ## the tests that talk to real servers: llama.cpp, and vLLM where it is installed
 	$(BIN)/python -m pytest -m real

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from seedbed.llm.base import LLM
 
-__all__ = ["DEFAULT_MAX_NEW_TOKENS", "Deadlines", "Plan", "check_count"]
+__all__ = ["DEFAULT_MAX_NEW_TOKENS", "Deadlines", "Plan", "check_count", "stop_rules"]
 
 # When neither the caller nor the model bounds a sequence. (vLLM: 16, transformers: 20, SGLang: 128, llama.cpp: none.)
 DEFAULT_MAX_NEW_TOKENS = 2048
@@ -81,7 +81,6 @@ class Plan:
         earlier = _resume_table(resume)
         if seed is None:
             seed = next(iter(earlier.values())).resume.seed if earlier else fresh_seed()
-        stops = frozenset(_check_ids(stop_token_ids, vocab_size, "stop_token_ids", may_be_empty=True)) | frozenset(model.eos_token_ids)
         sampler = Sampler() if sampler is None else sampler
         if not isinstance(sampler, Sampler):
             raise InvalidSampler(f"sampler must be a Sampler, not {sampler!r:.80}")
@@ -91,7 +90,7 @@ class Plan:
             seed=check_seed(seed),
             sampler=sampler,
             configuration=configuration_of(sampler),
-            stop=StopRules(stops, tuple(_check_ids(stop, vocab_size, "a stop sequence") for stop in stop_sequences)),
+            stop=stop_rules(stop_token_ids, stop_sequences, model.eos_token_ids, vocab_size),
             max_new_tokens=[_max_new_tokens(max_new_tokens, context, len(prompt), place) for place, prompt in enumerate(checked)],
             resume=earlier,
         )
@@ -134,6 +133,18 @@ class Plan:
             raise UsageError(f"{what} has {had} tokens already; max_new_tokens is {most}")
         if (self.stop.first_match(sequence.token_ids) or had) < had:
             raise UsageError(f"{what} went on where these stop rules would have ended it")
+
+
+def stop_rules(
+    stop_token_ids: Sequence[int], stop_sequences: Sequence[Sequence[int]], eos_token_ids: Sequence[int], vocab_size: int | None = None
+) -> StopRules:
+    """The rules that the arguments of ``generate`` and a model's own end tokens make.
+
+    Raises:
+        InvalidPrompt: one of them is no token id, or a sequence is empty.
+    """
+    stops = frozenset(_check_ids(stop_token_ids, vocab_size, "stop_token_ids", may_be_empty=True)) | frozenset(eos_token_ids)
+    return StopRules(stops, tuple(_check_ids(stop, vocab_size, "a stop sequence") for stop in stop_sequences))
 
 
 def check_count(n: int) -> int:

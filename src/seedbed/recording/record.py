@@ -11,6 +11,7 @@ import trio
 
 from seedbed.errors import UsageError
 from seedbed.llm.base import LLM, ModelInfo, Row, as_row
+from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
 from seedbed.protocols.rows import full_row, top_logprobs
 from seedbed.recording.runs import Run, default_name
@@ -102,6 +103,7 @@ class RecordingLLM(LLM):
         self._seals = True
 
     async def __aenter__(self) -> Self:
+        require_trio()
         writer = RecordingWriter(self._path, self._info, self._kept, extend=self._extend)
         self._recorder = Recorder(self._model, writer)
         try:
