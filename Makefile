@@ -7,9 +7,13 @@ LOCK := .requirements-dev.lock
 READY := $(VENV)/.ready
 LLAMA_READY := $(VENV)/.llama-ready
 UV_READY := $(VENV)/.uv-ready
+MUTMUT_READY := $(VENV)/.mutmut-ready
+MINUTES := 10
+ROOM := metrics
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-llama test test-real check fix bench docs pages flips package lowest pythons lock fixtures clean
+.PHONY: help setup demo demo-llama test test-real check fix coverage mutate fuzz soak bench bench-quick docs pages flips pictures package \
+  lowest pythons lock fixtures clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +45,20 @@ check: $(READY) ## types, lint, layers, doctests
 fix: $(READY) ## format, and repair what lint can repair
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+coverage: $(READY) ## branches of the pure rooms: all of them must be taken by their tests
+	$(BIN)/coverage run -m pytest $(addprefix tests/,llm/test_base.py sampling generation/test_sequence.py generation/test_resume.py \
+	  generation/test_lookahead.py protocols server/test_answer.py regression/test_metrics.py regression/test_drift.py)
+	$(BIN)/coverage report
+
+mutate: $(MUTMUT_READY) ## change a pure room line by line and see the tests notice: ROOM=metrics, sequence, sampling or protocols
+	$(BIN)/python -m tests.robustness.mutate $(ROOM)
+
+fuzz: $(READY) ## decoders and the recording reader on damaged octets, MINUTES=10
+	$(BIN)/python -m tests.robustness.fuzz $(MINUTES)
+
+soak: $(READY) ## 256 sequences over HTTP with 5 % faults, MINUTES=10: memory flat, nothing leaked
+	$(BIN)/python -m tests.robustness.soak $(MINUTES)
 
 bench: $(READY) ## speed, as ratios measured side by side in one run
 	$(BIN)/python -m tests.benchmarks
@@ -90,4 +108,8 @@ $(LLAMA_READY): $(READY)
 
 $(UV_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@touch $@
+
+$(MUTMUT_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mutmut==3.8.1'
 	@touch $@

@@ -180,3 +180,11 @@ def test_a_sequence_that_had_stopped_is_not_gone_on_with() -> None:
     stopped.receive(only(0))
 
     assert followed(resume=stopped.result()).result() == stopped.result()
+
+
+def test_a_sequence_of_no_tokens_goes_on_as_what_it_is() -> None:
+    """Finished if none are allowed now, else at its beginning."""
+    empty = followed().result()
+
+    assert followed(0, resume=empty).state == "length"
+    assert followed(1, resume=empty).state == "asking"

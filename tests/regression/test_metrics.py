@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seedbed import TopLogprobs
 from seedbed.errors import MalformedRow, NonFiniteLogits
-from seedbed.regression.metrics import flip_rate, total_variation
+from seedbed.regression.metrics import common_logprobs, flip_rate, total_variation
 from seedbed.sampling import Sampler, softmax
 
 LOGIT = st.one_of(st.floats(-8, 8, width=32), st.integers(-3, 3).map(float), st.just(-math.inf))
@@ -89,3 +90,31 @@ def test_rows_that_cannot_be_compared_are_refused():
         flip_rate([0.0, 1.0], [0.0, 1.0, 2.0])
     with pytest.raises(NonFiniteLogits):
         total_variation([0.0, math.nan], [0.0, 1.0])
+
+
+TOPS = st.lists(st.integers(1, 100), min_size=2, max_size=6).flatmap(
+    lambda weights: st.permutations(range(12)).map(lambda ids: TopLogprobs(ids[: len(weights)], np.log(np.array(weights) / 700), 12))
+)
+
+
+@given(TOPS, TOPS)
+def test_the_union_counts_no_difference_but_what_is_certain(one, other):
+    """A token that only one row lists is, in the other, at most as probable as that one's least listed token, and as its tail."""
+    ids, (p, q) = common_logprobs([one, other], union=True)
+    _, (q_again, p_again) = common_logprobs([other, one], union=True)
+
+    assert set(ids.tolist()) == {*one.token_ids.tolist(), *other.token_ids.tolist()}
+    assert (p.tolist(), q.tolist()) == (p_again.tolist(), q_again.tolist())
+    for row, values, others in ((one, p, q), (other, q, p)):
+        own = dict(zip(row.token_ids.tolist(), row.logprobs.tolist(), strict=True))
+        bound = min(row.logprobs.min(), np.log(row.tail_mass)) + 1e-5
+        for place, token_id in enumerate(ids.tolist()):
+            if token_id in own:
+                assert values[place] == pytest.approx(own[token_id], abs=1e-6)
+            else:
+                assert values[place] <= min(bound, others[place] + 1e-12)
+
+
+def test_rows_of_other_vocabularies_are_not_compared():
+    with pytest.raises(MalformedRow, match="rows of 2 and of 3 tokens"):
+        common_logprobs([[0.0, 1.0], [0.0, 1.0, 2.0]])
