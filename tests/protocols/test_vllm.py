@@ -605,7 +605,8 @@ def test_a_shaken_answer_is_a_row_or_a_typed_error(data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"max_tokens": 2},
+        {"max_tokens": 65},
+        {"max_tokens": True},
         {"max_tokens": ...},
         {"n": 2},
         {"stream": True},

@@ -143,7 +143,8 @@ async def generate(
         on_error: "raise": the first failure cancels the other sequences and comes out as itself, with ``.result`` attached when it is
             seedbed's; "keep": that sequence ends with ``finish_reason`` "error", the others go on.
         lookahead: how many rows to ask for at once, along tokens the model proposes, if it can (``LLM.logits_ahead``); "auto" follows
-            the rate at which the draws agree. Changes how often the model is asked, never the tokens.
+            the rate at which the draws agree, which is always over the native protocol: its server draws with the same noise. Changes
+            how often the model is asked, never the tokens.
         prefix_cache_bytes: how much the rows kept for siblings may take. Equal prefixes, such as the prompt of n sequences, are asked
             once. 0 asks anew each time. When ``llm`` is a ``PrefixCache`` itself, that one is used, and its own bound.
         resume: an earlier partial result, or some of its sequences: each goes on where it was, exactly as if never interrupted. Prompt,
@@ -336,12 +337,12 @@ class Generation:
         try:
             while not sequence.is_finished:
                 self._rows += 1
-                await self._answers.read(sequence.prefix(), pace.count(sequence.room), self._drawing(sequence, pace))
+                await self._answers.read(sequence.prefix(), pace.count(sequence.room), self._reader(sequence, pace), sequence.drawing())
         except Exception as error:
             self._note(error, sequence)
             sequence.fail(error)
 
-    def _drawing(self, sequence: FollowedSequence, pace: Pace) -> Callable[[Ahead], None]:
+    def _reader(self, sequence: FollowedSequence, pace: Pace) -> Callable[[Ahead], None]:
         """What a sequence does with the answer to a question it asks now."""
         asked, step = trio.current_time(), sequence.step
 

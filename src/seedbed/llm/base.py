@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
+    from seedbed.sampling.drawing import Drawing
+
 __all__ = ["LLM", "Ahead", "BlockingLLM", "ModelInfo", "Row", "TopLogprobs", "as_ahead", "as_row"]
 
 # float32 running sums over a vocabulary leave a log-softmax off by up to 2e-4 (llama.cpp, V = 49,152); beyond 1e-3 it is no distribution.
@@ -221,6 +223,22 @@ class LLM(ABC):
             As ``next_token_logits``.
         """
         return (), [await self.next_token_logits(prev_token_ids)]
+
+    async def logits_along(
+        self, prev_token_ids: Sequence[int], count: int, drawing: Drawing
+    ) -> tuple[Sequence[int], Sequence[ArrayLike | TopLogprobs]]:
+        """As ``logits_ahead``, told what the caller is going to draw with; the default pays no heed to it.
+
+        This is what ``generate(lookahead=)`` asks. With ``drawing.take(row, prefix)`` a model can propose the very tokens that will be
+        drawn, so that every proposal is accepted. For wrappers, and for models behind which somebody else can draw.
+
+        Args:
+            drawing: of the token that follows ``prev_token_ids``; of one of the callers, where several share an answer.
+
+        Returns, Raises, Concurrency:
+            As ``logits_ahead``.
+        """
+        return await self.logits_ahead(prev_token_ids, count)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
+    from seedbed.sampling.drawing import Drawing
+
 __all__ = ["DEFAULT_BYTES", "PrefixCache"]
 
 DEFAULT_BYTES = 268_435_456  # 441 full rows of a vocabulary of 151,936, or 250,000 top-50 rows
@@ -106,13 +108,18 @@ class PrefixCache(LLM):
         """The model's rows ahead, read-only likewise; just the first, and no proposal, when that one is known already."""
         return await self.read(prev_token_ids, count, lambda ahead: ahead)
 
-    async def read(self, prev_token_ids: Sequence[int], count: int, reader: Callable[[Ahead], T]) -> T:
+    async def logits_along(self, prev_token_ids: Sequence[int], count: int, drawing: Drawing) -> Ahead:
+        """Likewise, along what whoever asks first is going to draw."""
+        return await self.read(prev_token_ids, count, lambda ahead: ahead, drawing)
+
+    async def read(self, prev_token_ids: Sequence[int], count: int, reader: Callable[[Ahead], T], drawing: Drawing | None = None) -> T:
         """What ``reader`` makes of the answer; it is called when that lands, so that no row waits in memory for its turn to be read.
 
         Args:
             prev_token_ids: the prefix.
             count: how many rows ahead to ask for, if the model has to be asked.
             reader: synchronous; what it raises comes out here, and nowhere else.
+            drawing: what the tokens are going to be drawn with, for the model to propose by.
 
         Concurrency:
             As the class says. Cancelled: ``reader`` was not called. When a deadline fires in the very moment the answer lands, the
@@ -121,7 +128,7 @@ class PrefixCache(LLM):
         nursery = self._open_nursery()
         if not self._max_bytes:
             await trio.lowlevel.checkpoint()
-            return reader(await self._ask(prev_token_ids, count))
+            return reader(await self._ask(prev_token_ids, count, drawing))
         passed = hashlib.blake2b(array("q", prev_token_ids), digest_size=16)
         key = passed.digest()
         row = self._kept.get(key)
@@ -132,7 +139,8 @@ class PrefixCache(LLM):
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Flight()
-            nursery.start_soon(self._fly, flight, passed, [*prev_token_ids], count)  # a copy: the caller may go before the flight ends
+            # A copy: the caller may go before the flight ends.
+            nursery.start_soon(self._fly, flight, passed, [*prev_token_ids], count, drawing)
         else:
             self._hits += 1
         try:
@@ -144,14 +152,14 @@ class PrefixCache(LLM):
             raise
         return read.unwrap()
 
-    async def _fly(self, flight: _Flight, passed: hashlib.blake2b, prefix: list[int], count: int) -> None:
+    async def _fly(self, flight: _Flight, passed: hashlib.blake2b, prefix: list[int], count: int, drawing: Drawing | None) -> None:
         """``passed``: the hash of the prefix, which goes on over what is proposed."""
         key = passed.digest()
         with flight.scope:
             try:
                 if not flight.waiting:  # given up before it was sent
                     return
-                ahead = await self._ask(prefix, count)
+                ahead = await self._ask(prefix, count, drawing)
                 ahead = Ahead(ahead.proposed, tuple(map(unspoilable, ahead.rows)))
                 self._keep(ahead, passed, again=len(flight.waiting) > 1)
                 await flight.serve(ahead)
@@ -161,14 +169,16 @@ class PrefixCache(LLM):
                 self._forget(flight, key)
                 flight.fail(trio.ClosedResourceError("the prefix cache was closed before the answer came"))
 
-    async def _ask(self, prefix: Sequence[int], count: int) -> Ahead:
+    async def _ask(self, prefix: Sequence[int], count: int, drawing: Drawing | None) -> Ahead:
         info = self._model.info
         vocab_size = info.vocab_size if info else None
         self._round_trips += 1
         try:
             if count == 1:
                 return Ahead((), (as_row(await self._model.next_token_logits(prefix), vocab_size),))
-            return as_ahead(await self._model.logits_ahead(prefix, count), count, vocab_size)
+            model = self._model
+            answer = await (model.logits_ahead(prefix, count) if drawing is None else model.logits_along(prefix, count, drawing))
+            return as_ahead(answer, count, vocab_size)
         except BaseExceptionGroup as group:
             # A model with tasks of its own, one of which failed to clean up while it was cancelled. Nobody waits for that error any
             # more; together with Cancelled it would get past every ``except Exception`` and come out of all nurseries as a group.

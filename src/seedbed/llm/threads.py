@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
+    from seedbed.sampling.drawing import Drawing
+
 __all__ = ["as_llm"]
 
 # trio's own default limiter has 40 tokens shared by the whole program; a model gets its own, as many as HTTP connections.
@@ -65,6 +67,13 @@ class _Adapted(LLM):
         if not hasattr(self._model, "logits_ahead"):
             return await super().logits_ahead(prev_token_ids, count)
         return await self._call(self._model.logits_ahead, prev_token_ids, count)  # type: ignore[no-any-return]
+
+    async def logits_along(
+        self, prev_token_ids: Sequence[int], count: int, drawing: Drawing
+    ) -> tuple[Sequence[int], Sequence[ArrayLike | TopLogprobs]]:
+        if not hasattr(self._model, "logits_along"):
+            return await super().logits_along(prev_token_ids, count, drawing)
+        return await self._call(self._model.logits_along, prev_token_ids, count, drawing)  # type: ignore[no-any-return]
 
     async def _call(self, method: Callable[..., Any], *args: object) -> Any:
         if not isinstance(self._model, BlockingLLM) and inspect.iscoroutinefunction(inspect.unwrap(method)):

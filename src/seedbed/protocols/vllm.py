@@ -1,4 +1,4 @@
-"""vLLM's OpenAI-like server: ``POST /v1/completions`` with ``max_tokens`` 1 and ``logprobs`` k.
+"""vLLM's OpenAI-like server: ``POST /v1/completions`` with ``max_tokens`` 1 and ``logprobs`` k; or m, for m rows along its own choices.
 
 What it reports is set by ``--logprobs-mode`` and not said in the answer: ``raw_logprobs`` (the default) or ``raw_logits``, both before
 temperature, bias and penalties. Discovery finds out which; of logits only full rows are asked for, since nothing is known of the logits
@@ -34,7 +34,7 @@ from seedbed.errors import (
 )
 from seedbed.llm.base import NORMALISATION_TOLERANCE, ModelInfo, Row, TopLogprobs
 from seedbed.protocols.base import Discovery, Protocol, check_ask
-from seedbed.protocols.exchange import Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Tokenize
+from seedbed.protocols.exchange import Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Sample, Tokenize
 from seedbed.protocols.fields import (
     as_count,
     as_facts,
@@ -49,28 +49,42 @@ from seedbed.protocols.fields import (
     json_response,
     known_vocab_size,
     listed_model,
-    one_token_only,
     parse_json,
     text_in,
     text_of,
     token_ids_in,
     token_ids_of,
+    tokens_asked,
 )
 from seedbed.protocols.refusal import error_text, refusal, retry_after_header, status_for, told
 from seedbed.protocols.rows import check_choice, full_row, numbers, row_of, token_id_array, top_logprobs
+from seedbed.protocols.sampled import UNTOUCHED, sample_of, sampled_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
-    from seedbed.llm.base import LLM
+    from seedbed.llm.base import LLM, Ahead
 
-__all__ = ["ALWAYS", "VLLM", "check_allowed", "check_limits", "entries_of", "learn", "logprobs_asked", "row_from", "usage", "usage_of"]
+__all__ = [
+    "ALWAYS",
+    "MAX_AHEAD",
+    "VLLM",
+    "answer_of",
+    "check_allowed",
+    "check_limits",
+    "entries_of",
+    "learn",
+    "logprobs_asked",
+    "sampling_of",
+    "usage",
+]
 
 LogprobsMode = Literal["raw_logprobs", "raw_logits"]
 
 ALWAYS = (("server", "uvicorn"),)
 SENTINEL = -9999.0  # how -inf is spelled
 AT_SENTINEL = -9998.5
+MAX_AHEAD = 64  # of the server in the box; a real one has no bound
 KEY = "token_id:"
 TOO_MANY = 1_000_000_000  # logprobs; no vocabulary has as many, so the refusal tells the cap and nothing is computed
 NO_TOKEN = 2**31 - 1  # no vocabulary has it, so the refusal of a bias for it tells the size
@@ -93,6 +107,8 @@ class VLLM(Protocol):
 
     name = "vllm"
     default_top_k = 50
+    looks_ahead = True
+    samples_as = "vllm"
 
     logprobs_mode: LogprobsMode = "raw_logprobs"
 
@@ -102,27 +118,32 @@ class VLLM(Protocol):
 
     def encode_request(self, ask: Ask, info: ModelInfo) -> HttpRequest:
         check_allowed(ask, info)
-        return json_request("/v1/completions", _request(ask.model or info.model, ask.token_ids, -1 if ask.top_k is None else ask.top_k))
+        logprobs = -1 if ask.top_k is None else ask.top_k
+        return json_request("/v1/completions", _request(ask.model or info.model, ask.token_ids, logprobs, ask.ahead))
 
     def decode_response(self, ask: Ask, info: ModelInfo, response: HttpResponse) -> Answer:
         data = parse_json(response)
         try:
             choices = data["choices"]
             logprobs = choices[0]["logprobs"]
-            listed, taken = logprobs["top_logprobs"][0], logprobs["tokens"][0]
-            ids, values = _ids_in([*listed, taken]), list(listed.values())
-        except (TypeError, KeyError, IndexError, AttributeError) as error:
+            taken = logprobs["tokens"]
+            steps = [_listed_in(listed, token) for listed, token in zip(logprobs["top_logprobs"], taken, strict=True)]
+        except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
             raise BrokenAnswer("the answer has no choices with top_logprobs; was logprobs understood?") from error
-        if len(choices) != 1 or len(logprobs["tokens"]) != 1:
-            raise DishonestAnswer(
-                f"one token was asked for, the answer has {len(choices)} choices, the first with {len(logprobs['tokens'])}"
-            )
-        prompt_tokens, cached_tokens = usage_of(ask, data)
-        row, chosen = row_from(ask, info, ids[:-1], values, ids[-1])
-        return Answer(row, chosen, prompt_tokens, cached_tokens)
+        return answer_of(ask, info, data, steps)
 
     def answer_bound(self, ask: Ask, info: ModelInfo) -> int:
-        return 65_536 + OCTETS_AN_ENTRY * entries_asked(ask, info)
+        return 65_536 + OCTETS_AN_ENTRY * entries_asked(ask, info) * ask.ahead
+
+    def encode_sample(self, sample: Sample, info: ModelInfo) -> HttpRequest:
+        model = sample.model or info.model
+        data = {"prompt": sample.token_ids, **sampling_of(sample), "return_token_ids": True}
+        return json_request("/v1/completions", {"model": model, **data} if model else data)
+
+    def decode_samples(self, sample: Sample, info: ModelInfo, response: HttpResponse) -> tuple[tuple[int, ...], ...]:
+        choices = as_facts(parse_json(response)).get("choices")
+        answers = [as_facts(choice) for choice in choices] if isinstance(choices, list) else []
+        return sampled_ids([answer.get("token_ids") for answer in answers], sample)
 
     def encode_tokenize(self, text: str) -> HttpRequest:
         return json_request("/tokenize", {"prompt": text, "add_special_tokens": False})
@@ -155,27 +176,34 @@ class VLLM(Protocol):
         check_limits(ask, json_body(request.body), info)
 
     def encode_row(self, ask: Ask, request: HttpRequest, row: Row, llm: LLM) -> HttpResponse:
-        asked = json_body(request.body)
-        as_ids = bool(asked.get("return_tokens_as_token_ids"))
-        entries = [
-            (f"{KEY}{token_id}" if as_ids else llm.token_bytes(token_id).decode("utf-8", "replace"), token_id, value)
-            for token_id, value in entries_of(row, ask.top_k, self.logprobs_mode)
+        return self._completion(ask, json_body(request.body), (row,), llm)
+
+    def encode_ahead(self, ask: Ask, request: HttpRequest, ahead: Ahead, llm: LLM) -> HttpResponse:
+        return self._completion(ask, json_body(request.body), ahead.rows, llm)
+
+    def _completion(self, ask: Ask, asked: dict[str, Any], rows: tuple[Row, ...], llm: LLM) -> HttpResponse:
+        steps = [entries_of(row, ask.top_k, self.logprobs_mode) for row in rows]
+        taken = [entries[0][0] for entries in steps]
+        texts = [llm.token_bytes(token_id).decode("utf-8", "replace") for token_id in taken]
+        ended = taken[-1] in llm.eos_token_ids
+        key = KEY + "{}" if asked.get("return_tokens_as_token_ids") else None
+        listed = [
+            {key.format(token_id) if key else llm.token_bytes(token_id).decode("utf-8", "replace"): value for token_id, value in entries}
+            for entries in steps
         ]
-        key, best, value = entries[0]
-        ended = best in llm.eos_token_ids
         echo_ids = bool(asked.get("return_token_ids"))
         choice = {
             "index": 0,
-            "text": "" if ended else llm.token_bytes(best).decode("utf-8", "replace"),
+            "text": "".join(texts[:-1] if ended else texts),
             "logprobs": {
-                "text_offset": [0],
-                "token_logprobs": [value],
-                "tokens": [key],
-                "top_logprobs": [{name: number for name, _, number in entries}],
+                "text_offset": [len("".join(texts[:place])) for place in range(len(texts))],
+                "token_logprobs": [entries[0][1] for entries in steps],
+                "tokens": [next(iter(entries)) for entries in listed],
+                "top_logprobs": listed,
             },
             "finish_reason": "stop" if ended else "length",
             "stop_reason": None,
-            "token_ids": [best] if echo_ids else None,
+            "token_ids": taken if echo_ids else None,
             "prompt_logprobs": None,
             "prompt_token_ids": ask.token_ids if echo_ids else None,
             "routed_experts": None,
@@ -189,12 +217,17 @@ class VLLM(Protocol):
             "choices": [choice],
             "service_tier": None,
             "system_fingerprint": info.fingerprint,
-            "usage": usage(ask),
+            "usage": usage(ask, len(rows)),
             "kv_transfer_params": None,
             "ec_transfer_params": None,
             "metrics": None,
         }
         return json_response(data, 200, *ALWAYS)
+
+    def encode_samples(self, sample: Sample, request: HttpRequest, drawn: Sequence[Sequence[int]], llm: LLM) -> HttpResponse:
+        choices = [{"index": index, "token_ids": list(ids), "finish_reason": "length"} for index, ids in enumerate(drawn)]
+        info = llm.info or ModelInfo()
+        return json_response({"object": "text_completion", "model": info.model, "choices": choices}, 200, *ALWAYS)
 
     def encode_description(self, question: Describe, info: ModelInfo, llm: LLM) -> HttpResponse:
         if question.path == "/version":
@@ -314,7 +347,21 @@ def check_allowed(ask: Ask, info: ModelInfo) -> None:
         )
 
 
-def row_from(ask: Ask, info: ModelInfo, ids: list[Any], values: list[Any], taken: Any) -> tuple[Row, int]:
+def answer_of(ask: Ask, info: ModelInfo, data: Any, steps: list[tuple[list[Any], list[Any], Any]]) -> Answer:
+    """What an answer says, given what it lists at each step: ids, values, and the token it took.
+
+    Raises:
+        NonFiniteAtServer, DishonestAnswer, BrokenAnswer, RowError: no such answer can be.
+    """
+    if len(data["choices"]) != 1 or not 1 <= len(steps) <= ask.ahead:
+        wanted = "one token was" if ask.ahead == 1 else f"{ask.ahead} tokens were"
+        raise DishonestAnswer(f"{wanted} asked for, the answer has {len(data['choices'])} choices, the first with {len(steps)}")
+    prompt_tokens, cached_tokens = _usage_of(ask, data)
+    rows, chosen = zip(*(_row_from(ask, info, *step) for step in steps), strict=True)
+    return Answer(rows[0], chosen[0], prompt_tokens, cached_tokens, proposed=chosen if ask.ahead > 1 else (), beyond=rows[1:])
+
+
+def _row_from(ask: Ask, info: ModelInfo, ids: list[Any], values: list[Any], taken: Any) -> tuple[Row, int]:
     """The row that a list of k or k + 1 entries is, and the token the server took.
 
     Raises:
@@ -343,7 +390,13 @@ def row_from(ask: Ask, info: ModelInfo, ids: list[Any], values: list[Any], taken
     return row, chosen
 
 
-def usage_of(ask: Ask, data: Any) -> tuple[int | None, int | None]:
+def sampling_of(sample: Sample) -> dict[str, Any]:
+    """The sampling parameters of a question for the server's own draws."""
+    filters = {"temperature": sample.temperature, "top_k": sample.top_k or -1, "top_p": sample.top_p, "min_p": sample.min_p}
+    return {"max_tokens": sample.tokens, **filters, "seed": sample.seed, "n": sample.n, **UNTOUCHED}
+
+
+def _usage_of(ask: Ask, data: Any) -> tuple[int | None, int | None]:
     """How many tokens the server read, and how many of them it had in its prefix cache; None where it does not say.
 
     Raises:
@@ -354,15 +407,21 @@ def usage_of(ask: Ask, data: Any) -> tuple[int | None, int | None]:
     return check_prompt_tokens(ask, said.get("prompt_tokens")), cached if type(cached) is int else None
 
 
-def _request(model: str, token_ids: tuple[int, ...], logprobs: int) -> dict[str, Any]:
+def _request(model: str, token_ids: tuple[int, ...], logprobs: int, ahead: int = 1) -> dict[str, Any]:
     data: dict[str, Any] = {
         "prompt": token_ids,
-        "max_tokens": 1,
+        "max_tokens": ahead,
         "temperature": 0,
         "logprobs": logprobs,
         "return_tokens_as_token_ids": True,
     }
     return {"model": model, **data} if model else data
+
+
+def _listed_in(listed: dict[str, Any], taken: Any) -> tuple[list[Any], list[Any], Any]:
+    """What one step lists: ids, values, and the token taken."""
+    *ids, token_id = _ids_in([*listed, taken])
+    return ids, list(listed.values()), token_id
 
 
 def _ids_in(keys: list[Any]) -> list[int]:
@@ -455,24 +514,26 @@ def check_limits(ask: Ask, data: dict[str, Any], info: ModelInfo) -> None:
         raise BadRequest("this server has no logit_bias", status=400)
 
 
-def usage(ask: Ask) -> dict[str, Any]:
-    """What an answer says of its cost."""
+def usage(ask: Ask, tokens: int) -> dict[str, Any]:
+    """What an answer of so many tokens says of its cost."""
     n = len(ask.token_ids)
     return {
         "prompt_tokens": n,
-        "total_tokens": n + 1,
-        "completion_tokens": 1,
+        "total_tokens": n + tokens,
+        "completion_tokens": tokens,
         "prompt_tokens_details": None,
         "completion_tokens_details": None,
     }
 
 
-def _ask_from(data: dict[str, Any]) -> Ask:
+def _ask_from(data: dict[str, Any]) -> Ask | Sample:
     prompt, logprobs, model = data.get("prompt"), data.get("logprobs"), data.get("model")
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
         prompt = prompt[0]
-    one_token_only(data, "max_tokens")
-    return Ask(token_ids_of(prompt, "prompt"), logprobs_asked(logprobs), model if isinstance(model, str) else None)
+    if data.get("return_token_ids") and logprobs is None:
+        return sample_of(token_ids_of(prompt, "prompt"), data, tokens="max_tokens", model=model)
+    ahead = tokens_asked(data, "max_tokens", MAX_AHEAD)
+    return Ask(token_ids_of(prompt, "prompt"), logprobs_asked(logprobs), model if isinstance(model, str) else None, ahead=ahead)
 
 
 def logprobs_asked(logprobs: Any) -> int | None:
