@@ -16,7 +16,7 @@ help: ## list these targets
 
 setup: $(READY) ## make .venv with everything below
 
-demo: $(READY) ## sample 16 sequences from a server over HTTP, record, replay offline, compare
+demo: $(READY) ## sample 16 sequences over HTTP, record, replay offline, check a server that is the same and one that drifted
 	@$(BIN)/python tests/examples/demo.py
 
 demo-llama: $(LLAMA_READY) ## the same against a real llama.cpp server with a real 135M model

@@ -35,12 +35,12 @@ def transcript_commands() -> list[tuple[str, str]]:
 
 def test_every_block_is_of_a_kind_that_is_run() -> None:
     kinds = [kind for kind, _ in BLOCKS]
-    assert (len(PROGRAMS), len(TESTS), len(transcript_commands())) == (3, 1, 2)
+    assert (len(PROGRAMS), len(TESTS), len(transcript_commands())) == (4, 1, 3)
     assert kinds.count("python") == len(PROGRAMS) + len(TESTS)
     assert set(kinds) == {"console", "python", "text", "toml"}
 
 
-@pytest.mark.parametrize(("code", "output"), PROGRAMS, ids=["sample", "open_generation", "record"])
+@pytest.mark.parametrize(("code", "output"), PROGRAMS, ids=["sample", "open_generation", "record", "check"])
 def test_a_program_prints_what_the_readme_says(code: str, output: str) -> None:
     printed = io.StringIO()
     with redirect_stdout(printed):
@@ -49,7 +49,7 @@ def test_a_program_prints_what_the_readme_says(code: str, output: str) -> None:
     assert printed.getvalue() == output
 
 
-@pytest.mark.parametrize(("command", "output"), transcript_commands(), ids=["generate", "doctor"])
+@pytest.mark.parametrize(("command", "output"), transcript_commands(), ids=["generate", "check", "doctor"])
 async def test_a_command_prints_what_the_readme_says(command: str, output: str) -> None:
     async with serve(TinyLM()) as server:
         arguments = [word.replace("http://127.0.0.1:8017", server.url) for word in shlex.split(command)[1:]]
