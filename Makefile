@@ -9,7 +9,7 @@ ROOMS := errors llm sampling generation protocols protocols.native http server r
 LLAMA_READY := $(VENV)/.llama-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-llama test test-real check fix bench docs lock fixtures clean
+.PHONY: help setup demo demo-llama drift-table test test-real check fix bench docs lock fixtures clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ bench: $(READY) ## speed, as ratios measured side by side in one run
 docs: $(READY) ## API pages from the docstrings, in site/
 	$(BIN)/pdoc --docformat google --output-directory site seedbed $(addprefix seedbed.,$(ROOMS))
 	@echo "open site/index.html"
+
+drift-table: $(LLAMA_READY) ## how far real changes move a real model, as the check measures it
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check gguf
+	@$(BIN)/python tests/examples/measured_drift.py
 
 fixtures: $(LLAMA_READY) ## record fixtures/recordings anew, and nothing else does
 	$(BIN)/python tests/examples/make_recordings.py
