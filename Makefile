@@ -12,15 +12,15 @@ MINUTES := 10
 ROOM := metrics
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-llama test test-real check fix coverage mutate fuzz soak bench bench-quick docs pages flips pictures package \
+.PHONY: help setup demo demo-llama drift-table test test-real check fix coverage mutate fuzz soak bench bench-quick docs pages flips pictures package \
   lowest pythons lock fixtures clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with everything below
 
-demo: $(READY) ## sample 16 sequences from a server over HTTP, record, replay offline, compare
+demo: $(READY) ## sample 16 sequences over HTTP, record, replay offline, check a server that is the same and one that drifted
 	@$(BIN)/python tests/examples/demo.py
 
 demo-llama: $(LLAMA_READY) ## the same against a real llama.cpp server with a real 135M model
@@ -71,6 +71,10 @@ pages: $(READY) ## write what the guide's and the README's blocks print into the
 
 flips: $(READY) ## measure how often each way of drawing gives another token, for the guide
 	$(BIN)/python -m tests.sampling.flips --write
+
+drift-table: $(LLAMA_READY) ## how far real changes move a real model, as the check measures it
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check gguf
+	@$(BIN)/python tests/examples/measured_drift.py
 
 fixtures: $(LLAMA_READY) ## record fixtures/recordings anew, and nothing else does
 	$(BIN)/python tests/examples/make_recordings.py
