@@ -63,6 +63,9 @@ soak: $(READY) ## 256 sequences over HTTP with 5 % faults, MINUTES=10: memory fl
 bench: $(READY) ## speed, as ratios measured side by side in one run
 	$(BIN)/python -m tests.benchmarks
 
+bench-quick: $(READY) ## the same with few rounds, in under a minute
+	$(BIN)/python -m tests.benchmarks --quick
+
 docs: $(READY) ## the guide and the docstrings as pages in site/, links checked
 	$(BIN)/python -m tests.docs.site
 
@@ -78,6 +81,9 @@ drift-table: $(LLAMA_READY) ## how far real changes move a real model, as the ch
 
 fixtures: $(LLAMA_READY) ## record fixtures/recordings anew, and nothing else does
 	$(BIN)/python tests/examples/make_recordings.py
+
+pictures: $(READY) ## draw the README's pictures anew, from real runs
+	$(BIN)/python -m tests.docs.pictures
 
 package: $(UV_READY) ## build, twine check, install the wheel in empty environments with each extra
 	$(BIN)/python -m tests.packaging package
