@@ -142,7 +142,7 @@ class AtAnotherTemperature(LLM):
 
 async def test_its_own_draws_conform_and_what_its_seeds_do_is_named() -> None:
     """Samples of one request overlap with those of the next seeds, and of a seed 32 bits count."""
-    async with llama_server() as url, connect(url, top_k="all") as model:
+    async with llama_server(slots=4) as url, connect(url, top_k="all") as model:
         prompts = [FRANCE, [504], await model.tokenize("Once upon a time, there was a"), await model.tokenize("I think that")]
         right = await conformance(model, prompts=prompts, temperature=1.5, top_k=30, top_p=0.95, draws=400, seed=1)
         wrong = await conformance(model, prompts=prompts, temperature=1.5, top_k=30, top_p=0.95, order="hf", draws=400, seed=1)

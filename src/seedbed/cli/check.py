@@ -16,7 +16,8 @@ from seedbed.errors import UsageError
 from seedbed.recording import open_recording
 from seedbed.regression.accept import accept
 from seedbed.regression.check import MARGIN, check
-from seedbed.regression.report import as_html, as_junit, as_lines
+from seedbed.regression.page import as_html
+from seedbed.regression.report import as_junit, as_lines
 from seedbed.regression.selftest import selftest
 from seedbed.regression.verdict import EXIT_CODES, Verdict
 

@@ -94,7 +94,8 @@ class TopLogprobs:
 
     def __init__(self, token_ids: ArrayLike, logprobs: ArrayLike, vocab_size: int) -> None:
         ids = np.array(token_ids, dtype=np.int64)
-        values = np.array(logprobs, dtype=np.float32)
+        with np.errstate(over="ignore"):  # beyond float32 becomes inf: refused when it is +inf, and -inf is allowed
+            values = np.array(logprobs, dtype=np.float32)
         if ids.ndim != 1 or ids.shape != values.shape or not ids.size:
             raise MalformedRow(f"top logprobs need k >= 1 ids and as many values, not shapes {ids.shape} and {values.shape}")
         # On lists of some 50 Python's own functions cost half of numpy's, and this is the largest part of decoding an answer.

@@ -53,6 +53,19 @@ async def accept(path: str | os.PathLike[str], llm: object, report: CheckReport,
 
     Concurrency:
         As ``check``. Cancelled, or killed at any moment, the old recording or the new one is there, whole.
+
+    Example:
+        >>> import tempfile, trio
+        >>> from seedbed import RecordingLLM, TinyLM, check, generate
+        >>> async def main(path):
+        ...     async with RecordingLLM(TinyLM(), path, repeats=2) as model:
+        ...         await generate(list(b"The seed"), model, seed=7, max_new_tokens=4)
+        ...     new = TinyLM(order=3)
+        ...     await accept(path, new, await check(path, new), who="me", why="a smaller model, as planned")
+        ...     return (await check(path, new)).verdict.value
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     trio.run(main, directory + "/recording")
+        'IDENTICAL'
     """
     if not who.strip() or not why.strip():
         raise UsageError("a baseline is replaced by somebody, for a reason: give both")
