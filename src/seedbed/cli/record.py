@@ -26,6 +26,7 @@ __all__ = ["record"]
 @click.argument("path", type=click.Path())
 @click.option("--keep", default="20", show_default=True, metavar="K|all", help="Tokens of each row to keep; all is the full tier.")
 @click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Answers to each prefix, under varied load.")
+@click.option("--scored", is_flag=True, help="Also ask for each sequence's rows in one request, as vLLM can.")
 @click.option("--extend", is_flag=True, help="Add to a finished recording.")
 @click.option("--listen", metavar="[HOST:]PORT", help="Do not sample: pass on other clients' questions, and record them. 0 is a free port.")
 @sampling_options
@@ -57,8 +58,12 @@ def record(url: str, path: str, keep: str, repeats: int, extend: bool, listen: s
         options["rows"] = keep
 
     async def main() -> None:
-        tier = {"tier": "full"} if keep == "all" else {"top_k": int(keep)}
-        async with open_model(url, options) as model, RecordingLLM(model, path, repeats=repeats, extend=extend, **tier) as recorded:
+        kept: dict[str, Any] = {"repeats": repeats, "scored": options["scored"]}
+        kept |= {"tier": "full"} if keep == "all" else {"top_k": int(keep)}
+        async with (
+            open_model(url, options) as model,
+            RecordingLLM(model, path, extend=extend, **kept) as recorded,
+        ):
             if listen is not None:
                 await _serve_until_interrupted(recorded, host, port, path)
             else:

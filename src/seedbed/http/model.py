@@ -31,7 +31,7 @@ from seedbed.http.transport import HttpxSender, origin_of
 from seedbed.http.turns import Turns
 from seedbed.llm.base import LLM, Ahead, ModelInfo, Row
 from seedbed.protocols import PROTOCOLS, protocol_named
-from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse, Sample
+from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse, Sample, Score
 from seedbed.protocols.refusal import refusal
 
 if TYPE_CHECKING:
@@ -225,6 +225,29 @@ class HTTPModel(LLM):
         if not self._protocol.can_bypass_cache:
             return self
         return HTTPModel(self._wire, self._protocol, self._info, self.top_k, self._model, self._decode_in_thread_above, reuse=True)
+
+    @property
+    def can_score(self) -> bool:
+        """Whether ``score`` works here."""
+        return self._protocol.scores
+
+    async def score(self, token_ids: Sequence[int]) -> tuple[Row, ...]:
+        """The row after each beginning of a prefix, the shortest first, all in one request: of as many tokens as the prefix has.
+
+        Servers compute them together, so they may differ in the last bits from rows asked for one by one.
+
+        Raises:
+            UsageError: its protocol has no such question.
+            ServerError, RowError: as ``next_token_logits``.
+
+        Concurrency:
+            As ``next_token_logits``.
+        """
+        question = Score(tuple(token_ids), self.top_k, self._model)
+        request = self._protocol.encode_score(question, self._info)
+        bound = self._protocol.answer_bound(Ask(question.token_ids, self.top_k), self._info)
+        response = await self._wire.send(request, bound * (1 + len(question.token_ids)))
+        return self._protocol.decode_scores(question, self._info, response)
 
     @property
     def samples_as(self) -> Order | None:
