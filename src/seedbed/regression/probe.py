@@ -164,6 +164,7 @@ async def probe(
         Needs the server to itself: other traffic is another condition.
 
     Example:
+        >>> import trio
         >>> from seedbed.server.models import HashLM
         >>> from seedbed.server.planted import AboveConcurrency, Noise, PlantedLLM
         >>> report = trio.run(partial(probe, PlantedLLM(HashLM(64), Noise(0.1), where=AboveConcurrency(5)), max_length=8, seed=1))

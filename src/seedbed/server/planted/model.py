@@ -40,6 +40,7 @@ class PlantedLLM(AroundLLM):
     Example:
         >>> import trio
         >>> from seedbed.server.models import TinyLM
+        >>> from seedbed.server.planted import FromPosition, RoundTo
         >>> llm = PlantedLLM(TinyLM(), RoundTo("bfloat16"), where=FromPosition(3))
         >>> rows = [trio.run(llm.next_token_logits, list(b"The")[:n]) for n in (2, 3)]
         >>> [bool((row.view("u4") & 0xFFFF).any()) for row in rows]
