@@ -12,7 +12,7 @@ from seedbed.cli.progress import counting
 from seedbed.regression.probe import probe
 
 if TYPE_CHECKING:
-    from seedbed.regression.probe import ProbeReport
+    from seedbed.regression import ProbeReport
 
 __all__ = ["probe_command"]
 
