@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -76,11 +77,16 @@ class ConformanceReport:
         """Whether nothing was found that makes draws wrong."""
         return not any(flaw.is_fault for flaw in self.flaws)
 
+    @property
+    def detectable(self) -> float:
+        """How far off the temperature must be for as many draws to show it, nine times in ten."""
+        return (NormalDist().inv_cdf(1 - self.alpha / 4) + NormalDist().inv_cdf(0.9)) * self.temperature.standard_error
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        found = asdict(self) | {"is_conforming": self.is_conforming}
-        error = self.temperature.standard_error
-        return found | {"temperature": {"value": self.temperature.value, "standard_error": error if math.isfinite(error) else None}}
+        estimate = {"value": self.temperature.value, "standard_error": _finite(self.temperature.standard_error)}
+        known = {"is_conforming": self.is_conforming, "detectable": _finite(self.detectable)}
+        return asdict(self) | known | {"temperature": estimate}
 
     def lines(self) -> list[str]:
         """A line a finding, the verdict first."""
@@ -88,12 +94,18 @@ class ConformanceReport:
         verdict = f"DOES NOT CONFORM: {', '.join(faults)}" if faults else "CONFORMS: no draw contradicts what the server reports"
         asked = ", ".join(f"{name} {value}" for name, value in self.asked.items())
         estimate = self.temperature
+        prefixes = f"{self.prefixes} prefix{'es' if self.prefixes > 1 else ''}"
         return [
             f"{'verdict':<14} {verdict}",
             *(f"{'flaw' if flaw.is_fault else 'seeds':<14} {flaw.name}: {flaw.detail}" for flaw in self.flaws),
             *(f"{'untold':<14} {reason}" for reason in self.untold),
             f"{'asked for':<14} {asked}",
             f"{'temperature':<14} {estimate.value:.4f} ± {estimate.standard_error:.4f} by the draws, z-score {self.z_score:.2f}",
+            f"{'power':<14} a temperature off by {self.detectable:.2g} is found by as many draws, nine times in ten",
             f"{'evidence':<14} e-value {math.exp(min(self.log_e_value, 700)):.3g}; {2 / self.alpha:.0f} is an alarm",
-            f"{'draws':<14} {self.draws} after {self.prefixes} prefixes, {self.excluded} of them excluded ones; seeds from {self.seed} on",
+            f"{'draws':<14} {self.draws} after {prefixes}, {self.excluded} of them excluded ones; seeds from {self.seed} on",
         ]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
