@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Self
 
 import trio
 
 from seedbed.errors import UsageError
 from seedbed.llm.base import LLM, ModelInfo, Row, as_row
+from seedbed.llm.company import Company
 from seedbed.llm.threads import as_llm
 from seedbed.protocols.rows import full_row, top_logprobs
 from seedbed.recording.runs import Run, default_name
@@ -21,7 +21,7 @@ from seedbed.sampling.candidates import Candidates
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from types import TracebackType
 
     from seedbed.generation.result import GenerationResult
@@ -198,13 +198,6 @@ class RecordingLLM(LLM):
         return f"<RecordingLLM of {self._model!r}: {self.steps} steps>"
 
 
-@dataclass(slots=True, eq=False)
-class _UnderWay:
-    """One question: the most that were under way at any moment since it was asked."""
-
-    most: int
-
-
 class Recorder:
     """Answers from a recording, and from a model what the recording does not have yet, which is then written to it.
 
@@ -215,7 +208,7 @@ class Recorder:
 
     def __init__(self, model: LLM, writer: RecordingWriter) -> None:
         self.model, self.writer = model, writer
-        self._under_way: set[_UnderWay] = set()
+        self._company = Company()
         self._asked: set[int] = set()  # numbers of the steps that were asked for by this recorder
 
     async def answer(self, prefix: Sequence[int]) -> Row:
@@ -289,21 +282,10 @@ class Recorder:
     async def _ask(self, prefix: tuple[int, ...], beginning: Step | None) -> tuple[Row, Asked]:
         began = trio.current_time()
         is_warm = beginning is not None and beginning.number in self._asked
-        with self._counted() as question:
+        with self._company.counted() as question:
             answer = await self.model.next_token_logits(prefix)
         latency = trio.current_time() - began
         return self._kept(answer), Asked(question.most, "warm" if is_warm else "cold", latency)
-
-    @contextmanager
-    def _counted(self) -> Iterator[_UnderWay]:
-        question = _UnderWay(0)
-        self._under_way.add(question)
-        for other in self._under_way:
-            other.most = max(other.most, len(self._under_way))
-        try:
-            yield question
-        finally:
-            self._under_way.discard(question)
 
     def _kept(self, answer: object) -> Row:
         manifest = self.writer.recording.manifest

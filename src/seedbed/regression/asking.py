@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import trio
 
 from seedbed.errors import MalformedRow
 from seedbed.llm.base import LLM, TopLogprobs, as_row
+from seedbed.llm.company import Company
 from seedbed.protocols.rows import top_logprobs
 from seedbed.recording.steps import Asked
 from seedbed.regression.compared import Answer
@@ -114,7 +114,7 @@ class Asking:
         self._llm, self._vocab_size, self._top_k = llm, vocab_size, top_k
         self._seed, self._answered = seed, answered
         self._known: set[tuple[int, ...]] = set()
-        self._under_way: set[_UnderWay] = set()
+        self._company = Company()
         self._batches = 0
 
     async def ask(self, targets: Sequence[Target], passes: int) -> None:
@@ -174,7 +174,7 @@ class Asking:
     async def answer(self, prefix: tuple[int, ...]) -> Answer:
         """One answer, with its condition."""
         is_warm = any(prefix[:length] in self._known for length in range(len(prefix), 0, -1))
-        with self._counted() as question:
+        with self._company.counted() as question:
             row = self._checked(as_row(await self._llm.next_token_logits(list(prefix))))
         self._known.add(prefix)
         return Answer(self._kept(row), Asked(question.most, "warm" if is_warm else "cold").tags, question.most)
@@ -190,26 +190,6 @@ class Asking:
             return top_logprobs(row, self._top_k)
         # The model may use its buffer again.
         return row.copy() if not isinstance(row, TopLogprobs) and row.flags.writeable else row
-
-    @contextmanager
-    def _counted(self) -> Iterator[_UnderWay]:
-        question = _UnderWay()
-        self._under_way.add(question)
-        for other in self._under_way:
-            other.most = max(other.most, len(self._under_way))
-        try:
-            yield question
-        finally:
-            self._under_way.discard(question)
-
-
-class _UnderWay:
-    """One question: the most that were under way at any moment since it was asked."""
-
-    __slots__ = ("most",)
-
-    def __init__(self) -> None:
-        self.most = 0
 
 
 def _next_size(words: Iterator[int]) -> int:
