@@ -46,6 +46,7 @@ NOT_FINISHED = 5
 @click.argument("path", type=click.Path())
 @click.option("--keep", default="20", show_default=True, metavar="K|all", help="Tokens of each row to keep; all is the full tier.")
 @click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Answers to each prefix, under varied load.")
+@click.option("--scored", is_flag=True, help="Also ask for each sequence's rows in one request, as vLLM can.")
 @click.option("--extend", is_flag=True, help="Add to a finished recording.")
 @click.option("--listen", metavar="[HOST:]PORT", help="Do not sample: pass on other clients' questions, and record them. 0 is a free port.")
 @sampling_options
@@ -84,8 +85,9 @@ def record(url: str, path: str, keep: str, repeats: int, extend: bool, listen: s
         deadline = deadline_of(options)
         async with open_model(url, options, deadline) as model:
             prompts = await prompts_of(model, options, deadline) if address is None else []
-            kept: dict[str, Any] = {"tier": "full"} if keep == "all" else {"top_k": int(keep)}
-            recorded = RecordingLLM(model, path, repeats=repeats, extend=extend, **kept)
+            kept: dict[str, Any] = {"repeats": repeats, "scored": options["scored"]}
+            kept |= {"tier": "full"} if keep == "all" else {"top_k": int(keep)}
+            recorded = RecordingLLM(model, path, extend=extend, **kept)
             if address is not None:
                 return await _pass_on(recorded, *address, path, options["seed"])
             return await _sample(recorded, prompts, path, options, as_json, deadline)

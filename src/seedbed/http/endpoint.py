@@ -23,7 +23,7 @@ from seedbed.errors import (
 from seedbed.http.pool import Pool, PoolStatistics
 from seedbed.http.transport import origin_of
 from seedbed.http.turns import Turns
-from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse, Sample
+from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse, Sample, Score
 from seedbed.protocols.refusal import refusal, retry_after
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from seedbed.http.arguments import Wanted
     from seedbed.http.retry import Retry
     from seedbed.http.secrets import Secrets
-    from seedbed.llm.base import ModelInfo
+    from seedbed.llm.base import ModelInfo, Row
     from seedbed.protocols.base import Protocol as ServerProtocol
 
 __all__ = ["Endpoint", "HTTPStatistics", "Sender", "is_not_ready"]
@@ -158,6 +158,12 @@ class Endpoint:
         if len(response.body) <= self._decode_in_thread_above:
             return self._decode(protocol, info, ask, response)
         return await trio.to_thread.run_sync(self._decode, protocol, info, ask, response, abandon_on_cancel=True)
+
+    async def score(self, question: Score) -> tuple[Row, ...]:
+        """As ``HTTPModel.score``."""
+        protocol, info = self.protocol, self.info
+        bound = protocol.answer_bound(Ask(question.token_ids, question.top_k), info) * (1 + len(question.token_ids))
+        return protocol.decode_scores(question, info, await self._send(protocol.encode_score(question, info), bound))
 
     async def sample(self, question: Sample) -> tuple[tuple[int, ...], ...]:
         """As ``HTTPModel.sample``."""

@@ -34,7 +34,19 @@ from seedbed.errors import (
 )
 from seedbed.llm.base import NORMALISATION_TOLERANCE, ModelInfo, Row, TopLogprobs
 from seedbed.protocols.base import Discovery, Protocol, check_ask
-from seedbed.protocols.exchange import Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Sample, Tokenize
+from seedbed.protocols.exchange import (
+    Answer,
+    Ask,
+    Describe,
+    Detokenize,
+    Health,
+    HttpRequest,
+    HttpResponse,
+    Question,
+    Sample,
+    Score,
+    Tokenize,
+)
 from seedbed.protocols.fields import (
     as_count,
     as_facts,
@@ -57,7 +69,7 @@ from seedbed.protocols.fields import (
     tokens_asked,
 )
 from seedbed.protocols.refusal import error_text, refusal, retry_after_header, status_for, told
-from seedbed.protocols.rows import check_choice, full_row, numbers, row_of, token_id_array, top_logprobs
+from seedbed.protocols.rows import check_choice, full_row, logprob_of, numbers, row_of, token_id_array, top_logprobs
 from seedbed.protocols.sampled import UNTOUCHED, sample_of, sampled_ids
 
 if TYPE_CHECKING:
@@ -110,6 +122,7 @@ class VLLM(Protocol):
     name = "vllm"
     default_top_k = 50
     looks_ahead = True
+    scores = True
     samples_as = "vllm"
 
     logprobs_mode: LogprobsMode = "raw_logprobs"
@@ -136,6 +149,27 @@ class VLLM(Protocol):
 
     def answer_bound(self, ask: Ask, info: ModelInfo) -> int:
         return 65_536 + OCTETS_AN_ENTRY * entries_asked(ask, info) * ask.ahead
+
+    def encode_score(self, score: Score, info: ModelInfo) -> HttpRequest:
+        if not self.scores:
+            return super().encode_score(score, info)
+        check_allowed(Ask(score.token_ids, score.top_k, score.model), info)
+        count = -1 if score.top_k is None else score.top_k
+        data = _request(score.model or info.model, score.token_ids, count)
+        return json_request("/v1/completions", data | {"prompt_logprobs": count})
+
+    def decode_scores(self, score: Score, info: ModelInfo, response: HttpResponse) -> tuple[Row, ...]:
+        ask = Ask(score.token_ids, score.top_k, score.model)
+        last = self.decode_response(ask, info, response).row
+        try:
+            listed = parse_json(response)["choices"][0]["prompt_logprobs"]
+            entries = [[(int(key), entry["logprob"]) for key, entry in place.items()] for place in listed[1:]]
+        except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
+            raise BrokenAnswer("the answer has no prompt_logprobs; was that understood?") from error
+        if len(entries) != len(score.token_ids) - 1 or listed[0] is not None:
+            raise DishonestAnswer(f"{len(score.token_ids)} places were to be scored, the answer has {len(listed)}")
+        follows = zip(entries, score.token_ids[1:], strict=True)
+        return (*(_scored(ask, info, place, next_id) for place, next_id in follows), last)
 
     def encode_sample(self, sample: Sample, info: ModelInfo) -> HttpRequest:
         model = sample.model or info.model
@@ -224,6 +258,17 @@ class VLLM(Protocol):
             "ec_transfer_params": None,
             "metrics": None,
         }
+        return json_response(data, 200, *ALWAYS)
+
+    def encode_scores(self, score: Score, request: HttpRequest, rows: Sequence[Row], llm: LLM) -> HttpResponse:
+        data = orjson.loads(bytes(self.encode_row(Ask(score.token_ids, score.top_k), request, rows[-1], llm).body))
+        places: list[dict[str, Any] | None] = [None]
+        for row, next_id in zip(rows, score.token_ids[1:], strict=False):
+            entries = entries_of(row, score.top_k, self.logprobs_mode)
+            if next_id not in (token_id for token_id, _ in entries):
+                entries.append((next_id, max(logprob_of(row, next_id), SENTINEL)))
+            places.append({str(token_id): {"logprob": value, "rank": rank} for rank, (token_id, value) in enumerate(entries, 1)})
+        data["choices"][0]["prompt_logprobs"] = places
         return json_response(data, 200, *ALWAYS)
 
     def encode_samples(self, sample: Sample, request: HttpRequest, drawn: Sequence[Sequence[int]], llm: LLM) -> HttpResponse:
@@ -400,6 +445,16 @@ def _row_from(ask: Ask, info: ModelInfo, ids: list[Any], values: list[Any], take
     return row, chosen
 
 
+def _scored(ask: Ask, info: ModelInfo, entries: list[tuple[int, Any]], next_id: int) -> Row:
+    """The row at one place of a prompt: the token that stands next is listed besides, where it is not among the best."""
+    if len(entries) == entries_asked(ask, info) + 1:
+        entries = [entry for entry in entries if entry[0] != next_id]
+    check_entries(len(entries), entries_asked(ask, info))
+    logits = numbers([value for _, value in entries], AT_SENTINEL)
+    ids = token_id_array([token_id for token_id, _ in entries])
+    return row_of(ids, logits, known_vocab_size(info), full=ask.top_k is None, kind=info.kind)
+
+
 def sampling_of(sample: Sample) -> dict[str, Any]:
     """The sampling parameters of a question for the server's own draws."""
     filters = {"temperature": sample.temperature, "top_k": sample.top_k or -1, "top_p": sample.top_p, "min_p": sample.min_p}
@@ -539,14 +594,17 @@ def usage(ask: Ask, tokens: int) -> dict[str, Any]:
     }
 
 
-def _ask_from(data: dict[str, Any]) -> Ask | Sample:
+def _ask_from(data: dict[str, Any]) -> Ask | Sample | Score:
     prompt, logprobs, model = data.get("prompt"), data.get("logprobs"), data.get("model")
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
         prompt = prompt[0]
     if data.get("return_token_ids") and logprobs is None:
         return sample_of(token_ids_of(prompt, "prompt"), data, tokens="max_tokens", model=model)
     ahead = tokens_asked(data, "max_tokens", MAX_AHEAD)
-    return Ask(token_ids_of(prompt, "prompt"), logprobs_asked(logprobs), model if isinstance(model, str) else None, ahead=ahead)
+    named = model if isinstance(model, str) else None
+    if data.get("prompt_logprobs") is not None:
+        return Score(token_ids_of(prompt, "prompt"), logprobs_asked(data["prompt_logprobs"]), named)
+    return Ask(token_ids_of(prompt, "prompt"), logprobs_asked(logprobs), named, ahead=ahead)
 
 
 def logprobs_asked(logprobs: Any) -> int | None:

@@ -46,22 +46,27 @@ class Asked:
         cache: "warm" when this recorder had asked for the prefix, or for its recorded beginning, before, so that the server may have had
             it in its prefix cache; "cold" when it had not.
         latency: seconds from question to answer, on trio's clock.
+        scored: whether it came with the answers to all beginnings of a longer prefix, in one request; a condition of its own, whatever
+            the others say.
     """
 
     concurrency: int | None = None
     cache: Cache | None = None
     latency: float | None = None
+    scored: bool = False
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """ "solo" or "concurrent", "cold" or "warm": rows are compared under equal tags only."""
+        """ "scored"; or else "solo" or "concurrent", "cold" or "warm": rows are compared under equal tags only."""
+        if self.scored:
+            return ("scored",)
         tags = () if self.concurrency is None else ("solo" if self.concurrency == 1 else "concurrent",)
         return tags if self.cache is None else (*tags, self.cache)
 
     def to_line(self) -> dict[str, Any]:
         """As members of a line."""
         latency = None if self.latency is None else float(f"{self.latency:.4g}")
-        values = {"concurrency": self.concurrency, "cache": self.cache, "latency": latency}
+        values = {"concurrency": self.concurrency, "cache": self.cache, "latency": latency, "scored": self.scored or None}
         return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
@@ -76,7 +81,9 @@ class Asked:
             raise ValueError("concurrency or cache is wrong")
         if not (latency is None or (type(latency) in (int, float) and latency >= 0)):
             raise ValueError("latency is wrong")
-        return cls(concurrency, cache, latency)
+        if data.get("scored") not in (None, True):
+            raise ValueError("scored is wrong")
+        return cls(concurrency, cache, latency, bool(data.get("scored")))
 
 
 class StoredRow:
@@ -183,6 +190,11 @@ class Step:
             RecordingBroken: a full row is not what was recorded.
         """
         return self.observations[0].row
+
+    @property
+    def asked_alone(self) -> int:
+        """How many of its answers were to this prefix alone, and not to all beginnings of a longer one."""
+        return sum(not observation.asked.scored for observation in self.observations)
 
     @property
     def margin(self) -> float:
