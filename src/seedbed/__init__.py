@@ -11,6 +11,7 @@ import sys
 # Type checkers take this name for true; importing it from typing would be most of what importing seedbed costs.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    __version__: str
     from seedbed.errors import DeadlineExceeded, SeedbedError
     from seedbed.generation import (
         GenerationResult,
@@ -75,6 +76,10 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("seedbed")
     if name not in _ROOM_OF:
         raise AttributeError(f"module 'seedbed' has no attribute {name!r}")
     __import__(_ROOM_OF[name])

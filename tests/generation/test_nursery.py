@@ -90,6 +90,10 @@ class TestArguments:
         llm = ScriptedLLM({}, info=ModelInfo(vocab_size=4))
         with pytest.raises(InvalidPrompt, match="prompt 1 holds token id 4 at place 2; the model's vocabulary has ids 0 to 3"):
             await generate([[1], [1, 2, 4]], llm)
+        with pytest.raises(InvalidPrompt, match="stop_token_ids holds token id 4 at place 1; the model's vocabulary has ids 0 to 3"):
+            await generate([1], llm, stop_token_ids=[3, 4])
+        with pytest.raises(InvalidPrompt, match="a stop sequence holds token id 9 at place 0; the model's vocabulary has ids 0 to 3"):
+            await generate([1], llm, stop_sequences=[[1], [9, 1]])
 
     async def test_a_known_context_bounds_prompt_and_continuation(self) -> None:
         llm = ScriptedLLM({}, default=FLAT, info=ModelInfo(vocab_size=4, context_length=5))

@@ -34,11 +34,15 @@ def _run(arguments: list[str]) -> Ran:
     return Ran(ended.value.code, *(stream.buffer.getvalue().decode() for stream in (out, err)))
 
 
-async def ran(llm: object, *arguments: object) -> Ran:
-    """The command in a thread of its own, against a server of ``llm`` in this one."""
+async def ran_command(llm: object, *arguments: object) -> Ran:
+    """A command in a thread of its own, against a server of ``llm`` in this one."""
     async with serve(llm) as server:
         words = [server.url if word == "URL" else str(word) for word in arguments]
-        return await trio.to_thread.run_sync(_run, ["check", *words])
+        return await trio.to_thread.run_sync(_run, words)
+
+
+async def ran(llm: object, *arguments: object) -> Ran:
+    return await ran_command(llm, "check", *arguments)
 
 
 async def test_the_same_server_ends_with_0_and_writes_what_was_asked(recordings, tmp_path):

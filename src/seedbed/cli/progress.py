@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import sys
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
+import click
 import trio
 from rich.console import Console, Group
 from rich.live import Live
@@ -12,17 +14,39 @@ from rich.table import Table
 from rich.text import Text
 
 from seedbed.errors import SeedbedError
+from seedbed.recording.spelling import counted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from seedbed.generation import Generation, SampledSequence
     from seedbed.llm import LLM
 
-__all__ = ["shown_text", "watch"]
+__all__ = ["counting", "printable", "shown_text", "watch"]
 
 REFRESH = 0.2  # seconds
 COLOURS = {"stop": "green", "length": "cyan", "deadline": "yellow", "error": "red", "cancelled": "yellow"}
+
+
+@contextmanager
+def counting(*, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Show the text handed to what this yields as the one line on standard error, several times a second, if that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    width = shown = 0.0
+
+    def show(text: str) -> None:
+        nonlocal width, shown
+        if trio.current_time() - shown < REFRESH:
+            return
+        width, shown = max(width, len(text)), trio.current_time()
+        click.echo(f"\r{text:<{int(width)}}", nl=False, err=True)
+
+    try:
+        yield show
+    finally:
+        click.echo("\r" + " " * int(width) + "\r", nl=False, err=True)
 
 
 @asynccontextmanager
@@ -76,15 +100,25 @@ class _View:
         done = sum(sequence.finished is not None for sequence in sequences)
         seconds = max(1e-9, trio.current_time() - self._began)
         return Group(
-            table, Text(f"{done} of {len(sequences)} sequences done, {tokens} tokens, {tokens / seconds:.0f} tokens/s", style="bold")
+            table,
+            Text(
+                f"{done} of {counted(len(sequences), 'sequence')} done, {counted(tokens, 'token')}, {tokens / seconds:.0f} a second",
+                style="bold",
+            ),
         )
 
 
 async def shown_text(model: LLM, token_ids: Sequence[int]) -> str:
     """Token ids as one line of text, or as numbers where the model has no tokenizer."""
     try:
-        text = await model.detokenize(list(token_ids))
+        return printable(await model.detokenize(list(token_ids)), token_ids)
     except SeedbedError:
+        return printable(None, token_ids)
+
+
+def printable(text: str | None, token_ids: Sequence[int]) -> str:
+    """A model's text as one line that a terminal can be shown; the token ids as numbers where there is no text."""
+    if text is None:
         return " ".join(map(str, token_ids))
     # A model may say anything, terminal commands included.
     return "".join(character if character.isprintable() else " " for character in text)

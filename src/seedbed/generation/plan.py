@@ -81,7 +81,7 @@ class Plan:
         earlier = _resume_table(resume)
         if seed is None:
             seed = next(iter(earlier.values())).resume.seed if earlier else fresh_seed()
-        stops = frozenset(_check_ids(stop_token_ids, None, "stop_token_ids", may_be_empty=True)) | frozenset(model.eos_token_ids)
+        stops = frozenset(_check_ids(stop_token_ids, vocab_size, "stop_token_ids", may_be_empty=True)) | frozenset(model.eos_token_ids)
         sampler = Sampler() if sampler is None else sampler
         if not isinstance(sampler, Sampler):
             raise InvalidSampler(f"sampler must be a Sampler, not {sampler!r:.80}")
@@ -91,7 +91,7 @@ class Plan:
             seed=check_seed(seed),
             sampler=sampler,
             configuration=configuration_of(sampler),
-            stop=StopRules(stops, tuple(_check_ids(stop, None, "a stop sequence") for stop in stop_sequences)),
+            stop=StopRules(stops, tuple(_check_ids(stop, vocab_size, "a stop sequence") for stop in stop_sequences)),
             max_new_tokens=[_max_new_tokens(max_new_tokens, context, len(prompt), place) for place, prompt in enumerate(checked)],
             resume=earlier,
         )

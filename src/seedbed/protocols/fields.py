@@ -249,8 +249,16 @@ def tokens_asked(data: dict[str, Any], limit: str, most: int = 1) -> int:
 
 
 def json_request(path: str, data: object, *headers: tuple[str, str]) -> HttpRequest:
-    """A JSON request; token ids are plain ints."""
-    return HttpRequest("POST", path, (*JSON, *headers), orjson.dumps(data))
+    """A JSON request; numpy's ints are ints, too.
+
+    Raises:
+        UsageError: something in it is neither a number nor a text.
+    """
+    try:
+        body = orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError as error:
+        raise UsageError(f"the request cannot be written as JSON: {error}; token ids must be ints") from error
+    return HttpRequest("POST", path, (*JSON, *headers), body)
 
 
 def json_response(data: object, status: int = 200, *headers: tuple[str, str], content_type: str = "application/json") -> HttpResponse:

@@ -34,7 +34,7 @@ from seedbed.errors import (
 )
 from seedbed.llm.base import NORMALISATION_TOLERANCE, ModelInfo, Row, TopLogprobs
 from seedbed.protocols.base import Discovery, Protocol, check_ask
-from seedbed.protocols.exchange import Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Tokenize
+from seedbed.protocols.exchange import Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Sample, Tokenize
 from seedbed.protocols.fields import (
     as_count,
     as_facts,
@@ -58,9 +58,10 @@ from seedbed.protocols.fields import (
 )
 from seedbed.protocols.refusal import error_text, refusal, retry_after_header, status_for, told
 from seedbed.protocols.rows import check_choice, full_row, numbers, row_of, token_id_array, top_logprobs
+from seedbed.protocols.sampled import UNTOUCHED, sample_of, sampled_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
     from seedbed.llm.base import LLM, Ahead
 
@@ -74,6 +75,7 @@ __all__ = [
     "entries_of",
     "learn",
     "logprobs_asked",
+    "sampling_of",
     "usage",
 ]
 
@@ -106,6 +108,7 @@ class VLLM(Protocol):
     name = "vllm"
     default_top_k = 50
     looks_ahead = True
+    samples_as = "vllm"
 
     logprobs_mode: LogprobsMode = "raw_logprobs"
 
@@ -131,6 +134,16 @@ class VLLM(Protocol):
 
     def answer_bound(self, ask: Ask, info: ModelInfo) -> int:
         return 65_536 + OCTETS_AN_ENTRY * entries_asked(ask, info) * ask.ahead
+
+    def encode_sample(self, sample: Sample, info: ModelInfo) -> HttpRequest:
+        model = sample.model or info.model
+        data = {"prompt": sample.token_ids, **sampling_of(sample), "return_token_ids": True}
+        return json_request("/v1/completions", {"model": model, **data} if model else data)
+
+    def decode_samples(self, sample: Sample, info: ModelInfo, response: HttpResponse) -> tuple[tuple[int, ...], ...]:
+        choices = as_facts(parse_json(response)).get("choices")
+        answers = [as_facts(choice) for choice in choices] if isinstance(choices, list) else []
+        return sampled_ids([answer.get("token_ids") for answer in answers], sample)
 
     def encode_tokenize(self, text: str) -> HttpRequest:
         return json_request("/tokenize", {"prompt": text, "add_special_tokens": False})
@@ -210,6 +223,11 @@ class VLLM(Protocol):
             "metrics": None,
         }
         return json_response(data, 200, *ALWAYS)
+
+    def encode_samples(self, sample: Sample, request: HttpRequest, drawn: Sequence[Sequence[int]], llm: LLM) -> HttpResponse:
+        choices = [{"index": index, "token_ids": list(ids), "finish_reason": "length"} for index, ids in enumerate(drawn)]
+        info = llm.info or ModelInfo()
+        return json_response({"object": "text_completion", "model": info.model, "choices": choices}, 200, *ALWAYS)
 
     def encode_description(self, question: Describe, info: ModelInfo, llm: LLM) -> HttpResponse:
         if question.path == "/version":
@@ -372,6 +390,12 @@ def _row_from(ask: Ask, info: ModelInfo, ids: list[Any], values: list[Any], take
     return row, chosen
 
 
+def sampling_of(sample: Sample) -> dict[str, Any]:
+    """The sampling parameters of a question for the server's own draws."""
+    filters = {"temperature": sample.temperature, "top_k": sample.top_k or -1, "top_p": sample.top_p, "min_p": sample.min_p}
+    return {"max_tokens": sample.tokens, **filters, "seed": sample.seed, "n": sample.n, **UNTOUCHED}
+
+
 def _usage_of(ask: Ask, data: Any) -> tuple[int | None, int | None]:
     """How many tokens the server read, and how many of them it had in its prefix cache; None where it does not say.
 
@@ -502,10 +526,12 @@ def usage(ask: Ask, tokens: int) -> dict[str, Any]:
     }
 
 
-def _ask_from(data: dict[str, Any]) -> Ask:
+def _ask_from(data: dict[str, Any]) -> Ask | Sample:
     prompt, logprobs, model = data.get("prompt"), data.get("logprobs"), data.get("model")
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
         prompt = prompt[0]
+    if data.get("return_token_ids") and logprobs is None:
+        return sample_of(token_ids_of(prompt, "prompt"), data, tokens="max_tokens", model=model)
     ahead = tokens_asked(data, "max_tokens", MAX_AHEAD)
     return Ask(token_ids_of(prompt, "prompt"), logprobs_asked(logprobs), model if isinstance(model, str) else None, ahead=ahead)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer
 from seedbed.llm.base import ModelInfo, Row
 from seedbed.protocols.base import Discovery, check_ask
-from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse, Question
+from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse, Question, Sample
 from seedbed.protocols.fields import (
     entries_asked,
     json_body,
@@ -22,6 +22,7 @@ from seedbed.protocols.fields import (
     token_ids_of,
     tokens_asked,
 )
+from seedbed.protocols.sampled import sample_of
 from seedbed.protocols.vllm import (
     ALWAYS,
     MAX_AHEAD,
@@ -32,6 +33,7 @@ from seedbed.protocols.vllm import (
     entries_of,
     learn,
     logprobs_asked,
+    sampling_of,
     usage,
 )
 
@@ -48,6 +50,7 @@ class VLLMGenerate(VLLM):
     """See the module; all that is not about this one path is as in ``vllm``."""
 
     name = "vllm-generate"
+    can_bypass_cache = True
 
     def discover(self, model: str | None = None) -> Discovery:
         info = yield from learn(self.name, model, _from_completion)
@@ -55,7 +58,7 @@ class VLLMGenerate(VLLM):
 
     def encode_request(self, ask: Ask, info: ModelInfo) -> HttpRequest:
         check_allowed(ask, info)
-        sampling = _sampling(-1 if ask.top_k is None else ask.top_k, ask.ahead)
+        sampling = _sampling(-1 if ask.top_k is None else ask.top_k, ask.ahead, reuse=ask.reuse)
         model = ask.model or info.model
         return json_request(PATH, ({"model": model} if model else {}) | {"token_ids": ask.token_ids, "sampling_params": sampling})
 
@@ -69,6 +72,11 @@ class VLLMGenerate(VLLM):
         if tokens != [taken for _, _, taken in steps]:
             raise DishonestAnswer(f"the answer has {len(steps)} rows in {len(choices)} choices, the first with tokens {tokens!r:.40}")
         return answer_of(ask, info, data, steps)
+
+    def encode_sample(self, sample: Sample, info: ModelInfo) -> HttpRequest:
+        model = sample.model or info.model
+        sampling = sampling_of(sample) | {"detokenize": False, "skip_reading_prefix_cache": True}
+        return json_request(PATH, ({"model": model} if model else {}) | {"token_ids": sample.token_ids, "sampling_params": sampling})
 
     def answer_bound(self, ask: Ask, info: ModelInfo) -> int:
         return 65_536 + OCTETS_AN_ENTRY * entries_asked(ask, info) * ask.ahead
@@ -128,8 +136,8 @@ def _step(entries: list[tuple[int, float]]) -> dict[str, Any]:
     return {**listed[0], "top_logprobs": listed}
 
 
-def _sampling(logprobs: int, ahead: int = 1) -> dict[str, Any]:
-    return {"max_tokens": ahead, "temperature": 0, "logprobs": logprobs, "detokenize": False, "skip_reading_prefix_cache": True}
+def _sampling(logprobs: int, ahead: int = 1, *, reuse: bool = False) -> dict[str, Any]:
+    return {"max_tokens": ahead, "temperature": 0, "logprobs": logprobs, "detokenize": False, "skip_reading_prefix_cache": not reuse}
 
 
 def _from_completion(data: dict[str, Any]) -> HttpRequest:
@@ -138,10 +146,12 @@ def _from_completion(data: dict[str, Any]) -> HttpRequest:
     return json_request(PATH, {"model": data["model"], "token_ids": data["prompt"], "sampling_params": sampling})
 
 
-def _ask_from(data: dict[str, Any]) -> Ask:
+def _ask_from(data: dict[str, Any]) -> Ask | Sample:
     sampling, model = data.get("sampling_params"), data.get("model")
     if not isinstance(sampling, dict):
         raise BadRequest("sampling_params must be an object", status=400)
+    if "seed" in sampling and sampling.get("logprobs") is None:
+        return sample_of(token_ids_of(data.get("token_ids"), "token_ids"), sampling, tokens="max_tokens", model=model)
     ahead = tokens_asked(sampling, "max_tokens", MAX_AHEAD)
     return Ask(
         token_ids_of(data.get("token_ids"), "token_ids"),

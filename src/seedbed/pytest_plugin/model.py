@@ -260,6 +260,6 @@ def replace_recordings(session: Session) -> None:
         elif Path(fresh, MANIFEST).exists():
             merged = replace_recording(path, fresh, keep_unasked=session.mode == "all")
             session.notes.append(
-                f"replaced: {session.shown(path)}: {merged.same} steps are the same, {merged.changed} changed, {merged.added} added, "
+                f"replaced: {session.shown(path)}: {merged.same} unchanged, {merged.changed} changed, {merged.added} added, "
                 f"{merged.dropped} dropped"
             )

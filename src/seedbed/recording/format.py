@@ -2,7 +2,8 @@
 
 ::
 
-    manifest.json             the model, tier and top_k; once sealed also the number of steps, SHA-256 of the text files, the shards
+    manifest.json             the model, tier and top_k; once sealed also the number of steps, SHA-256 of the text files, the shards;
+                              "accepted": who replaced which earlier baseline by this one, and why
     steps.jsonl               {"step":1,"parent":0,"tokens":[7],"top":{"token_ids":[4,9],"logprobs":[-0.5,-1.25]},"concurrency":1,
                                "cache":"warm","latency":0.021,"crc32":"5a0c3e11"}                                   (tier top_k)
                               {"step":1,"parent":0,"tokens":[7],"row":[1,12],"sha256":"90ab...","top":{the 5 best},"logsumexp":9.5,

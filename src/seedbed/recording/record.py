@@ -65,8 +65,9 @@ class RecordingLLM(LLM):
         extend: continue a finished recording; the default refuses.
 
     Used as an async context manager: entering opens the recording and locks it, leaving asks for the repeats and seals it. When an
-    exception leaves the block the recording stays unsealed and can be continued. Recorded first are the rows after the stop token
-    alone and after token 0 alone: what ``connect`` asks any server, whatever the protocol, so that it can ask a replay too.
+    exception leaves the block, or after ``leave_unsealed()``, the recording stays unsealed and can be continued. Recorded first are the
+    rows after the stop token alone and after token 0 alone: what ``connect`` asks any server, whatever the protocol, so that it can ask
+    a replay too.
 
     Raises:
         UsageError: the model does not tell its vocabulary's size, or lists fewer tokens than are to be kept.
@@ -110,6 +111,7 @@ class RecordingLLM(LLM):
         self._kept = kept_of(tier, top_k)
         self._info = recorded_info(self._model, self._kept)
         self._recorder: Recorder | None = None
+        self._seals = True
 
     async def __aenter__(self) -> Self:
         writer = RecordingWriter(self._path, self._info, self._kept, extend=self._extend)
@@ -126,7 +128,7 @@ class RecordingLLM(LLM):
         assert self._recorder is not None
         writer = self._recorder.writer
         try:
-            if error is None:
+            if error is None and self._seals:
                 # Cancelled here, the recording stays unsealed and can be continued, which is what a caller who cancels wants.
                 await self._recorder.ask_for_repeats(self._repeats)  # noqa: ASYNC102
                 writer.seal(token_texts(self._model, writer.recording))
@@ -162,9 +164,21 @@ class RecordingLLM(LLM):
         Raises:
             RecordingError: it cannot be written.
         """
+        self.keep(Run.of(name or default_name(result), result))
+
+    def keep(self, run: Run) -> None:
+        """Keep a run as it is.
+
+        Raises:
+            RecordingError: it cannot be written.
+        """
         if self._recorder is None:
             raise UsageError("enter the recording first: async with RecordingLLM(...) as model")
-        self._recorder.writer.note(Run.of(name or default_name(result), result))
+        self._recorder.writer.note(run)
+
+    def leave_unsealed(self) -> None:
+        """Leave the recording unsealed when the block ends: for a run that was cut short, and is to be continued by running it again."""
+        self._seals = False
 
     def get_stop_token_id(self) -> int:
         return self._model.get_stop_token_id()

@@ -17,7 +17,7 @@ from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import HttpRequest
 from seedbed.protocols.rows import logprob_of
 from seedbed.recording.format import Recording, open_recording
-from seedbed.recording.spelling import ids_spelled, spelled
+from seedbed.recording.spelling import counted, ids_spelled, spelled
 from seedbed.server.answer import answer
 
 if TYPE_CHECKING:
@@ -104,11 +104,11 @@ def missed(recording: Recording, prefix: Sequence[int], how_to_extend: str | Non
     nearest = recording.nearest(prefix)
     name, known = recording.path.name, 0 if nearest is None else nearest.length
     if nearest is None:
-        text = f"the recording {name} knows no beginning of this prefix of {len(prefix)} tokens ({_shown(prefix)})"
+        text = f"the recording {name} knows no beginning of this prefix of {counted(len(prefix), 'token')} ({_shown(prefix)})"
     else:
         token_id = prefix[known]
         text = (
-            f"the recording {name} was never asked for this prefix of {len(prefix)} tokens: it knows the first {known}, "
+            f"the recording {name} was never asked for this prefix of {counted(len(prefix), 'token')}: it knows the first {known}, "
             f"then comes token {token_id}, {_likelihood(nearest, token_id)}"
         )
     if how_to_extend is None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from seedbed.llm.base import Row
     from seedbed.recording import Recording, Step
 
-__all__ = ["Asking", "Target", "targets_of"]
+__all__ = ["Asking", "Target", "targets_of", "together"]
 
 GROUPS = (2, 4, 8, 16)
 """How many questions are under way together, where a recorded answer was had in company: drawn anew for each group."""
@@ -136,7 +136,7 @@ class Asking:
             # A question that was not alone when it was recorded gets company, if need be of questions whose answers nobody needs.
             company = [group[i % len(group)].prefix for i in range(len(group), min(count, 2 * len(group)))]
             questions: list[Callable[[], Awaitable[object]]] = [partial(self._ask_target, target) for target in group]
-            await _together([*questions, *(partial(self.answer, prefix) for prefix in company)])
+            await together([*questions, *(partial(self.answer, prefix) for prefix in company)])
 
     async def _ask_target(self, target: Target) -> None:
         target.live.append(await self.answer(target.prefix))
@@ -184,7 +184,7 @@ def _next_size(words: Iterator[int]) -> int:
     return GROUPS[next(words) % len(GROUPS)]
 
 
-async def _together(questions: Sequence[Callable[[], Awaitable[object]]]) -> None:
+async def together(questions: Sequence[Callable[[], Awaitable[object]]]) -> None:
     """Ask all at once; the first error comes out as itself."""
     errors: list[Exception] = []
 

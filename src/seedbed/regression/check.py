@@ -16,6 +16,7 @@ from seedbed.regression.asking import Asking, Target, targets_of
 from seedbed.regression.causes import Case, Finding, find_causes
 from seedbed.regression.compared import Answer, Compared, compare
 from seedbed.regression.evidence import EProcess, sequence_scores, sparse_corruption
+from seedbed.regression.free_run import run_freely, ways_of
 from seedbed.regression.metrics import common_logprobs, kl_of_logprobs
 from seedbed.regression.profiles import noise_levels
 from seedbed.regression.result import CheckReport, Prefix
@@ -45,7 +46,7 @@ class Progress:
     """How far a check is.
 
     Attributes:
-        answers, of: live answers had, and how many there will be unless it stops early.
+        answers, of: live answers had, and how many there will be unless it stops early or sequences part.
         e_value: the evidence against "nothing changed" so far; 1 before the first look.
     """
 
@@ -63,6 +64,7 @@ async def check(
     repeats: int | None = None,
     seed: int = 0,
     stop_early: bool = False,
+    free_run: bool = True,
     evidence: Mapping[str, Any] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> CheckReport:
@@ -81,6 +83,8 @@ async def check(
         repeats: live answers to each prefix; None: as many as were recorded, at least 2.
         seed: of the order in which prefixes are asked for.
         stop_early: stop as soon as the evidence against "nothing changed" reaches 1/alpha; valid at any time, see ``EProcess``.
+        free_run: sample the recorded runs again afterwards, with their seeds: does the server still give these tokens? Says more about
+            what the drift does than about whether there is one, so the verdict is that of the rows.
         evidence: ``CheckReport.evidence`` of an earlier check of the same server, to go on from.
         progress: called after every answer.
 
@@ -114,7 +118,8 @@ async def check(
     if not targets:
         raise RecordingBroken(f"{recording.path} holds no answer to hold a server against")
     passes = repeats or max(2, max(len(target.step.observations) for target in targets))
-    counter = _Counter(len(targets) * passes, process, progress)
+    ways, skipped = ways_of(recording) if free_run else ([], 0)
+    counter = _Counter(len(targets) * passes + sum(len(way.token_ids) for way in ways), process, progress)
     assert recording.info.vocab_size is not None
     asking = Asking(model, recording.info.vocab_size, recording.top_k, seed=seed, answered=counter.answered)
     rows: list[Compared] = []
@@ -139,6 +144,10 @@ async def check(
         return _other_vocabulary(error, recording, model, process, margin=margin, alpha=alpha)
     report = report_of(rows, process, margin=margin, alpha=alpha, asked_instead=instead)
     report.describe(recording, model, refused=refused, of=len(targets))
+    if ways or skipped:
+        # Of single answers, while flips are counted between the means of all.
+        sigma = report.statistics.flips.sigma * math.sqrt(passes)
+        report.free_run = await run_freely(model, ways, skipped, sigma=sigma, answered=counter.answered)
     return report
 
 
@@ -187,8 +196,8 @@ class _Counter:
     def __init__(self, of: int, process: EProcess, progress: Callable[[Progress], None] | None) -> None:
         self._count, self._of, self._process, self._progress = 0, of, process, progress
 
-    def answered(self) -> None:
-        self._count += 1
+    def answered(self, count: int = 1) -> None:
+        self._count += count
         if self._progress is not None:
             self._progress(Progress(self._count, self._of, self._process.e_value))
 

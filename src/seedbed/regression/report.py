@@ -59,6 +59,7 @@ def _findings(report: CheckReport) -> list[tuple[str, str]]:
         ),
         ("evidence", f"e-value {report.process.e_value:.3g} over {report.process.sequences} sequences; {1 / report.alpha:.0f} is an alarm"),
         ("single rows", _single_rows(report)),
+        *([("free running", str(report.free_run))] if report.free_run is not None else []),
         ("compared", f"{s.drift.rows} prefixes of {s.drift.sequences} sequences: {_conditions(report)}"),
     ]
     if report.subject.get("not compared"):

@@ -10,6 +10,7 @@ from seedbed.errors import UsageError
 from seedbed.regression.causes import Finding
 from seedbed.regression.estimates import Estimate, rows_needed
 from seedbed.regression.evidence import EProcess, Sparse
+from seedbed.regression.free_run import FreeRun
 from seedbed.regression.statistics import Statistics
 from seedbed.regression.verdict import Verdict
 
@@ -58,6 +59,7 @@ class CheckReport:
         causes: what changed, the cause that explains most first.
         prefixes: every compared prefix.
         conditions: {condition: how many pairs of answers were compared under it}.
+        free_run: what came of sampling the recorded sequences again; None when that was not asked for, or none are recorded.
         subject: who was compared with what: names and fingerprints, how many prefixes, and how many could not be compared since no live
             answer was had under a recorded one's condition.
     """
@@ -73,6 +75,7 @@ class CheckReport:
     prefixes: tuple[Prefix, ...]
     conditions: dict[str, int]
     subject: dict[str, Any] = field(default_factory=dict)
+    free_run: FreeRun | None = None
 
     @property
     def drift(self) -> Estimate:
@@ -93,7 +96,7 @@ class CheckReport:
     @property
     def needed(self) -> int | None:
         """For INCONCLUSIVE: about how many prefixes would settle it; None otherwise, or when no number would."""
-        return rows_needed(self.drift, self.margin) if self.verdict is Verdict.INCONCLUSIVE else None
+        return rows_needed(self.drift, self.margin, alpha=self.alpha) if self.verdict is Verdict.INCONCLUSIVE else None
 
     def describe(self, recording: Recording, llm: LLM, *, refused: int, of: int) -> None:
         """Note who was compared with what."""
@@ -122,6 +125,7 @@ class CheckReport:
             "evidence": self.evidence | {"e_value": _finite(self.process.e_value)},
             "sparse": asdict(self.sparse),
             "conditions": self.conditions,
+            "free_run": None if self.free_run is None else self.free_run.to_dict(),
             "subject": self.subject,
             "prefixes": [asdict(prefix) | {"gap": _finite(prefix.gap), "kl": _finite(prefix.kl)} for prefix in self.prefixes],
         }
@@ -151,6 +155,7 @@ class CheckReport:
                 ),
                 dict(values["conditions"]),
                 dict(values["subject"]),
+                None if values["free_run"] is None else FreeRun.from_dict(values["free_run"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"this is not a report of a check as to_dict() writes it: {error!r}") from error

@@ -59,6 +59,8 @@ class Purpose(IntEnum):
     """The caller's own, for instance to resample among sequences: seedbed itself never uses it."""
     CHECK_ORDER = 6
     """In which order and in groups of which size a check asks; index is the pass, step the batch."""
+    PIT = 7
+    """Where inside its own probability a token falls that a server drew; index is the number of the draw."""
 
 
 def fresh_seed() -> int:
