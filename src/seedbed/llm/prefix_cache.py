@@ -21,7 +21,7 @@ import outcome
 import trio
 
 from seedbed.errors import UsageError
-from seedbed.llm.base import LLM, Ahead, ModelInfo, Row, as_ahead, as_row
+from seedbed.llm.base import LLM, Ahead, ModelInfo, Row, as_ahead, as_row, whole_number
 from seedbed.llm.kept_rows import KeptRows, unspoilable
 from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
@@ -73,10 +73,11 @@ class PrefixCache(LLM):
     """
 
     def __init__(self, llm: object, max_bytes: int = DEFAULT_BYTES) -> None:
-        if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 0:
-            raise UsageError(f"a prefix cache holds an int of 0 bytes or more, not {max_bytes!r}")
-        self._model, self._max_bytes = as_llm(llm), max_bytes
-        self._kept = KeptRows(max_bytes)
+        bound = whole_number(max_bytes)
+        if bound is None or bound < 0:
+            raise UsageError(f"a prefix cache holds an int of 0 bytes or more, not {max_bytes!r:.80}")
+        self._model, self._max_bytes = as_llm(llm), bound
+        self._kept = KeptRows(bound)
         self._flights: dict[bytes, _Flight] = {}
         self._hits = self._round_trips = 0
         self._manager: AbstractAsyncContextManager[trio.Nursery] | None = None
