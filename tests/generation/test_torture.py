@@ -233,6 +233,27 @@ class TestInterrupts:
             run(main)
         assert {len(s.token_ids) for s in generation.sequences} == {3}
 
+    @pytest.mark.parametrize("lookahead", [1, 3])
+    def test_an_interrupt_is_no_error_of_a_sequence(self, lookahead: int) -> None:
+        """Wherever it strikes, in the middle of a request that several wait for: who was not done is cancelled, none has failed."""
+        generation: Generation
+        answers = {(3, 1): KeyboardInterrupt(), (3, 2): [0.0, 0.0, 9e9]}
+        llm = ScriptedLLM(
+            lambda prefix: answers.get(prefix[:2], [-9e9, 0.0, 0.0]), delay=lambda prefix: 2.0 if prefix[:2] == (3, 1) else 1.0
+        )
+
+        async def main() -> None:
+            nonlocal generation
+            async with open_generation([[3], [3, 1], [4]], llm, n=4, seed=7, max_new_tokens=5, lookahead=lookahead) as generation:
+                await generation.wait()
+
+        for run in schedules(5):
+            with pytest.raises(BaseExceptionGroup) as caught:
+                run(main)
+            assert caught.group_contains(KeyboardInterrupt)
+            assert {s.finish_reason for s in generation.sequences} == {"cancelled"}
+            assert {s.error for s in generation.sequences} == {None}
+
 
 class TestModelsWithTasksOfTheirOwn:
     """A model may fail while it cleans up after being cancelled: Cancelled and the error in one group."""

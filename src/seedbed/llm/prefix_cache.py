@@ -99,7 +99,13 @@ class PrefixCache(LLM):
         self._kept.clear()
         self._nursery.cancel_scope.cancel()
         # The block's own error is not told to the nursery, which would wrap it in a group; it goes on by itself when this returns.
-        await self._manager.__aexit__(None, None, None)  # noqa: ASYNC102  a nursery waits for its tasks even when cancelled
+        try:
+            await self._manager.__aexit__(None, None, None)  # noqa: ASYNC102  a nursery waits for its tasks even when cancelled
+        finally:
+            # Only now: whoever waits inside the block is cancelled with it, and not to be told of a failure that is none.
+            for flight in self._flights.values():
+                flight.fail(trio.ClosedResourceError("the prefix cache was closed before the answer came"))
+            self._flights.clear()
 
     async def next_token_logits(self, prev_token_ids: Sequence[int]) -> Row:
         """The model's row for a prefix; read-only, unless the cache is off."""
@@ -167,8 +173,8 @@ class PrefixCache(LLM):
             except Exception as error:
                 flight.fail(error)
             finally:
-                self._forget(flight, key)
-                flight.fail(trio.ClosedResourceError("the prefix cache was closed before the answer came"))
+                if not flight.waiting:  # otherwise the cache is closing, or a KeyboardInterrupt closes it
+                    self._forget(flight, key)
 
     async def _ask(self, prefix: Sequence[int], count: int, drawing: Drawing | None) -> Ahead:
         info = self._model.info
