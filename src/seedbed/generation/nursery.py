@@ -191,7 +191,13 @@ async def generate(
 
 
 class Progress(NamedTuple):
-    """How far a generation is; cheap to ask at any time."""
+    """How far a generation is; cheap to ask at any time.
+
+    Attributes:
+        finished: sequences that ended, for whatever reason.
+        total: sequences asked for.
+        tokens: generated so far, of all sequences together.
+    """
 
     finished: int
     total: int

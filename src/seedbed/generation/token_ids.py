@@ -72,7 +72,10 @@ async def generate_token_ids_multiple(
 ) -> list[list[int]]:
     """Sample n sequences of one prompt; returns their generated ids in order. Raises when the deadline fires.
 
-    Arguments, errors and concurrency are those of ``generate_token_ids``.
+    Arguments and errors are those of ``generate_token_ids``, n and ``DeadlineExceeded`` for all of them together included.
+
+    Concurrency:
+        As ``generate``.
 
     Example:
         >>> import trio

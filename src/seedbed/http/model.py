@@ -162,6 +162,20 @@ class HTTPModel(LLM):
     Attributes:
         protocol: the name of the protocol spoken.
         top_k: how many tokens of each row are asked for; None is all of them.
+
+    Concurrency:
+        Any number of tasks, within the ``connect`` block that made it; afterwards calls raise ``UsageError``. Cancelled, the answer is
+        dropped and its connection closed; no other request is touched, and the server may go on computing. Always a checkpoint.
+
+    Example:
+        >>> import trio
+        >>> from seedbed import TinyLM, connect, serve
+        >>> async def main():
+        ...     async with serve(TinyLM()) as server, connect(server.url) as model:
+        ...         return await model.next_token_logits(list(b"The ")), await model.detokenize([71, 111])
+        >>> row, text = trio.run(main)
+        >>> row.shape, text
+        ((257,), 'Go')
     """
 
     def __init__(self, servers: Answering, model: str | None, *, reuse: bool = False) -> None:
@@ -202,10 +216,10 @@ class HTTPModel(LLM):
 
     async def _rows_ahead(self, prev_token_ids: Sequence[int], count: int, drawing: Drawing | None) -> Ahead:
         if count > 1 and self._servers.protocol.looks_ahead:
+            ask = Ask(tuple(prev_token_ids), self.top_k, self._model, ahead=count, reuse=self._reuse, drawing=drawing)
             # What is wrong with one of them may be wrong with a later one only, which nobody may get to.
             with suppress(RowWithheld, RowError, NonFiniteAtServer):
-                question = Ask(tuple(prev_token_ids), self.top_k, self._model, ahead=count, drawing=drawing, reuse=self._reuse)
-                answer = await self._servers.ask(question)
+                answer = await self._servers.ask(ask)
                 return Ahead(answer.proposed, (answer.row, *answer.beyond))
         return Ahead((), (await self.next_token_logits(prev_token_ids),))
 

@@ -45,6 +45,10 @@ class ModelInfo:
         max_top_k: most tokens of a row that can be had; None is all of them.
         kind: what rows hold: "logits" up to any additive constant, or normalised "logprobs" in nats.
         notes: what discovery noticed that a user should know, such as a server flag that makes rows repeatable; not compared by ``==``.
+
+    Example:
+        >>> ModelInfo(model="mine", vocab_size=100, eos_token_ids=(0,)).kind
+        'logits'
     """
 
     model: str = ""
@@ -281,6 +285,19 @@ class BlockingLLM(ABC):
 
     Passed wherever an ``LLM`` can be; its ``next_token_logits`` (and ``logits_ahead``, if it has one) then runs in worker threads (see
     ``as_llm``), several at once, so it must be thread-safe.
+
+    Example:
+        >>> import trio
+        >>> from seedbed import generate_token_ids
+        >>> class Uniform(BlockingLLM):
+        ...     def next_token_logits(self, prev_token_ids):
+        ...         return [0.0, 0.0, 0.0]
+        ...     def get_stop_token_id(self):
+        ...         return 0
+        >>> async def main():
+        ...     return await generate_token_ids([1], Uniform(), seed=7, index=1)
+        >>> trio.run(main)
+        [1, 1, 2, 1, 2, 1, 0]
     """
 
     @abstractmethod

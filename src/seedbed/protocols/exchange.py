@@ -65,9 +65,9 @@ class Ask:
         force: a token the server is to choose whatever the row says, for protocols where its choice can withhold the row; None lets it
             choose the best, which checks ids against values.
         ahead: the most rows wanted, along the tokens the server would take itself; only of a protocol that ``looks_ahead``.
+        reuse: the server may answer from what its prefix cache holds; only a protocol that ``can_bypass_cache`` forbids it otherwise.
         drawing: what the client is going to draw with, so that the server can take the same tokens; without it, or where the protocol
             cannot tell it, it takes the best.
-        reuse: the server may answer from what its prefix cache holds; only a protocol that ``can_bypass_cache`` forbids it otherwise.
     """
 
     token_ids: tuple[int, ...]
@@ -75,8 +75,8 @@ class Ask:
     model: str | None = None
     force: int | None = None
     ahead: int = 1
-    drawing: Drawing | None = None
     reuse: bool = False
+    drawing: Drawing | None = None
 
 
 @dataclass(frozen=True, slots=True)

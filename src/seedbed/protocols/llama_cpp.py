@@ -357,7 +357,7 @@ def _ask_from(data: dict[str, Any]) -> Ask | Sample:
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
         prompt = prompt[0]
     if "return_tokens" in data and "n_probs" not in data:
-        # A client that wants tokens and no probabilities; others get one row a request, or are told so.
+        # A client that wants tokens and no probabilities.
         return sample_of(token_ids_of(prompt, '"prompt"'), data, tokens="n_predict", model=data.get("model"))
     ahead = tokens_asked(data, "n_predict", MAX_AHEAD)
     if type(n_probs) is not int:

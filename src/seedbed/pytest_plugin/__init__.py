@@ -27,7 +27,7 @@ Rule 3: no mode or setting of another plugin is touched.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -74,7 +74,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def seedbed_source(request: pytest.FixtureRequest) -> object:
-    """What is recorded: the server at ``--seedbed-url``. Override it to record another URL, or a model in this process."""
+    """What is recorded: the server at ``--seedbed-url``.
+
+    Override it to record another URL, a model in this process, or what a function opens, for servers that must be told more:
+    ``return lambda: connect(URL, eos_token_ids=[2])``.
+    """
     return request.config.stash[SESSION].url
 
 
@@ -91,15 +95,20 @@ def seedbed_llm(request: pytest.FixtureRequest, seedbed_source: object) -> Gener
     try:
         settings = settings_of(request.node)
     except WrongMarker as error:
-        pytest.fail(str(error), pytrace=False)
+        _fail(str(error))
     try:
         model = RecordedModel(session, settings, seedbed_source)
     except SeedbedError as error:
         session.failed.setdefault(settings.path, settings.node_id)
         hint = f"; to make it: {settings.command('new', url=seedbed_source is None)}" if isinstance(error, RecordingNotFound) else ""
-        pytest.fail(f"{error}{hint}", pytrace=False)
+        _fail(f"{error}{hint}")
     yield model
     model.close(failed=request.node.stash.get(FAILED, True))
+
+
+def _fail(message: str) -> NoReturn:
+    """Fail the test with one line; the error that says the same is not shown as its cause."""
+    raise pytest.fail.Exception(message, pytrace=False) from None
 
 
 @pytest.fixture

@@ -104,14 +104,24 @@ class RecordedModel(LLM):
         if isinstance(self._source, str):
             async with connect(self._source, top_k="all" if self._kept is None else self._kept) as model:
                 yield model
+        elif callable(self._source) and not hasattr(self._source, "next_token_logits"):
+            async with self._source() as model:
+                yield model
         else:
             yield as_llm(self._source)
 
     @asynccontextmanager
     async def _open_http(self) -> AsyncIterator[LLM]:
         assert self.settings.protocol is not None
-        transport = mock_transport(_InProcess(self), self.settings.protocol)
-        async with connect("http://recording.invalid", self.settings.protocol, transport=transport, top_k=self.recording.top_k) as model:
+        transport, info = mock_transport(_InProcess(self), self.settings.protocol), self.recording.info
+        async with connect(
+            "http://recording.invalid",
+            self.settings.protocol,
+            transport=transport,
+            top_k=self.recording.top_k,
+            eos_token_ids=info.eos_token_ids or None,  # not every protocol tells them, nor the size
+            vocab_size=info.vocab_size,
+        ) as model:
             yield model
 
     async def next_token_logits(self, prev_token_ids: Sequence[int]) -> Row:

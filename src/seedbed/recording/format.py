@@ -57,7 +57,7 @@ STEPS = "steps.jsonl"
 
 
 class Recording:
-    """A recording, open for reading. Full rows stay on disk until they are asked for.
+    """A recording, open for reading. Made by ``open_recording``. Full rows stay on disk until they are asked for.
 
     Attributes:
         path: its directory.

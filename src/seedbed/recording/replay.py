@@ -49,6 +49,17 @@ class ReplayLLM(LLM):
     Concurrency:
         Any number of tasks. Always a checkpoint. A full row is read from disk through a memory map, and its hash checked, when it is
         asked for first; otherwise no I/O after construction.
+
+    Example:
+        >>> import tempfile, trio
+        >>> from seedbed import RecordingLLM, TinyLM, generate
+        >>> async def main(path):
+        ...     async with RecordingLLM(TinyLM(), path) as model:
+        ...         live = await generate(list(b"The "), model, n=2, seed=7, max_new_tokens=8)
+        ...     return live == await generate(list(b"The "), ReplayLLM(path), n=2, seed=7, max_new_tokens=8)
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     trio.run(main, directory + "/recording")
+        True
     """
 
     def __init__(self, path: str | os.PathLike[str] | Recording, *, how_to_extend: str | None = None) -> None:
@@ -145,6 +156,18 @@ def replay_transport(path: str | os.PathLike[str] | Recording, protocol: str = "
 
     Concurrency:
         As ``ReplayLLM``; nothing global is patched, so any number may be in use at once.
+
+    Example:
+        >>> import tempfile, trio
+        >>> from seedbed import RecordingLLM, TinyLM, connect
+        >>> async def main(path):
+        ...     async with RecordingLLM(TinyLM(), path) as model:
+        ...         await model.next_token_logits(list(b"The "))
+        ...     async with connect("http://model.invalid", transport=replay_transport(path)) as model:
+        ...         return model.info.model, len(await model.next_token_logits(list(b"The ")))
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     trio.run(main, directory + "/recording")
+        ('tiny-lm', 20)
     """
     return mock_transport(ReplayLLM(path), protocol)
 

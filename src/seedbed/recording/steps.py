@@ -144,7 +144,7 @@ class Observation:
 
 
 class Step:
-    """A recorded prefix and every answer to it.
+    """A recorded prefix and every answer to it. Made by ``open_recording``; ``Recording.get`` finds one.
 
     Attributes:
         number: its place among the steps, from 0.

@@ -64,7 +64,12 @@ class Purpose(IntEnum):
 
 
 def fresh_seed() -> int:
-    """A new seed from the operating system: 63 bits, so that it fits the int64 fields of servers. Print it, and a run can be repeated."""
+    """A new seed from the operating system: 63 bits, so that it fits the int64 fields of servers. Print it, and a run can be repeated.
+
+    Example:
+        >>> 0 <= fresh_seed() < 2**63
+        True
+    """
     return secrets.randbits(63)
 
 
