@@ -43,6 +43,14 @@ async def answer(
 
     Concurrency:
         As the model's ``next_token_logits``.
+
+    Example:
+        >>> import trio
+        >>> from seedbed import TinyLM
+        >>> from seedbed.protocols import PROTOCOLS
+        >>> request = HttpRequest("POST", "/v1/next_token_logits", body=b'{"token_ids": [84], "top_k": 1}')
+        >>> trio.run(answer, TinyLM(), [PROTOCOLS["native"]], request).body
+        b'{"top":{"token_ids":[104],"logprobs":[-1.8724134]}}'
     """
     for protocol in protocols:
         try:
