@@ -13,6 +13,7 @@ import trio
 import trio.lowlevel
 
 from seedbed import BlockingLLM, ModelInfo, TinyLM, as_llm, generate, serve
+from seedbed.errors import UsageError
 from seedbed.testing import ScriptedLLM
 
 
@@ -124,7 +125,7 @@ async def test_what_a_look_alike_tells_is_passed_on() -> None:
 
 @pytest.mark.parametrize("model", [object(), None, "http://127.0.0.1", lambda prefix: [0.0]])
 def test_what_is_no_model_is_refused_by_the_method_it_lacks(model: object) -> None:
-    with pytest.raises(TypeError, match=r"no language model: it has no method next_token_logits\(\)"):
+    with pytest.raises(UsageError, match=r"no language model: it has no method next_token_logits\(\)"):
         as_llm(model)
 
 
@@ -198,3 +199,13 @@ async def test_over_a_synchronous_httpx_client_a_deadline_is_kept_and_what_waits
 
     assert len(asked) == 2
     assert {sequence.finish_reason for sequence in result.sequences} == {"deadline"}
+
+
+def test_a_class_instead_of_its_object_is_named() -> None:
+    with pytest.raises(UsageError, match=r"Blocking is a class: pass one of its objects, as in Blocking\(\)"):
+        as_llm(Blocking)
+
+
+def test_a_url_is_told_how_it_becomes_a_model() -> None:
+    with pytest.raises(UsageError, match=r"'http://x' is no language model.*connect\(url\)"):
+        as_llm("http://x")

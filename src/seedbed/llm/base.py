@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from seedbed.sampling.drawing import Drawing
 
-__all__ = ["LLM", "Ahead", "BlockingLLM", "ModelInfo", "Row", "TopLogprobs", "as_ahead", "as_row"]
+__all__ = ["LLM", "Ahead", "BlockingLLM", "ModelInfo", "Row", "TopLogprobs", "as_ahead", "as_row", "whole_number"]
 
 # float32 running sums over a vocabulary leave a log-softmax off by up to 2e-4 (llama.cpp, V = 49,152); beyond 1e-3 it is no distribution.
 NORMALISATION_TOLERANCE = 1e-3
@@ -357,6 +357,19 @@ def as_ahead(answer: tuple[Sequence[int], Sequence[ArrayLike | TopLogprobs]], co
     if len(proposed) < len(rows) - 1:
         raise MalformedRow(f"logits_ahead returned {len(rows)} rows along {len(proposed)} proposed tokens")
     return Ahead(proposed, rows)
+
+
+def whole_number(value: object) -> int | None:
+    """``value`` as a plain int, if it is an int of Python's or numpy's, and no bool; else None.
+
+    Example:
+        >>> whole_number(np.uint16(3)), whole_number(3.0), whole_number(True)
+        (3, None, None)
+    """
+    try:
+        return None if isinstance(value, (bool, np.bool_)) else index(value)  # type: ignore[arg-type]  # asked here
+    except TypeError:
+        return None
 
 
 def _as_float32(answer: ArrayLike) -> NDArray[np.float32]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, Self
+from functools import partial
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypeVar
 
 import trio
 
-from seedbed.errors import UsageError
-from seedbed.llm.base import LLM, ModelInfo, Row, as_row
+from seedbed.errors import RowError, UsageError
+from seedbed.llm.base import LLM, Ahead, ModelInfo, Row, as_ahead, as_row
 from seedbed.llm.company import Company
 from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
@@ -22,14 +24,22 @@ from seedbed.sampling.candidates import Candidates
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from types import TracebackType
 
+    from numpy.typing import ArrayLike
+
     from seedbed.generation.result import GenerationResult
+    from seedbed.llm.base import TopLogprobs
     from seedbed.recording.format import Recording
     from seedbed.recording.steps import Step
+    from seedbed.sampling.drawing import Drawing
 
 __all__ = ["Recorder", "RecordingLLM"]
+
+T = TypeVar("T")
+
+AskAhead: TypeAlias = "Callable[[Sequence[int], int], Awaitable[tuple[Sequence[int], Sequence[ArrayLike | TopLogprobs]]]]"
 
 # How many repeats are under way together, drawn anew for each group: half of them alone, as a server's batch of one is a kernel of its own.
 CONCURRENCIES = (1, 1, 1, 1, 2, 4, 8, 16)
@@ -41,6 +51,9 @@ class RecordingLLM(LLM):
     What it answers is what it wrote: with ``tier="full"`` the row bit for bit as float32, with ``tier="top_k"`` its ``top_k`` best; also on
     the first run, so that a run and its replay draw from the same. A prefix that is already recorded is answered from the recording, so
     every prefix has one answer, whoever asks first, and a run that was killed is resumed by running it again.
+
+    It looks ahead as far as the model does. All rows of an answer are recorded, those behind the first marked "decode"; a check compares
+    rows had alike only, and asks for each by itself: of what is recorded with ``lookahead`` it compares the repeats (``repeats=2``).
 
     Args:
         llm: the model to record.
@@ -138,6 +151,19 @@ class RecordingLLM(LLM):
             raise UsageError("enter the recording first: async with RecordingLLM(...) as model")
         return await self._recorder.answer(prev_token_ids)
 
+    async def logits_ahead(self, prev_token_ids: Sequence[int], count: int) -> Ahead:
+        """The model's rows ahead, recorded; just the first, and no proposal, when that one is recorded already."""
+        return await self._answer_ahead(prev_token_ids, count, self._model.logits_ahead)
+
+    async def logits_along(self, prev_token_ids: Sequence[int], count: int, drawing: Drawing) -> Ahead:
+        """Likewise, along what is going to be drawn, as far as the model can tell."""
+        return await self._answer_ahead(prev_token_ids, count, partial(self._model.logits_along, drawing=drawing))
+
+    async def _answer_ahead(self, prefix: Sequence[int], count: int, ask: AskAhead) -> Ahead:
+        if count == 1 or self._recorder is None:
+            return Ahead((), (await self.next_token_logits(prefix),))
+        return await self._recorder.answer_ahead(prefix, count, ask)
+
     def note(self, result: GenerationResult, name: str | None = None) -> None:
         """Keep which tokens were sampled, with their seed and sampler, so that a later run can be held against them.
 
@@ -230,12 +256,35 @@ class Recorder:
         if known is not None:
             await trio.lowlevel.checkpoint()
             return known.row
-        row, asked = await self._ask(tuple(prefix), recording.nearest(prefix))
-        # Somebody else may have asked the same meanwhile; the first answer is the one that counts.
+        answer, asked = await self._ask(partial(self.model.next_token_logits, prefix), recording.nearest(prefix))
+        return self._keep(tuple(prefix), answer, asked)
+
+    async def answer_ahead(self, prefix: Sequence[int], count: int, ask: AskAhead) -> Ahead:
+        """The recorded row, or the model's rows ahead, recorded; those behind one that cannot be are left out.
+
+        Concurrency:
+            As ``RecordingLLM.next_token_logits``.
+        """
+        recording = self.writer.recording
         known = recording.get(prefix)
         if known is not None:
+            await trio.lowlevel.checkpoint()
+            return Ahead((), (known.row,))
+        answer, asked = await self._ask(partial(ask, prefix, count), recording.nearest(prefix))
+        ahead = as_ahead(answer, count, recording.manifest.info.vocab_size)
+        kept = [self._keep(tuple(prefix), ahead.rows[0], asked)]
+        with suppress(RowError):  # whoever gets there asks for that row by itself
+            for place, row in enumerate(ahead.rows[1:], 1):
+                kept.append(self._keep((*prefix, *ahead.proposed[:place]), row, replace(asked, phase="decode")))
+        return Ahead(ahead.proposed, tuple(kept))
+
+    def _keep(self, prefix: tuple[int, ...], answer: ArrayLike | TopLogprobs, asked: Asked) -> Row:
+        """Record an answer, unless somebody else has had one meanwhile: the first is the one that counts."""
+        known = self.writer.recording.get(prefix)
+        if known is not None:
             return known.row
-        self._asked.add(self.writer.append(tuple(prefix), row, asked).number)
+        row = self._kept(answer)
+        self._asked.add(self.writer.append(prefix, row, asked).number)
         return row
 
     async def ask_for_repeats(self, count: int) -> None:
@@ -267,15 +316,15 @@ class Recorder:
                 rows = await self.model.score(prefix)  # type: ignore[attr-defined]
                 for step, row in zip(steps, rows, strict=True):
                     if step is not None and len(step.observations) - step.asked_alone <= place:
-                        self.writer.append_repeat(step, self._kept(row), Asked(scored=True))
+                        self.writer.append_repeat(step, self._kept(row), Asked(phase="scored"))
 
     async def _repeat_together(self, group: list[Step]) -> None:
         errors: list[Exception] = []
 
         async def repeat(step: Step) -> None:
             try:
-                row, asked = await self._ask(step.prefix, step)
-                self.writer.append_repeat(step, row, asked)
+                answer, asked = await self._ask(partial(self.model.next_token_logits, step.prefix), step)
+                self.writer.append_repeat(step, self._kept(answer), asked)
                 self._asked.add(step.number)
             except Exception as error:
                 errors.append(error)
@@ -287,13 +336,13 @@ class Recorder:
         if errors:
             raise errors[0]
 
-    async def _ask(self, prefix: tuple[int, ...], beginning: Step | None) -> tuple[Row, Asked]:
+    async def _ask(self, question: Callable[[], Awaitable[T]], beginning: Step | None) -> tuple[T, Asked]:
         began = trio.current_time()
         is_warm = beginning is not None and beginning.number in self._asked
-        with self._company.counted() as question:
-            answer = await self.model.next_token_logits(prefix)
+        with self._company.counted() as under_way:
+            answer = await question()
         latency = trio.current_time() - began
-        return self._kept(answer), Asked(question.most, "warm" if is_warm else "cold", latency)
+        return answer, Asked(under_way.most, "warm" if is_warm else "cold", latency)
 
     def _kept(self, answer: object) -> Row:
         manifest = self.writer.recording.manifest

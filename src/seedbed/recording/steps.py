@@ -6,7 +6,7 @@ import hashlib
 import math
 from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -35,6 +35,7 @@ __all__ = [
 
 BEST = 5
 Cache: TypeAlias = Literal["cold", "warm"]
+Phase: TypeAlias = Literal["prefill", "decode", "scored"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +47,32 @@ class Asked:
         cache: "warm" when this recorder had asked for the prefix, or for its recorded beginning, before, so that the server may have had
             it in its prefix cache; "cold" when it had not.
         latency: seconds from question to answer, on trio's clock.
-        scored: whether it came with the answers to all beginnings of a longer prefix, in one request; a condition of its own, whatever
-            the others say.
+        phase: "prefill" when the row was asked for by itself, so that its prefix was read whole; "decode" when it came as a further row
+            of an answer ahead, computed token by token behind the prefix that was asked for; "scored" when it came with the answers to all
+            beginnings of a longer prefix, in one request. The last bits may differ.
     """
 
     concurrency: int | None = None
     cache: Cache | None = None
     latency: float | None = None
-    scored: bool = False
+    phase: Phase = "prefill"
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """ "scored"; or else "solo" or "concurrent", "cold" or "warm": rows are compared under equal tags only."""
-        if self.scored:
+        """ "scored"; or else "solo" or "concurrent", "cold" or "warm", and "decode", unless it is prefill: rows are compared under equal
+        tags only.
+        """
+        if self.phase == "scored":
             return ("scored",)
         tags = () if self.concurrency is None else ("solo" if self.concurrency == 1 else "concurrent",)
-        return tags if self.cache is None else (*tags, self.cache)
+        tags = tags if self.cache is None else (*tags, self.cache)
+        return tags if self.phase == "prefill" else (*tags, self.phase)
 
     def to_line(self) -> dict[str, Any]:
         """As members of a line."""
         latency = None if self.latency is None else float(f"{self.latency:.4g}")
-        values = {"concurrency": self.concurrency, "cache": self.cache, "latency": latency, "scored": self.scored or None}
+        phase = None if self.phase == "prefill" else self.phase
+        values = {"concurrency": self.concurrency, "cache": self.cache, "latency": latency, "phase": phase}
         return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
@@ -81,9 +87,10 @@ class Asked:
             raise ValueError("concurrency or cache is wrong")
         if not (latency is None or (type(latency) in (int, float) and latency >= 0)):
             raise ValueError("latency is wrong")
-        if data.get("scored") not in (None, True):
-            raise ValueError("scored is wrong")
-        return cls(concurrency, cache, latency, bool(data.get("scored")))
+        phase = data.get("phase", "prefill")
+        if phase not in get_args(Phase):
+            raise ValueError("phase is wrong")
+        return cls(concurrency, cache, latency, phase)
 
 
 class StoredRow:
@@ -194,7 +201,7 @@ class Step:
     @property
     def asked_alone(self) -> int:
         """How many of its answers were to this prefix alone, and not to all beginnings of a longer one."""
-        return sum(not observation.asked.scored for observation in self.observations)
+        return sum(observation.asked.phase != "scored" for observation in self.observations)
 
     @property
     def margin(self) -> float:

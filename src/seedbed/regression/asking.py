@@ -29,7 +29,7 @@ GROUPS = (2, 4, 8, 16)
 """How many questions are under way together, where a recorded answer was had in company: drawn anew for each group."""
 
 
-SCORED = Asked(scored=True).tags
+SCORED = Asked(phase="scored").tags
 
 
 @dataclass(slots=True, eq=False)
@@ -59,7 +59,7 @@ class Target:
 
     def is_solo(self, place: int) -> bool:
         """Whether the recorded answer at ``place``, or the last there is, was had alone; unknown is taken for alone."""
-        asked = [observation.asked for observation in self.step.observations if not observation.asked.scored]
+        asked = [observation.asked for observation in self.step.observations if observation.asked.phase != "scored"]
         return "concurrent" not in asked[min(place, len(asked) - 1)].tags
 
     @property

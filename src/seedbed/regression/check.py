@@ -140,7 +140,10 @@ async def check(
             if stop_early and process.is_alarm(alpha):
                 break
         if not rows:
-            raise UsageError("no live answer was had under the condition of a recorded one; ask with repeats=2 or more")
+            raise UsageError(
+                "no live answer was had under the condition of a recorded one; ask with repeats=2 or more, or, if its rows were had ahead "
+                '("decode"), record with repeats=2'
+            )
         instead = await _ask_instead(asking, rows, targets)
     except MalformedRow as error:
         return _other_vocabulary(error, recording, model, process, margin=margin, alpha=alpha)
