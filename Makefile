@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := .requirements-dev.lock
 READY := $(VENV)/.ready
-ROOMS := errors llm sampling generation protocols protocols.native http server recording regression testing
+ROOMS := errors llm sampling observing generation generation.bulk protocols protocols.native http server recording regression testing
 LLAMA_READY := $(VENV)/.llama-ready
 
 .DEFAULT_GOAL := help

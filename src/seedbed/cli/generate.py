@@ -54,6 +54,7 @@ async def sample_and_show(model: LLM, options: dict[str, Any], as_json: bool) ->
     sampler, seed = sampler_of(options), seed_of(options)
     prompts = await prompts_of(model, options)
     async with (
+        watch(model, quiet=as_json),
         open_generation(
             prompts,
             model,
@@ -63,7 +64,6 @@ async def sample_and_show(model: LLM, options: dict[str, Any], as_json: bool) ->
             max_new_tokens=options["max_new_tokens"],
             timeout=options["timeout"],
         ) as generation,
-        watch(generation, model, quiet=as_json),
     ):
         await generation.wait()
     result = generation.result()

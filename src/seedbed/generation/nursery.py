@@ -21,6 +21,7 @@ from seedbed.generation.sequence import FollowedSequence
 from seedbed.llm.prefix_cache import DEFAULT_BYTES, PrefixCache
 from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
+from seedbed.observing.observer import GenerationBegan, GenerationEnded, SequenceBegan, SequenceEnded, TokensDrawn, observers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -294,12 +295,19 @@ class Generation:
         return self.result()
 
     async def _run(self) -> None:
-        with self._scope, trio.move_on_after(self._deadlines.total) as total:
-            async with self._opened, trio.open_nursery() as nursery:
-                await self._begin_all(nursery)
-        if total.cancelled_caught:
-            self._expire_the_rest()
-        self._close()
+        for observer in observers():
+            observer.notice(GenerationBegan(len(self._plan), self._plan.seed))
+        try:
+            with self._scope, trio.move_on_after(self._deadlines.total) as total:
+                async with self._opened, trio.open_nursery() as nursery:
+                    await self._begin_all(nursery)
+            if total.cancelled_caught:
+                self._expire_the_rest()
+            self._close()
+        finally:
+            error = type(self._first_error).__name__ if self._first_error else ""
+            for observer in observers():
+                observer.notice(GenerationEnded(self._finished, self._tokens, error))
 
     async def _begin_all(self, nursery: trio.Nursery) -> None:
         admission = trio.CapacityLimiter(MAX_FOLLOWED)
@@ -316,13 +324,18 @@ class Generation:
 
     async def _follow(self, sequence: FollowedSequence, place: int, admission: trio.CapacityLimiter) -> None:
         sequence.started = trio.current_time() - self._began
+        for observer in observers():
+            observer.notice(SequenceBegan(sequence.prompt_index, sequence.index, sequence.token_ids))
         try:
             with trio.move_on_after(self._deadlines.sequence) as own:
                 await self._ask_and_draw(sequence)
+            if own.cancelled_caught:
+                sequence.expire()
         finally:
             admission.release_on_behalf_of(place)
-        if own.cancelled_caught:
-            sequence.expire()
+            reason = sequence.state if sequence.is_finished else "cancelled"
+            for observer in observers():
+                observer.notice(SequenceEnded(sequence.prompt_index, sequence.index, sequence.step, reason))
         self._hand_on(sequence, place)
 
     async def _ask_and_draw(self, sequence: FollowedSequence) -> None:
@@ -338,13 +351,18 @@ class Generation:
     def _drawing(self, sequence: FollowedSequence, pace: Pace) -> Callable[[Ahead], None]:
         """What a sequence does with the answer to a question it asks now."""
         asked, step = trio.current_time(), sequence.step
+        listening = observers()  # here, and not where the answer lands: that may be in a task of another generation
 
         def draw(ahead: Ahead) -> None:
-            self._waited += trio.current_time() - asked
+            waited = trio.current_time() - asked
+            self._waited += waited
             try:
                 sequence.receive_ahead(ahead)
             finally:
                 self._tokens += sequence.step - step
+                for observer in listening:
+                    drawn = sequence.token_ids[step:]
+                    observer.notice(TokensDrawn(sequence.prompt_index, sequence.index, drawn, len(ahead.rows), waited))
             pace.learn(len(ahead.rows), sequence.step - step, is_finished=sequence.is_finished)
 
         return draw

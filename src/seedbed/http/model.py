@@ -30,6 +30,7 @@ from seedbed.http.secrets import Secrets, secret_headers
 from seedbed.http.transport import HttpxSender, origin_of
 from seedbed.http.turns import Turns
 from seedbed.llm.base import LLM, Ahead, ModelInfo, Row
+from seedbed.observing.observer import RequestBegan, RequestEnded, RequestRepeated, observers
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse
 from seedbed.protocols.refusal import refusal
@@ -336,6 +337,8 @@ class _Wire:
 
     def _count_retry(self) -> None:
         self._retries += 1
+        for observer in observers():
+            observer.notice(RequestRepeated(self.where))
 
     async def _attempt(self, request: HttpRequest, bound: int) -> HttpResponse:
         response = await self._timed(request, bound)
@@ -353,13 +356,30 @@ class _Wire:
         await self._turns.take()  # no checkpoint of its own: what follows is one, and two would cost a tenth of a request
         try:
             self._requests += 1
-            response = await self._sender.send(request, bound)
+            send = self._send_observed if observers() else self._sender.send
+            response = await send(request, bound)
         finally:
             self._turns.give_back()
         self._bytes_received += len(response.body)
         if (response.header("content-encoding") or "identity") != "identity":
             raise BrokenAnswer(f"{self.where} compressed its answer, though it was asked not to")
         return response if response.status == 200 else self.secrets.hide_in(response)
+
+    async def _send_observed(self, request: HttpRequest, bound: int) -> HttpResponse:
+        listening, began = observers(), trio.current_time()
+        for observer in listening:
+            observer.notice(RequestBegan(self.where))
+        status, octets, error = None, 0, ""
+        try:
+            response = await self._sender.send(request, bound)
+            status, octets = response.status, len(response.body)
+        except BaseException as problem:
+            error = type(problem).__name__
+            raise
+        finally:
+            for observer in listening:
+                observer.notice(RequestEnded(self.where, status, octets, trio.current_time() - began, error))
+        return response
 
 
 def _is_not_ready(error: ServerError) -> bool:
