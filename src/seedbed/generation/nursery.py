@@ -211,6 +211,7 @@ class Generation:
         raises: bool,
         lookahead: Lookahead = 1,
         prefix_cache_bytes: int = DEFAULT_BYTES,
+        admission: trio.CapacityLimiter | None = None,
     ) -> None:
         self._plan, self._deadlines, self._raises = plan, deadlines, raises
         self._lookahead = check_lookahead(lookahead)
@@ -229,6 +230,9 @@ class Generation:
         # Unbounded: finished sequences are kept anyway, and a slow consumer must not hold up those that run.
         self._send, self._receive = trio.open_memory_channel[SampledSequence](math.inf)
         self._all_done = trio.Event()
+        # How many sequences are followed at a time, of this generation, or of all that share it.
+        self._admission = trio.CapacityLimiter(MAX_FOLLOWED) if admission is None else admission
+        self._all_begun: Callable[[], object] | None = None
 
     @property
     def seed(self) -> int:
@@ -310,10 +314,11 @@ class Generation:
                 observer.notice(GenerationEnded(self._finished, self._tokens, error))
 
     async def _begin_all(self, nursery: trio.Nursery) -> None:
-        admission = trio.CapacityLimiter(MAX_FOLLOWED)
         for place in range(len(self._plan)):
-            await admission.acquire_on_behalf_of(place)
-            nursery.start_soon(self._follow, self._begin(place), place, admission)
+            borrower = object()
+            await self._admission.acquire_on_behalf_of(borrower)
+            nursery.start_soon(self._follow, self._begin(place), place, borrower)
+        self._tell_all_begun()
 
     def _begin(self, place: int) -> FollowedSequence:
         sequence = self._plan.sequence(place)
@@ -322,7 +327,7 @@ class Generation:
         self._tokens += sequence.step
         return sequence
 
-    async def _follow(self, sequence: FollowedSequence, place: int, admission: trio.CapacityLimiter) -> None:
+    async def _follow(self, sequence: FollowedSequence, place: int, borrower: object) -> None:
         sequence.started = trio.current_time() - self._began
         for observer in observers():
             observer.notice(SequenceBegan(sequence.prompt_index, sequence.index, sequence.token_ids))
@@ -332,7 +337,7 @@ class Generation:
             if own.cancelled_caught:
                 sequence.expire()
         finally:
-            admission.release_on_behalf_of(place)
+            self._admission.release_on_behalf_of(borrower)
             reason = sequence.state if sequence.is_finished else "cancelled"
             for observer in observers():
                 observer.notice(SequenceEnded(sequence.prompt_index, sequence.index, sequence.step, reason))
@@ -399,6 +404,16 @@ class Generation:
                 self._begun[place] = sequence.result()
         self._send.close()
         self._all_done.set()
+        self._tell_all_begun()
+
+    def when_all_begun(self, call: Callable[[], object]) -> None:
+        """Call something, once, as soon as no sequence waits for its turn to begin."""
+        self._all_begun = call
+
+    def _tell_all_begun(self) -> None:
+        call, self._all_begun = self._all_begun, None
+        if call is not None:
+            call()
 
     def _value_before_begun(self, place: int) -> SampledSequence:
         if place not in self._not_begun:

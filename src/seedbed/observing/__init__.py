@@ -5,10 +5,12 @@ events into OpenTelemetry spans and metrics.
 """
 
 from seedbed.observing.observer import (
+    BulkBegan,
     Event,
     GenerationBegan,
     GenerationEnded,
     Observer,
+    PromptFinished,
     QuestionTaken,
     RequestBegan,
     RequestEnded,
@@ -22,10 +24,12 @@ from seedbed.observing.observer import (
 from seedbed.observing.telemetry import Telemetry
 
 __all__ = [
+    "BulkBegan",
     "Event",
     "GenerationBegan",
     "GenerationEnded",
     "Observer",
+    "PromptFinished",
     "QuestionTaken",
     "RequestBegan",
     "RequestEnded",

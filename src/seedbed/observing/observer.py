@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "BulkBegan",
     "Event",
     "GenerationBegan",
     "GenerationEnded",
     "Observer",
+    "PromptFinished",
     "QuestionTaken",
     "RequestBegan",
     "RequestEnded",
@@ -130,6 +132,30 @@ class RequestRepeated:
     where: str
 
 
+@dataclass(frozen=True, slots=True)
+class BulkBegan:
+    """A file of prompts is begun, or gone on with.
+
+    Attributes:
+        prompts: how many lines the file has.
+        finished: how many of them were done in earlier runs.
+        sequences: from each prompt.
+    """
+
+    prompts: int
+    finished: int
+    sequences: int
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFinished:
+    """A prompt's rows are in the output; or it was skipped, for the problem named. Told in the order of the file."""
+
+    prompt_index: int
+    tokens: int
+    problem: str
+
+
 Event: TypeAlias = (
     GenerationBegan
     | GenerationEnded
@@ -140,6 +166,8 @@ Event: TypeAlias = (
     | RequestBegan
     | RequestEnded
     | RequestRepeated
+    | BulkBegan
+    | PromptFinished
 )
 """All there is to notice. Later versions may tell more: match what you know, and pass over the rest."""
 
