@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 
+from seedbed.cli.bulk import bulk_options, generate_in_bulk, is_bulk
 from seedbed.cli.options import as_json_option, connection_options, open_model, prompts_of, run_trio, sampler_of, sampling_options, seed_of
 from seedbed.cli.progress import shown_text, watch
 from seedbed.errors import SeedbedError
@@ -25,6 +26,7 @@ __all__ = ["generate", "sample_and_show"]
 @click.command()
 @click.argument("source")
 @sampling_options
+@bulk_options
 @connection_options
 @as_json_option
 def generate(source: str, as_json: bool, **options: Any) -> None:
@@ -38,9 +40,19 @@ def generate(source: str, as_json: bool, **options: Any) -> None:
         --temperature 0.9 --top-k 10 --max-new-tokens 40 --json
 
     \b
+    Many prompts, from a file with one a line: {"prompt": "text"} or {"token_ids": [1, 2]}, with an "id" if
+    you like. The same command goes on with what was interrupted, and ends with the same rows:
+      seedbed generate http://127.0.0.1:8017 --prompts prompts.jsonl --out rows.jsonl -n 4 --seed 7
+      seedbed generate http://127.0.0.1:8017 --prompts prompts.jsonl --out rows.parquet --ray auto
+
+    \b
     Exit codes: 0 done, also when a deadline cut it short; 2 wrong usage; 3 the server failed;
     5 the recording does not have what was asked; 130 interrupted.
     """
+
+    if is_bulk(options):
+        generate_in_bulk(source, options, as_json)
+        return
 
     async def main() -> None:
         async with open_model(source, options) as model:
@@ -62,6 +74,7 @@ async def sample_and_show(model: LLM, options: dict[str, Any], as_json: bool) ->
             sampler=sampler,
             seed=seed,
             max_new_tokens=options["max_new_tokens"],
+            lookahead=options.get("lookahead", 1),
             timeout=options["timeout"],
         ) as generation,
     ):

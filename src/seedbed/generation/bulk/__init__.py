@@ -4,12 +4,14 @@
 ``columns`` (what a row has), ``output`` (where rows go, and how a run is gone on with), ``parquet``, ``cluster`` (the same on Ray).
 """
 
+from seedbed.generation.bulk.cluster import BatchSampler, generate_file_on_ray
 from seedbed.generation.bulk.prompts import BadLine, Prompt, PromptFile, read_prompts
 from seedbed.generation.bulk.run import BulkReport, generate_file
 from seedbed.generation.bulk.stream import FinishedPrompts, Pace, Recipe, open_stream
 
 __all__ = [
     "BadLine",
+    "BatchSampler",
     "BulkReport",
     "FinishedPrompts",
     "Pace",
@@ -17,6 +19,7 @@ __all__ = [
     "PromptFile",
     "Recipe",
     "generate_file",
+    "generate_file_on_ray",
     "open_stream",
     "read_prompts",
 ]

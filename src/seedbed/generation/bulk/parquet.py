@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["require_pyarrow", "write_parquet"]
+__all__ = ["require_pyarrow", "table_of", "write_parquet"]
 
 GROUP = 4_096  # rows in memory at a time
 
@@ -37,12 +37,21 @@ def write_parquet(lines: Path, path: Path) -> None:
         MissingExtra: pyarrow is not installed.
     """
     pyarrow = require_pyarrow()
-    schema = _schema(pyarrow)
     temporary = path.with_name(f".{path.name}")
-    with pyarrow.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with pyarrow.parquet.ParquetWriter(temporary, _schema(pyarrow), compression="zstd") as writer:
         for rows in _groups(lines):
-            writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
+            writer.write_table(table_of(rows))
     temporary.replace(path)
+
+
+def table_of(rows: list[dict[str, Any]]) -> Any:
+    """Rows as a pyarrow table.
+
+    Raises:
+        MissingExtra: pyarrow is not installed.
+    """
+    pyarrow = require_pyarrow()
+    return pyarrow.Table.from_pylist(rows, schema=_schema(pyarrow))
 
 
 def _schema(pyarrow: Any) -> Any:

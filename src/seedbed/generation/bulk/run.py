@@ -92,7 +92,7 @@ class Job:
         """
         problem = finished.problem and f"{self._path}:{finished.prompt_index + 1}: {finished.problem}"
         if problem and not self._keep_going:
-            raise UsageError(f"{problem}. Correct it; or skip such lines: keep_going=True, --keep-going")
+            raise UsageError(f"{problem}. Skip such lines with keep_going=True, --keep-going; or correct it, and give another --out")
         self._output.append(finished)
         if problem:
             self._skipped += 1
@@ -121,11 +121,15 @@ class Job:
             seed=self.seed,
         )
 
+    def close(self) -> None:
+        """Let go of the output. Idempotent."""
+        self._output.close()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._output.close()
+        self.close()
 
 
 async def open_job(prompts: str | PathLike[str], out: str | PathLike[str], model: LLM, recipe: Recipe, *, keep_going: bool = False) -> Job:
