@@ -130,6 +130,10 @@ async def sample_and_show(
     return result
 
 
+def _how_to_have_all(model: LLM) -> str:
+    return "record with --keep all" if isinstance(model, (ReplayLLM, RecordingLLM)) else "ask with --rows all"
+
+
 def _how_to_have_more(model: LLM, needed: int) -> str:
     if isinstance(model, ReplayLLM):
         return f"the recording keeps {model.recording.top_k}; to record more: --keep {needed}"
@@ -179,8 +183,7 @@ def _print_summary(result: GenerationResult, model: LLM) -> None:
     click.echo(f"{counted(len(result.sequences), 'sequence')}, {counted(result.stats.tokens, 'token')} from {name}")
     unseen = max((mass for sequence in result.sequences for mass in sequence.tail_masses), default=0.0)
     if unseen >= NOTEWORTHY:
-        click.echo(
-            f"note   up to {unseen:.0%} of a step's probability was not listed, and never drawn: ask with --rows all, or cut with --top-k"
-        )
+        remedy = f"{_how_to_have_all(model)}, or cut with --top-k"
+        click.echo(f"note   up to {unseen:.0%} of a step's probability was not listed, and never drawn: {remedy}")
     click.echo(f"seed   {result.seed}")
     click.echo(f"sha256 {result.sha256}")
