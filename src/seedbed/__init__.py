@@ -2,8 +2,8 @@
 
 Names are imported when they are first used, so that ``import seedbed`` costs nothing, and the pytest plugin with it.
 
-Public are the names listed here and in ``seedbed.sampling``, ``seedbed.recording``, ``seedbed.server``, ``seedbed.http``,
-``seedbed.testing`` and ``seedbed.errors``. Deeper imports work, and are at the caller's risk.
+Public are the names listed here and in ``seedbed.sampling``, ``seedbed.recording``, ``seedbed.regression``, ``seedbed.server``,
+``seedbed.http``, ``seedbed.testing`` and ``seedbed.errors``. Deeper imports work, and are at the caller's risk.
 """
 
 import sys
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from seedbed.http import HTTPModel, Retry, connect
     from seedbed.llm import LLM, BlockingLLM, ModelInfo, PrefixCache, TopLogprobs, as_llm
     from seedbed.recording import RecordingLLM, ReplayLLM, open_recording, replay_transport
+    from seedbed.regression import CheckReport, check, conformance, probe
     from seedbed.sampling import Sampler, softmax
     from seedbed.server import HashLM, TinyLM, serve
 
 __all__ = [
     "LLM",
     "BlockingLLM",
+    "CheckReport",
     "DeadlineExceeded",
     "GenerationResult",
     "HTTPModel",
@@ -45,12 +47,15 @@ __all__ = [
     "TinyLM",
     "TopLogprobs",
     "as_llm",
+    "check",
+    "conformance",
     "connect",
     "generate",
     "generate_token_ids",
     "generate_token_ids_multiple",
     "open_generation",
     "open_recording",
+    "probe",
     "replay_transport",
     "serve",
     "softmax",
@@ -69,6 +74,7 @@ _ROOMS = {
     "seedbed.http": ("HTTPModel", "Retry", "connect"),
     "seedbed.llm": ("LLM", "BlockingLLM", "ModelInfo", "PrefixCache", "TopLogprobs", "as_llm"),
     "seedbed.recording": ("RecordingLLM", "ReplayLLM", "open_recording", "replay_transport"),
+    "seedbed.regression": ("CheckReport", "check", "conformance", "probe"),
     "seedbed.sampling": ("Sampler", "softmax"),
     "seedbed.server": ("HashLM", "TinyLM", "serve"),
 }

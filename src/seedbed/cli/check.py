@@ -16,7 +16,8 @@ from seedbed.errors import UsageError
 from seedbed.recording import open_recording
 from seedbed.regression.accept import accept
 from seedbed.regression.check import MARGIN, check
-from seedbed.regression.report import as_html, as_junit, as_lines
+from seedbed.regression.page import as_html
+from seedbed.regression.report import as_junit, as_lines
 from seedbed.regression.selftest import selftest
 from seedbed.regression.verdict import EXIT_CODES, Verdict
 
@@ -75,6 +76,10 @@ def check_command(
     Exit codes: 0 the same, changed by less than the margin, or accepted; 1 drift; 2 wrong usage; 3 the server failed;
     4 inconclusive; 5 the recording; 130 interrupted.
     """
+    if "://" in recording:
+        raise UsageError("give the recording first, then the URL of the server to hold against it")
+    if who is not None and why is None:
+        raise UsageError("--by says who accepts: give --accept WHY with it")
     evidence = _evidence_in(earlier) if earlier is not None else None
     if options["rows"] is None:
         kept = open_recording(recording).top_k

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from seedbed.llm.base import LLM
 
-__all__ = ["DEFAULT_MAX_NEW_TOKENS", "Deadlines", "Plan", "check_count", "check_index", "check_prompt"]
+__all__ = ["DEFAULT_MAX_NEW_TOKENS", "Deadlines", "Plan", "check_count", "check_index", "check_prompt", "stop_rules"]
 
 # When neither the caller nor the model bounds a sequence. (vLLM: 16, transformers: 20, SGLang: 128, llama.cpp: none.)
 DEFAULT_MAX_NEW_TOKENS = 2048
@@ -86,7 +86,6 @@ class Plan:
         earlier = _resume_table(resume)
         if seed is None:
             seed = next(iter(earlier.values())).resume.seed if earlier else fresh_seed()
-        stop_rules = _stop_rules(stop_token_ids, stop_sequences, model, vocab_size)
         sampler = Sampler() if sampler is None else sampler
         if not isinstance(sampler, Sampler):
             raise InvalidSampler(f"sampler must be a Sampler, as Sampler(temperature=0.8) is one, not {_shown(sampler)}")
@@ -96,7 +95,7 @@ class Plan:
             seed=check_seed(seed),
             sampler=sampler,
             configuration=configuration_of(sampler),
-            stop=stop_rules,
+            stop=stop_rules(stop_token_ids, stop_sequences, model.eos_token_ids, vocab_size),
             max_new_tokens=[_max_new_tokens(max_new_tokens, context, len(prompt), place) for place, prompt in enumerate(checked)],
             resume=earlier,
         )
@@ -145,6 +144,21 @@ class Plan:
             raise UsageError(f"{what} went on where these stop rules would have ended it")
 
 
+def stop_rules(
+    stop_token_ids: Sequence[int], stop_sequences: Sequence[Sequence[int]], eos_token_ids: Sequence[int], vocab_size: int | None = None
+) -> StopRules:
+    """The rules that the arguments of ``generate`` and a model's own end tokens make.
+
+    Raises:
+        UsageError: stop sequences that are no sequences; ``InvalidPrompt`` when one is empty, or something is no token id.
+    """
+    several = tuple(stop_token_ids) if isinstance(stop_token_ids, AbstractSet) else stop_token_ids
+    stops = frozenset(_check_ids(several, vocab_size, "stop_token_ids", may_be_empty=True)) | frozenset(eos_token_ids)
+    if isinstance(stop_sequences, (str, bytes, Mapping, AbstractSet)) or not isinstance(stop_sequences, Iterable):
+        raise UsageError(f"stop_sequences must be several lists of token ids, not {_shown(stop_sequences)}")
+    return StopRules(stops, tuple(_check_ids(stop, vocab_size, "a stop sequence") for stop in stop_sequences))
+
+
 def check_count(n: int) -> int:
     """``n``, when it can be a number of sequences.
 
@@ -187,15 +201,6 @@ def _several(prompts: Sequence[int] | Sequence[Sequence[int]]) -> list[Sequence[
     if several and not hasattr(several[0], "__len__"):
         return [several]  # type: ignore[list-item]
     return several  # type: ignore[return-value]
-
-
-def _stop_rules(token_ids: object, sequences: object, model: LLM, vocab_size: int | None) -> StopRules:
-    ids = _check_ids(tuple(token_ids) if isinstance(token_ids, AbstractSet) else token_ids, vocab_size, "stop_token_ids", may_be_empty=True)
-    if isinstance(sequences, (str, bytes, Mapping, AbstractSet)) or not isinstance(sequences, Iterable):
-        raise UsageError(f"stop_sequences must be several lists of token ids, not {_shown(sequences)}")
-    return StopRules(
-        frozenset(ids) | frozenset(model.eos_token_ids), tuple(_check_ids(stop, vocab_size, "a stop sequence") for stop in sequences)
-    )
 
 
 def _check_ids(ids: object, vocab_size: int | None, what: str, *, may_be_empty: bool = False) -> tuple[int, ...]:

@@ -94,7 +94,8 @@ class TopLogprobs:
 
     def __init__(self, token_ids: ArrayLike, logprobs: ArrayLike, vocab_size: int) -> None:
         ids = np.array(token_ids, dtype=np.int64)
-        values = np.array(logprobs, dtype=np.float32)
+        with np.errstate(over="ignore"):  # beyond float32 becomes inf: refused when it is +inf, and -inf is allowed
+            values = np.array(logprobs, dtype=np.float32)
         if ids.ndim != 1 or ids.shape != values.shape or not ids.size:
             raise MalformedRow(f"top logprobs need k >= 1 ids and as many values, not shapes {ids.shape} and {values.shape}")
         # On lists of some 50 Python's own functions cost half of numpy's, and this is the largest part of decoding an answer.
@@ -109,10 +110,10 @@ class TopLogprobs:
             reals = values.tolist()
         # A NaN is sorted last.
         if not reals[0] <= NORMALISATION_TOLERANCE or isnan(reals[-1]):
-            raise MalformedRow(f"the top logprobs hold {values.max()!s}, which is no log-probability; are these logits?")
+            raise MalformedRow(f"the top logprobs hold {values.max()!s}, which is no log-probability; are these {_what_else(reals)}?")
         mass = sum(map(exp, reals))
         if mass > 1 + NORMALISATION_TOLERANCE:
-            raise MalformedRow(f"the top logprobs sum to probability {mass:.6g} > 1; are these logits?")
+            raise MalformedRow(f"the top logprobs sum to probability {mass:.6g} > 1; are these {_what_else(reals)}?")
         self.token_ids, self.logprobs, self.vocab_size = ids, values, int(vocab_size)
         self.token_ids.setflags(write=False)
         self.logprobs.setflags(write=False)
@@ -383,6 +384,11 @@ def _as_float32(answer: ArrayLike) -> NDArray[np.float32]:
     if row.ndim != 1 or not row.size:
         raise MalformedRow(f"a row must have shape (vocab_size,), not {row.shape}")
     return row
+
+
+def _what_else(values: list[float]) -> str:
+    """What numbers that are no log-probabilities look like."""
+    return "probabilities" if values[-1] >= 0 and sum(values) <= 1 + NORMALISATION_TOLERANCE else "logits"
 
 
 def _first_outside(ids: NDArray[np.int64], vocab_size: int) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypeVar
 
@@ -12,6 +12,8 @@ import trio
 
 from seedbed.errors import RowError, UsageError
 from seedbed.llm.base import LLM, Ahead, ModelInfo, Row, as_ahead, as_row
+from seedbed.llm.company import Company
+from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
 from seedbed.protocols.rows import full_row, top_logprobs
 from seedbed.recording.runs import Run, default_name
@@ -22,7 +24,7 @@ from seedbed.sampling.candidates import Candidates
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from types import TracebackType
 
     from numpy.typing import ArrayLike
@@ -62,6 +64,8 @@ class RecordingLLM(LLM):
         repeats: how many answers to each prefix to have in the end. Those after the first are asked for when the block is left, in an
             order and with a concurrency drawn at random, each marked with the condition it was had under: from their differences a later
             check learns what this server's noise is.
+        scored: also ask for the rows of all beginnings of each sequence in one request, as often as ``repeats`` says; such answers are a
+            condition of their own. Only of a model that can: a vLLM server behind ``connect``.
         extend: continue a finished recording; the default refuses.
 
     Used as an async context manager: entering opens the recording and locks it, leaving asks for the repeats and seals it. When an
@@ -102,18 +106,22 @@ class RecordingLLM(LLM):
         top_k: int = 20,
         repeats: int = 1,
         *,
+        scored: bool = False,
         extend: bool = False,
     ) -> None:
+        if scored and not getattr(llm, "can_score", False):
+            raise UsageError("this model cannot score a whole sequence in one request: of the servers known only vLLM's can")
         if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
             raise UsageError(f"repeats must be an int of 1 or more, not {repeats!r}")
         self._model = as_llm(llm)
-        self._path, self._repeats, self._extend = path, repeats, extend
+        self._path, self._repeats, self._scored, self._extend = path, repeats, scored, extend
         self._kept = kept_of(tier, top_k)
         self._info = recorded_info(self._model, self._kept)
         self._recorder: Recorder | None = None
         self._seals = True
 
     async def __aenter__(self) -> Self:
+        require_trio()
         writer = RecordingWriter(self._path, self._info, self._kept, extend=self._extend)
         self._recorder = Recorder(self._model, writer)
         try:
@@ -131,6 +139,8 @@ class RecordingLLM(LLM):
             if error is None and self._seals:
                 # Cancelled here, the recording stays unsealed and can be continued, which is what a caller who cancels wants.
                 await self._recorder.ask_for_repeats(self._repeats)  # noqa: ASYNC102
+                if self._scored:
+                    await self._recorder.ask_for_scores(self._repeats)  # noqa: ASYNC102
                 writer.seal(token_texts(self._model, writer.recording))
         finally:
             writer.abandon()
@@ -222,13 +232,6 @@ class RecordingLLM(LLM):
         return f"<RecordingLLM of {self._model!r}: {self.steps} steps>"
 
 
-@dataclass(slots=True, eq=False)
-class _UnderWay:
-    """One question: the most that were under way at any moment since it was asked."""
-
-    most: int
-
-
 class Recorder:
     """Answers from a recording, and from a model what the recording does not have yet, which is then written to it.
 
@@ -239,7 +242,7 @@ class Recorder:
 
     def __init__(self, model: LLM, writer: RecordingWriter) -> None:
         self.model, self.writer = model, writer
-        self._under_way: set[_UnderWay] = set()
+        self._company = Company()
         self._asked: set[int] = set()  # numbers of the steps that were asked for by this recorder
 
     async def answer(self, prefix: Sequence[int]) -> Row:
@@ -290,13 +293,30 @@ class Recorder:
         Concurrency:
             Cancelled: what was answered is recorded.
         """
-        missing = [step for step in self.writer.recording.steps for _ in range(count - len(step.observations))]
+        missing = [step for step in self.writer.recording.steps for _ in range(count - step.asked_alone)]
         chance = random.Random()  # noqa: S311 - which conditions are met must not depend on any seed of the user's
         chance.shuffle(missing)
         while missing:
             size = chance.choice(CONCURRENCIES)
             group, missing = missing[:size], missing[size:]
             await self._repeat_together(group)
+
+    async def ask_for_scores(self, count: int) -> None:
+        """Have the rows of every sequence in one request, until each of its steps has ``count`` answers so.
+
+        Concurrency:
+            As ``ask_for_repeats``.
+        """
+        recording = self.writer.recording
+        longer = {step.parent.number for step in recording.steps if step.parent is not None}
+        for end in [step for step in recording.steps if step.number not in longer]:
+            prefix = end.prefix
+            steps = [recording.get(prefix[:length]) for length in range(1, len(prefix) + 1)]
+            for place in range(count):
+                rows = await self.model.score(prefix)  # type: ignore[attr-defined]
+                for step, row in zip(steps, rows, strict=True):
+                    if step is not None and len(step.observations) - step.asked_alone <= place:
+                        self.writer.append_repeat(step, self._kept(row), Asked(scored=True))
 
     async def _repeat_together(self, group: list[Step]) -> None:
         errors: list[Exception] = []
@@ -319,21 +339,10 @@ class Recorder:
     async def _ask(self, question: Callable[[], Awaitable[T]], beginning: Step | None) -> tuple[T, Asked]:
         began = trio.current_time()
         is_warm = beginning is not None and beginning.number in self._asked
-        with self._counted() as under_way:
+        with self._company.counted() as under_way:
             answer = await question()
         latency = trio.current_time() - began
         return answer, Asked(under_way.most, "warm" if is_warm else "cold", latency)
-
-    @contextmanager
-    def _counted(self) -> Iterator[_UnderWay]:
-        question = _UnderWay(0)
-        self._under_way.add(question)
-        for other in self._under_way:
-            other.most = max(other.most, len(self._under_way))
-        try:
-            yield question
-        finally:
-            self._under_way.discard(question)
 
     def _kept(self, answer: object) -> Row:
         manifest = self.writer.recording.manifest

@@ -49,16 +49,24 @@ class Asked:
         latency: seconds from question to answer, on trio's clock.
         phase: "prefill" when the row was asked for by itself, so that its prefix was read whole; "decode" when it came as a further row
             of an answer ahead, computed token by token behind the prefix that was asked for. The last bits may differ.
+        scored: whether it came with the answers to all beginnings of a longer prefix, in one request; a condition of its own, whatever
+            the others say.
     """
 
     concurrency: int | None = None
     cache: Cache | None = None
     latency: float | None = None
     phase: Phase = "prefill"
+    scored: bool = False
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """ "solo" or "concurrent", "cold" or "warm", and "decode", unless it is prefill: rows are compared under equal tags only."""
+        """ "scored"; or else "solo" or "concurrent", "cold" or "warm", and "decode", unless it is prefill.
+
+        Rows are compared under equal tags only.
+        """
+        if self.scored:
+            return ("scored",)
         tags = () if self.concurrency is None else ("solo" if self.concurrency == 1 else "concurrent",)
         tags = tags if self.cache is None else (*tags, self.cache)
         return tags if self.phase == "prefill" else (*tags, self.phase)
@@ -66,8 +74,13 @@ class Asked:
     def to_line(self) -> dict[str, Any]:
         """As members of a line."""
         latency = None if self.latency is None else float(f"{self.latency:.4g}")
-        phase = None if self.phase == "prefill" else self.phase
-        values = {"concurrency": self.concurrency, "cache": self.cache, "latency": latency, "phase": phase}
+        values = {
+            "concurrency": self.concurrency,
+            "cache": self.cache,
+            "latency": latency,
+            "phase": None if self.phase == "prefill" else self.phase,
+            "scored": self.scored or None,
+        }
         return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
@@ -83,9 +96,9 @@ class Asked:
         if not (latency is None or (type(latency) in (int, float) and latency >= 0)):
             raise ValueError("latency is wrong")
         phase = data.get("phase", "prefill")
-        if phase not in ("prefill", "decode"):
-            raise ValueError("phase is wrong")
-        return cls(concurrency, cache, latency, phase)
+        if phase not in ("prefill", "decode") or data.get("scored") not in (None, True):
+            raise ValueError("phase or scored is wrong")
+        return cls(concurrency, cache, latency, phase, bool(data.get("scored")))
 
 
 class StoredRow:
@@ -192,6 +205,11 @@ class Step:
             RecordingBroken: a full row is not what was recorded.
         """
         return self.observations[0].row
+
+    @property
+    def asked_alone(self) -> int:
+        """How many of its answers were to this prefix alone, and not to all beginnings of a longer one."""
+        return sum(not observation.asked.scored for observation in self.observations)
 
     @property
     def margin(self) -> float:

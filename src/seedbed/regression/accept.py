@@ -53,6 +53,19 @@ async def accept(path: str | os.PathLike[str], llm: object, report: CheckReport,
 
     Concurrency:
         As ``check``. Cancelled, or killed at any moment, the old recording or the new one is there, whole.
+
+    Example:
+        >>> import tempfile, trio
+        >>> from seedbed import RecordingLLM, TinyLM, check, generate
+        >>> async def main(path):
+        ...     async with RecordingLLM(TinyLM(), path, repeats=2) as model:
+        ...         await generate(list(b"The seed"), model, seed=7, max_new_tokens=4)
+        ...     new = TinyLM(order=3)
+        ...     await accept(path, new, await check(path, new), who="me", why="a smaller model, as planned")
+        ...     return (await check(path, new)).verdict.value
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     trio.run(main, directory + "/recording")
+        'IDENTICAL'
     """
     if not who.strip() or not why.strip():
         raise UsageError("a baseline is replaced by somebody, for a reason: give both")
@@ -80,10 +93,11 @@ async def accept(path: str | os.PathLike[str], llm: object, report: CheckReport,
 
 
 async def _record(old: Recording, model: LLM, path: Path) -> None:
-    repeats = max(len(step.observations) for step in old.steps)
+    repeats = max(step.asked_alone for step in old.steps)
+    scored = getattr(model, "can_score", False) and any(step.asked_alone < len(step.observations) for step in old.steps)
     ways, _ = ways_of(old)
     top_k = old.top_k if old.top_k is not None else 20
-    async with RecordingLLM(model, path, old.tier, top_k, repeats) as recorded:
+    async with RecordingLLM(model, path, old.tier, top_k, repeats, scored=scored) as recorded:
         for step in old.steps:
             await recorded.next_token_logits(step.prefix)
         for run in old.runs.values():

@@ -19,7 +19,7 @@ from seedbed.regression.evidence import EProcess, sequence_scores, sparse_corrup
 from seedbed.regression.free_run import run_freely, ways_of
 from seedbed.regression.metrics import common_logprobs, kl_of_logprobs
 from seedbed.regression.profiles import noise_levels
-from seedbed.regression.result import CheckReport, Prefix
+from seedbed.regression.result import CheckReport, Prefix, Worst
 from seedbed.regression.statistics import Statistics
 from seedbed.regression.verdict import Verdict, judge
 
@@ -35,6 +35,8 @@ __all__ = ["Progress", "check", "report_of"]
 MARGIN = 1e-4
 """Nats: changes of kernel or of dtype stay below, 8-bit weights do not (bf16 against fp16 weights 2.5e-5, q8_0 1.4e-3, Llama-3-8B; README
 of llama.cpp's perplexity tool)."""
+WORST = 6
+"""Prefixes shown with both rows side by side."""
 BATCH = 4
 """Sequences asked before the evidence is looked at, when stopping early."""
 INSTEAD = 16
@@ -117,21 +119,24 @@ async def check(
     targets = targets_of(recording)
     if not targets:
         raise RecordingBroken(f"{recording.path} holds no answer to hold a server against")
-    passes = repeats or max(2, max(len(target.step.observations) for target in targets))
+    passes = repeats or max(2, max(target.step.asked_alone for target in targets))
     ways, skipped = ways_of(recording) if free_run else ([], 0)
     counter = _Counter(len(targets) * passes + sum(len(way.token_ids) for way in ways), process, progress)
     assert recording.info.vocab_size is not None
     asking = Asking(model, recording.info.vocab_size, recording.top_k, seed=seed, answered=counter.answered)
     rows: list[Compared] = []
+    path: list[float] = []
     refused = 0
     try:
         for batch in _batches(targets, stop_early=stop_early):
             await asking.ask(batch, passes)
+            await asking.score(batch, passes)
             fresh, unusable = _compared(batch)
             rows += fresh
             refused += unusable
             for score in sequence_scores([row.rho for row in fresh], [row.sequence for row in fresh]):
                 process.add(score)
+                path.append(process.log_e_value)
             if stop_early and process.is_alarm(alpha):
                 break
         if not rows:
@@ -144,6 +149,9 @@ async def check(
         return _other_vocabulary(error, recording, model, process, margin=margin, alpha=alpha)
     report = report_of(rows, process, margin=margin, alpha=alpha, asked_instead=instead)
     report.describe(recording, model, refused=refused, of=len(targets))
+    report.path = tuple(path)
+    off = [row for row in rows if not all(row.identical)]
+    report.worst = tuple(Worst.of(row, recording.manifest.token_texts) for row in sorted(off, key=lambda row: -max(row.kl))[:WORST])
     if ways or skipped:
         # Of single answers, while flips are counted between the means of all.
         sigma = report.statistics.flips.sigma * math.sqrt(passes)

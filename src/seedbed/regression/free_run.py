@@ -103,11 +103,10 @@ class FreeRun:
         if not self.partings:
             return f"all {self.sequences} sequences come out as recorded{skipped}"
         first = min(self.partings, key=lambda parting: (parting.step, parting.sequence))
-        return (
-            f"{self.same} of {self.sequences} sequences come out as recorded; the first parts at token {first.step}; "
-            f"{len(self.partings) - self.unexplained} part at near ties, {self.expected:.1f} expected of noise; "
-            f"{self.unexplained} beyond it{skipped}"
-        )
+        beyond = f"{self.unexplained or 'none'} beyond what noise explains"
+        expected = f", {self.expected:.1f} were expected to part of it" if self.expected >= 0.05 else ""
+        same = f"{self.same} of {self.sequences} sequences come out as recorded"
+        return f"{same}; the first parts at token {first.step}; {beyond}{expected}{skipped}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from seedbed.errors import EngineFailed, SeedbedError, UnknownModel
 from seedbed.llm.base import LLM, ModelInfo, TopLogprobs, as_row
 from seedbed.protocols.base import check_ask
-from seedbed.protocols.exchange import Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Sample, Tokenize
+from seedbed.protocols.exchange import Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Sample, Score, Tokenize
 from seedbed.server.ahead import rows_ahead
 from seedbed.server.draws import own_draws
 
@@ -76,6 +76,12 @@ async def _answer_in(protocol: Protocol, question: Question, request: HttpReques
                 return protocol.encode_ahead(question, request, await rows_ahead(question, llm, info), llm)
             row = as_row(await llm.next_token_logits(question.token_ids), info.vocab_size)
             return protocol.encode_row(question, request, row, llm)
+        case Score():
+            info = llm.info or ModelInfo()
+            protocol.check_request(Ask(question.token_ids, question.top_k, question.model), request, info)
+            beginnings = [question.token_ids[: length + 1] for length in range(len(question.token_ids))]
+            rows = [as_row(await llm.next_token_logits(beginning), info.vocab_size) for beginning in beginnings]
+            return protocol.encode_scores(question, request, rows, llm)
         case Sample():
             check_ask(question, llm.info or ModelInfo())
             return protocol.encode_samples(question, request, await own_draws(llm, question, protocol.samples_as), llm)
