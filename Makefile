@@ -12,11 +12,11 @@ MINUTES := 10
 ROOM := metrics
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-llama drift-table test test-real check fix coverage mutate fuzz soak bench bench-quick docs pages flips pictures package \
-  lowest pythons lock fixtures clean
+.PHONY: help setup demo demo-llama drift-table test test-thorough test-real check fix coverage mutate fuzz soak bench bench-quick docs pages flips \
+  pictures package lowest pythons lock fixtures clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with everything below
 
@@ -29,7 +29,10 @@ demo-llama: $(LLAMA_READY) ## the same against a real llama.cpp server with a re
 test: $(READY) ## the test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-real: $(LLAMA_READY) ## the tests that talk to a real llama.cpp server
+test-thorough: $(READY) ## every bit of a recording changed, every octet cut off, fifty kills of the command: minutes
+	$(BIN)/python -m pytest -m thorough -n 2
+
+test-real: $(LLAMA_READY) ## the tests that talk to real servers: llama.cpp, and vLLM where it is installed
 	$(BIN)/python -m pytest -m real
 
 # Rules that do not fit: 109, timeout= is the public contract; 124, an interface may be async without awaiting; 127, our pytest fixtures are

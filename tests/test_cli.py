@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,7 @@ import trio
 
 from seedbed import ModelInfo, RecordingLLM, TinyLM, generate, serve
 from seedbed.cli import main, run
+from seedbed.protocols import PROTOCOLS
 from seedbed.server.faults import Fault
 from seedbed.testing import ScriptedLLM
 
@@ -235,7 +237,11 @@ class TestGenerate:
             together = seedbed("generate", url, "--replica", other, "--prompt", "The seed", "-n", "4", "--seed", "7")
             mixed = seedbed("generate", url, "--replica", different, "--prompt", "The seed", "-n", "4", "--seed", "7")
 
-        assert (together.returncode, together.stdout) == (0, alone.stdout)
+            down = seedbed("generate", url, "--replica", "http://127.0.0.1:1", "--prompt", "The seed", "-n", "4", "--seed", "7")
+
+        assert (together.returncode, together.stdout, together.stderr) == (0, alone.stdout, "")
+        assert (down.returncode, down.stdout) == (0, alone.stdout)
+        assert down.stderr.startswith("note: http://127.0.0.1:1 is left out at present: cannot connect to http://127.0.0.1:1: ")
         assert (mixed.returncode, mixed.stdout) == (3, "")
         assert "are no replicas of one model" in mixed.stderr
 
@@ -304,7 +310,7 @@ class TestRecord:
         ran = seedbed(*words)
 
         assert (ran.returncode, ran.stderr.count("\n")) == (5, 1)
-        assert "--extend adds to a finished one" in ran.stderr
+        assert "(on the command line: --extend)" in ran.stderr
 
     def test_a_full_recording_with_repeats(self, url: str, tmp_path: Path) -> None:
         path = str(tmp_path / "recording")
@@ -319,6 +325,8 @@ class TestRecord:
         sampling = ["--token-ids", SEED_IDS, "-n", "2", "--seed", "7", "--max-new-tokens", "9", "--json"]
         with running("record", url, path, "--listen", "0") as (process, address):
             live = [seedbed("generate", address, "--rows", "20", *sampling, "--protocol", name) for name in ("native", "llama.cpp")]
+            asked = urllib.request.Request(f"{address}/completion", b'{"prompt": [9, 8], "n_predict": 1, "n_probs": 2}')
+            best = json.loads(urllib.request.urlopen(asked).read())["completion_probabilities"][0]["id"]
             process.send_signal(signal.SIGINT)
             said, complaints = process.communicate(timeout=20)
         offline = seedbed("generate", path, *sampling)
@@ -328,6 +336,7 @@ class TestRecord:
         port = address.rpartition(":")[2]
         assert f"steps are recorded in {path}. Replay them without the server:\n  seedbed replay {path} --port {port}\n" in said
         assert tokens[0] == tokens[1] == tokens[2]
+        assert re.search(rf"^ +{best} ", seedbed("inspect", path, "--prefix", "9,8").stdout, re.MULTILINE)
 
 
 class TestInspect:
@@ -409,6 +418,21 @@ class TestServe:
         assert [s["token_ids"] for s in json.loads(ran.stdout)["sequences"]] == known["token_ids"][:2]
         assert miss.returncode == 3
         assert "knows no beginning of this prefix" in miss.stderr
+
+    def test_every_protocol_that_can_carry_its_rows_is_spoken_and_the_command_it_prints_is_answered(self) -> None:
+        told = ["--eos-token-id", "256", "--vocab-size", "257"]
+        sampling = ["--token-ids", SEED_IDS, "--seed", "7", "--temperature", "0.9", "--top-k", "10", "--max-new-tokens", "3", "--json"]
+        with running("replay", TINY, "--port", "0") as (process, address):
+            printed = shlex.split([process.stdout.readline() for _ in range(2)][-1])
+            tried = seedbed(*printed[1:])
+            ran = [seedbed("generate", address, *sampling, *told, "--protocol", p) for p in sorted(set(PROTOCOLS) - {"kserve-v2"})]
+            full = seedbed("generate", address, *sampling, *told, "--protocol", "kserve-v2")
+            untold = seedbed("generate", address, *sampling, "--protocol", "vllm")
+
+        assert tried.returncode == 0
+        assert {tuple(json.loads(run.stdout)["sequences"][0]["token_ids"]) for run in ran} == {(44, 32, 111)}
+        assert (full.returncode, "the full row was asked for, 20 of 257 tokens are known" in full.stderr) == (3, True)
+        assert "(on the command line: --eos-token-id ID)" in untold.stderr
 
     def test_hypercorn_serves_the_same(self, url: str) -> None:
         with running("serve", "--port", "0", "--hypercorn") as (_, address):

@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
@@ -20,6 +21,7 @@ from seedbed.llm import LLM
 from seedbed.protocols.exchange import Sample
 from seedbed.regression.conformance import conformance
 from seedbed.regression.probe import probe
+from tests.real_contract import check_contract
 
 EXAMPLES = Path(__file__).parent / "examples"
 DEMO = EXAMPLES / "demo_llama.py"
@@ -64,6 +66,16 @@ async def test_discovery_and_rows() -> None:
         full = await model.next_token_logits(FRANCE)
         assert full.shape == (49152,)
         np.testing.assert_allclose(full[row.token_ids], row.logprobs, atol=2e-4)
+
+
+async def test_it_keeps_the_contract_of_real_servers(tmp_path: Path) -> None:
+    async with llama_server() as url:
+
+        async def busy() -> int:
+            async with httpx.AsyncClient() as client:
+                return sum(slot["is_processing"] for slot in (await client.get(url + "/slots")).json())
+
+        await check_contract(url, FRANCE, busy, tmp_path / "recording", top_k=20)
 
 
 async def test_a_row_is_had_where_the_servers_own_choice_is_half_a_character() -> None:
@@ -135,7 +147,7 @@ async def test_its_own_draws_conform_and_what_its_seeds_do_is_named() -> None:
         right = await conformance(model, prompts=prompts, temperature=1.5, top_k=30, top_p=0.95, draws=400, seed=1)
         wrong = await conformance(model, prompts=prompts, temperature=1.5, top_k=30, top_p=0.95, order="hf", draws=400, seed=1)
         print(*right.lines(), *wrong.lines(), sep="\n")
-        hot = await conformance(AtAnotherTemperature(model), prompts=prompts, draws=1000, seed=1)
+        hot = await conformance(AtAnotherTemperature(model), prompts=prompts, top_k=100, draws=1000, seed=1)
         print(*hot.lines(), sep="\n")
 
     assert right.is_conforming

@@ -420,6 +420,31 @@ class TestManySequences:
         assert all(one is other for one, other in zip(first[2000:], second[2000:], strict=True))
         assert {s.finish_reason for s in first} == {"cancelled"}
 
+    async def test_far_more_than_will_be_wanted_cost_nothing_before_they_begin(self) -> None:
+        """A thousand million: the first to finish is there at once, whoever fails comes out, and what was begun can be read."""
+        tracemalloc.start()
+        async with open_generation([1], ScriptedLLM({}, default=STOP), n=10**9, seed=7) as generation:
+            async for sequence in generation:
+                assert sequence.finish_reason == "stop"
+                break
+        assert generation.progress.total == 10**9
+        assert 1 <= len(generation.sequences) <= nursery_module.MAX_FOLLOWED
+        with pytest.raises(OSError, match="gone"):
+            await generate([1], ScriptedLLM({}, default=OSError("gone")), n=10**9)
+        with pytest.raises(NonFiniteLogits) as caught:
+            await generate([1], ScriptedLLM({}, default=NonFiniteLogits("NaN")), n=10**9)
+        assert 1 <= len(caught.value.result.sequences) <= nursery_module.MAX_FOLLOWED
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+
+        assert most < 30e6
+
+    async def test_a_deadline_ends_those_that_were_begun(self, autojump_clock: trio.testing.MockClock) -> None:
+        result = await generate([1], ScriptedLLM({}, default=FLAT, delay=1), n=10**9, seed=7, timeout=1.5)
+
+        assert [s.finish_reason for s in result.sequences] == ["deadline"] * nursery_module.MAX_FOLLOWED
+        assert [len(s.token_ids) for s in result.sequences] == [1] * nursery_module.MAX_FOLLOWED
+
 
 class TestSharing:
     async def test_the_first_step_of_n_siblings_is_one_request(self, autojump_clock: trio.testing.MockClock) -> None:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import math
 import re
 import traceback
-from functools import partial
 
 import httpx
-import hypercorn.config
-import hypercorn.trio
 import numpy as np
 import orjson
 import pytest
@@ -41,7 +38,6 @@ from seedbed.http.endpoint import DISCOVERY_BOUND
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import HttpRequest
 from seedbed.server import answer
-from seedbed.server.asgi import asgi_app
 from seedbed.testing import ScriptedLLM, cancel_at_each_step, check_llm
 
 PROMPT = list(b"The seed")
@@ -86,36 +82,6 @@ async def test_it_keeps_the_contract_over_a_mock_too() -> None:
     """A mock without a checkpoint of its own included."""
     async with model_behind(FakeHost()) as model:
         await check_llm(model)
-
-
-async def test_a_second_http_implementation_gives_the_same_rows() -> None:
-    """hypercorn shares no line with our listener: what the client takes for HTTP is not merely what our server says."""
-    llm = TinyLM()
-    config = hypercorn.config.Config()
-    config.bind, config.errorlog, config.accesslog = ["127.0.0.1:0"], None, None
-    config.keep_alive_max_requests = 10  # so that announced closes are met on the way
-    async with trio.open_nursery() as nursery:
-        urls = await nursery.start(partial(hypercorn.trio.serve, asgi_app(llm), config))
-        async with connect(urls[0], max_connections=8) as model:
-            result = await generate(PROMPT, model, n=16, seed=7, max_new_tokens=10)
-            state = model.statistics()
-        nursery.cancel_scope.cancel()
-
-    assert result.token_ids == (await generate(PROMPT, llm, n=16, seed=7, max_new_tokens=10)).token_ids
-    assert state.retries == 0
-    assert state.pool.resent == 0
-    assert state.pool.opened >= state.requests / 10
-
-
-async def test_hypercorn_says_what_is_wrong_as_well() -> None:
-    config = hypercorn.config.Config()
-    config.bind, config.errorlog, config.accesslog = ["127.0.0.1:0"], None, None
-    async with trio.open_nursery() as nursery:
-        urls = await nursery.start(partial(hypercorn.trio.serve, asgi_app(TinyLM()), config))
-        async with connect(urls[0]) as model:
-            with pytest.raises(BadRequest, match="vocabulary of 257"):
-                await model.next_token_logits([999])
-        nursery.cancel_scope.cancel()
 
 
 async def test_an_http_server_of_another_kind_is_no_model_server() -> None:
@@ -419,7 +385,7 @@ async def test_a_server_that_refuses_nobody_soon_has_all_it_may_have(autojump_cl
 
 
 async def test_answers_that_take_long_are_no_reason_to_ask_for_more_at_once(autojump_clock) -> None:
-    async with model_behind(FakeHost(script={ASK: Slots(1000)}), request_timeout=3.0) as model:
+    async with model_behind(FakeHost(script={ASK: Slots(1000)}), request_timeout=1.5) as model:
         async with trio.open_nursery() as nursery:
             for _ in range(64):
                 nursery.start_soon(model.next_token_logits, [1])
@@ -427,17 +393,35 @@ async def test_answers_that_take_long_are_no_reason_to_ask_for_more_at_once(auto
         assert model.statistics().allowed == 16
 
 
-async def test_a_server_that_answers_nobody_in_time_is_asked_less(autojump_clock) -> None:
-    async with model_behind(FakeHost(script={ASK: [None]}), request_timeout=3.0, retry=NEVER) as model:
+async def test_a_pause_the_server_asked_for_holds_for_every_request(autojump_clock) -> None:
+    """Not only for the one that was refused: nobody is sent before it is over, and nobody is given up for it."""
+    asked: list[float] = []
 
-        async def hang(request: httpx.Request) -> httpx.Response:
-            await trio.sleep_forever()
+    async def first_refused(request: httpx.Request) -> httpx.Response | None:
+        asked.append(trio.current_time())
+        if len(asked) <= 3:
+            return httpx.Response(429, headers={"retry-after": "7"})
+        return None
 
-        model._servers._sender._own._transport.handler.script = {ASK: hang}
-        with pytest.raises(RequestTimeout):
-            await model.next_token_logits([1])
+    host = FakeHost()
+    async with model_behind(host, max_connections=3) as model:
+        host.script = {ASK: first_refused}
+        async with trio.open_nursery() as nursery:
+            for _ in range(64):
+                nursery.start_soon(model.next_token_logits, [1])
 
-        assert model.statistics().allowed == 16 * 0.7
+    assert asked == [0.0] * 3 + [7.0] * 64
+
+
+async def test_a_pause_longer_than_anybody_waits_is_said_at_once(autojump_clock) -> None:
+    host = FakeHost()
+    async with model_behind(host) as model:
+        host.script = {ASK: [httpx.Response(503, headers={"retry-after": "3600"})]}
+        for text in ("503", "asked not to be asked for another 3.6e\\+03 s"):
+            with pytest.raises(Overloaded, match=text) as caught:
+                await model.next_token_logits([1])
+            assert caught.value.retry_after == 3600
+    assert trio.current_time() == 0
 
 
 async def test_a_refusal_that_may_pass_is_tried_again(autojump_clock) -> None:

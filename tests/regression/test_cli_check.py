@@ -82,6 +82,8 @@ async def test_full_rows_come_over_the_wire_bit_by_bit(recordings):
     [
         (["no/such/path", "URL"], 5, "no recording at no/such/path"),
         (["RECORDING", "http://127.0.0.1:1"], 3, "connection refused"),
+        (["URL", "RECORDING"], 2, "give the recording first, then the URL"),
+        (["RECORDING", "URL", "--by", "ada"], 2, "--by says who accepts"),
         (["RECORDING", "URL", "--margin", "0"], 2, "margin must be nats above 0"),
         (["RECORDING", "URL", "--continue", "no-file"], 2, "--continue: no-file is no output"),
         (["RECORDING", "URL", "--html", "no/such/dir/x.html"], 2, "cannot be written"),

@@ -31,6 +31,7 @@ async def test_one_that_does_not_ends_with_1_and_names_the_condition():
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
+        (["fixtures/recordings/tiny-lm"], 2, "is no URL; a recording gives the same answer every time"),
         (["http://127.0.0.1:1"], 3, "connection refused"),
         (["URL", "--max-length", "200000"], 2, "less than the model's context of 131072 tokens"),
         (["URL", "--seed", str(2**128)], 2, "seed must be in"),

@@ -38,6 +38,7 @@ class TestDistribution:
         report = await conformance(PlantedSampler(TinyLM(), temperature=1.1), seed=seed, draws=1000)
 
         assert names(report) == ["temperature"]
+        assert report.detectable < 0.1
         assert abs(report.temperature.value - 1.1) < 3 * report.temperature.standard_error < 0.09
 
     @pytest.mark.parametrize(

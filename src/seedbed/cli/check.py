@@ -76,6 +76,10 @@ def check_command(
     Exit codes: 0 the same, changed by less than the margin, or accepted; 1 drift; 2 wrong usage; 3 the server failed;
     4 inconclusive; 5 the recording; 130 interrupted.
     """
+    if "://" in recording:
+        raise UsageError("give the recording first, then the URL of the server to hold against it")
+    if who is not None and why is None:
+        raise UsageError("--by says who accepts: give --accept WHY with it")
     evidence = _evidence_in(earlier) if earlier is not None else None
     if options["rows"] is None:
         kept = open_recording(recording).top_k

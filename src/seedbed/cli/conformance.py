@@ -12,7 +12,7 @@ from seedbed.cli.progress import counting
 from seedbed.regression.conformance import conformance
 
 if TYPE_CHECKING:
-    from seedbed.regression.conformance import ConformanceReport
+    from seedbed.regression import ConformanceReport
 
 __all__ = ["conformance_command"]
 

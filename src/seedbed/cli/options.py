@@ -165,6 +165,9 @@ async def _opened(source: str, options: dict[str, Any], deadline: float) -> Asyn
         ) as model:
             scope.deadline = math.inf
             yield model
+            for replica in model.statistics().replicas:
+                if replica.trouble:
+                    click.echo(f"note: {replica.where} is left out at present: {replica.trouble}", err=True)
 
 
 def shown_source(source: str) -> str:

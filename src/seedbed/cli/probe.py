@@ -9,10 +9,11 @@ import orjson
 
 from seedbed.cli.options import as_json_option, connection_options, open_model, run_trio, shown_source
 from seedbed.cli.progress import counting
+from seedbed.errors import UsageError
 from seedbed.regression.probe import probe
 
 if TYPE_CHECKING:
-    from seedbed.regression.probe import ProbeReport
+    from seedbed.regression import ProbeReport
 
 __all__ = ["probe_command"]
 
@@ -39,6 +40,9 @@ def probe_command(source: str, max_length: int, max_concurrency: int, prompts: i
     \b
     Exit codes: 0 the same bits under every condition tried; 1 not; 2 wrong usage; 3 the server failed; 130 interrupted.
     """
+
+    if "://" not in source:
+        raise UsageError(f"{source} is no URL; a recording gives the same answer every time, so there is nothing to probe")
 
     async def main() -> ProbeReport:
         async with open_model(source, options) as model:

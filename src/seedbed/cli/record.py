@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from contextlib import contextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,7 +31,7 @@ from seedbed.recording.spelling import counted
 from seedbed.server import serve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator
 
     from seedbed.generation import GenerationResult
 
@@ -46,6 +46,7 @@ NOT_FINISHED = 5
 @click.argument("path", type=click.Path())
 @click.option("--keep", default="20", show_default=True, metavar="K|all", help="Tokens of each row to keep; all is the full tier.")
 @click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Answers to each prefix, under varied load.")
+@click.option("--scored", is_flag=True, help="Also ask for each sequence's rows in one request, as vLLM can.")
 @click.option("--extend", is_flag=True, help="Add to a finished recording.")
 @click.option("--listen", metavar="[HOST:]PORT", help="Do not sample: pass on other clients' questions, and record them. 0 is a free port.")
 @sampling_options
@@ -84,39 +85,50 @@ def record(url: str, path: str, keep: str, repeats: int, extend: bool, listen: s
         deadline = deadline_of(options)
         async with open_model(url, options, deadline) as model:
             prompts = await prompts_of(model, options, deadline) if address is None else []
-            recorded = RecordingLLM(
-                model, path, "full" if keep == "all" else "top_k", 20 if keep == "all" else int(keep), repeats, extend=extend
-            )
-            with _said_what_is_kept(recorded, path, options["seed"]):
-                async with recorded:
-                    if address is not None:
-                        port = await _serve_until_interrupted(recorded, *address, path)
-                    else:
-                        result = await sample_and_show(recorded, prompts, options, as_json, deadline)
-                        if is_cut_short(result):
-                            recorded.leave_unsealed()
-                        else:
-                            recorded.note(result)
-        if address is not None:
-            click.echo(f"{_are_recorded(recorded, path)}. Replay them without the server:")
-            click.echo(f"  seedbed replay {shown_source(path)} --port {port}")
-        elif is_cut_short(result):
-            return _not_finished(recorded, path, options["seed"])
-        elif not as_json and result.sequences:
-            click.echo(f"{_are_recorded(recorded, path)}. Replay them without the server:")
-            click.echo(f"  {_replaying(path, result, options)}")
-        return 0
+            kept: dict[str, Any] = {"repeats": repeats, "scored": options["scored"]}
+            kept |= {"tier": "full"} if keep == "all" else {"top_k": int(keep)}
+            recorded = RecordingLLM(model, path, extend=extend, **kept)
+            if address is not None:
+                return await _pass_on(recorded, *address, path, options["seed"])
+            return await _sample(recorded, prompts, path, options, as_json, deadline)
 
     return run_trio(main)
 
 
-@contextmanager
-def _said_what_is_kept(recorded: RecordingLLM, path: str, seed: int) -> Iterator[None]:
-    """Whatever ends a recording early is followed by what to type."""
+async def _sample(
+    recorded: RecordingLLM, prompts: list[list[int]], path: str, options: dict[str, Any], as_json: bool, deadline: float
+) -> int:
+    async with _recording(recorded, path, options["seed"]):
+        result = await sample_and_show(recorded, prompts, options, as_json, deadline)
+        if is_cut_short(result):
+            recorded.leave_unsealed()
+        else:
+            recorded.note(result)
+    if is_cut_short(result):
+        return _not_finished(recorded, path, options["seed"])
+    if not as_json and result.sequences:
+        click.echo(f"{_are_recorded(recorded, path)}. Replay them without the server:")
+        click.echo(f"  {_replaying(path, result, options)}")
+    return 0
+
+
+async def _pass_on(recorded: RecordingLLM, host: str, port: int, path: str, seed: int) -> int:
+    async with _recording(recorded, path, seed):
+        port = await _serve_until_interrupted(recorded, host, port, path)
+    click.echo(f"{_are_recorded(recorded, path)}. Replay them without the server:")
+    click.echo(f"  seedbed replay {shown_source(path)} --port {port}")
+    return 0
+
+
+@asynccontextmanager
+async def _recording(recorded: RecordingLLM, path: str, seed: int) -> AsyncIterator[None]:
+    """The recording, open; whatever ends it early is followed by what to type."""
     try:
-        yield
+        async with recorded:
+            yield
     except RecordingExists as error:
-        error.add_note("on the command line: --extend adds to a finished one")
+        if "finished" in error.message:
+            error.add_note("on the command line: --extend")
         raise
     except BaseException as error:
         if recorded.steps and not isinstance(error, UsageError):

@@ -33,6 +33,8 @@ __all__ = ["Generation", "Progress", "generate", "open_generation"]
 
 # Sequences begun and not finished at any time; far more than connections, so servers stay busy, and 100,000 sequences fit in memory.
 MAX_FOLLOWED = 1024
+# Of more sequences than this, those that were never begun are not listed: they would say nothing, and take 700 bytes each.
+MAX_LISTED = 1_000_000
 
 
 @asynccontextmanager
@@ -132,7 +134,8 @@ async def generate(
     Args:
         prompts: one prompt (token ids) or several (a list of prompts); not modified.
         llm: an ``LLM``, ``BlockingLLM`` or look-alike.
-        n: sequences a prompt; 0 is legal and sends nothing.
+        n: sequences a prompt; 0 is legal and sends nothing. They begin in order, a thousand at a time, so n may be far more than will be
+            wanted; of more than a million sequences, those that never began are left out of a partial result.
         sampler: how tokens are drawn; the default samples from the model itself.
         seed: in [0, 2**128); None takes a fresh one, which the result names.
         max_new_tokens: most tokens a sequence; None is what the model's context leaves, or 2048 when that is unknown. 0 sends nothing.
@@ -245,10 +248,16 @@ class Generation:
     def sequences(self) -> tuple[SampledSequence, ...]:
         """Every sequence in order as it is now; one that is unfinished, or not begun, reads "cancelled".
 
-        Finished ones are the same objects each time; ``progress`` is cheaper than to count them.
+        Finished ones are the same objects each time; ``progress`` is cheaper than to count them. Of more than a million, those not begun
+        are left out.
         """
         begun = [sequence if isinstance(sequence, SampledSequence) else sequence.result() for sequence in self._begun]
-        return (*begun, *(self._value_before_begun(place) for place in range(len(begun), len(self._plan))))
+        return (*begun, *(self._value_before_begun(place) for place in range(len(begun), self._listed)))
+
+    @property
+    def _listed(self) -> int:
+        """How many sequences the result has."""
+        return len(self._plan) if len(self._plan) <= MAX_LISTED else len(self._begun)
 
     @property
     def progress(self) -> Progress:
@@ -372,7 +381,7 @@ class Generation:
         self._send.send_nowait(result)
 
     def _expire_the_rest(self) -> None:
-        for place in range(len(self._plan)):
+        for place in range(self._listed):
             sequence = self._begun[place] if place < len(self._begun) else self._begin(place)
             if isinstance(sequence, FollowedSequence):
                 if not sequence.is_finished:  # a resumed one may have been finished before it began

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import trio
 
@@ -14,7 +15,6 @@ from seedbed.errors import (
     NotAModelServer,
     NotReady,
     Overloaded,
-    RequestTimeout,
     RowWithheld,
     SeedbedError,
     ServerError,
@@ -23,8 +23,8 @@ from seedbed.errors import (
 from seedbed.http.pool import Pool, PoolStatistics
 from seedbed.http.transport import origin_of
 from seedbed.http.turns import Turns
-from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse, Sample
-from seedbed.protocols.refusal import refusal
+from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse, Sample, Score
+from seedbed.protocols.refusal import refusal, retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from seedbed.http.arguments import Wanted
     from seedbed.http.retry import Retry
     from seedbed.http.secrets import Secrets
-    from seedbed.llm.base import ModelInfo
+    from seedbed.llm.base import ModelInfo, Row
     from seedbed.protocols.base import Protocol as ServerProtocol
 
 __all__ = ["Endpoint", "HTTPStatistics", "Sender", "is_not_ready"]
@@ -45,7 +45,7 @@ SAMPLES_BOUND = 65_536  # octets a token drawn, with whatever a server says besi
 # Statuses that may pass by themselves; what any other means is the protocol's to say.
 _TRIED_AGAIN = frozenset({429, 500, 502, 503, 504})
 # An answer that takes more of its time limit is no reason to ask for more at once.
-IN_GOOD_TIME = 0.25
+IN_GOOD_TIME = 0.5
 
 
 class Sender(Protocol):
@@ -133,6 +133,7 @@ class Endpoint:
         self._in_good_time = time_limit * IN_GOOD_TIME
         self._decode_in_thread_above = decode_in_thread_above
         self._requests = self._retries = self._bytes_received = 0
+        self._not_before = -math.inf  # it asked not to be asked until then, on trio's clock
 
     async def find_out(self) -> None:
         """Ask what it speaks and has, and check with one probe that its answers can be believed.
@@ -157,6 +158,12 @@ class Endpoint:
         if len(response.body) <= self._decode_in_thread_above:
             return self._decode(protocol, info, ask, response)
         return await trio.to_thread.run_sync(self._decode, protocol, info, ask, response, abandon_on_cancel=True)
+
+    async def score(self, question: Score) -> tuple[Row, ...]:
+        """As ``HTTPModel.score``."""
+        protocol, info = self.protocol, self.info
+        bound = protocol.answer_bound(Ask(question.token_ids, question.top_k), info) * (1 + len(question.token_ids))
+        return protocol.decode_scores(question, info, await self._send(protocol.encode_score(question, info), bound))
 
     async def sample(self, question: Sample) -> tuple[tuple[int, ...], ...]:
         """As ``HTTPModel.sample``."""
@@ -292,23 +299,28 @@ class Endpoint:
         # No checkpoint of its own: what follows is one, and two would cost a tenth of a request.
         if not await turns.take():
             raise ConnectionLost(f"{self.where} failed before this request's turn came", answer_begun=False)
-        self._requests += 1
-        number, began = self._requests, trio.current_time()
+        number, began = self._requests + 1, trio.current_time()
         try:
+            if began < self._not_before:
+                await _refuse(self.where, self._not_before - began)
+            self._requests += 1
             response = await self._sender.send(request, bound)
             if response.status in (429, 503):
                 turns.shrink(number, self._requests)
+                self._not_before = max(self._not_before, trio.current_time() + (retry_after(response) or 0.0))
             elif turns.allowed < turns.most and trio.current_time() - began < self._in_good_time:
                 turns.grow()
-        except RequestTimeout:
-            turns.shrink(number, self._requests)
-            raise
         finally:
             turns.give_back()
         self._bytes_received += len(response.body)
         if (response.header("content-encoding") or "identity") != "identity":
             raise BrokenAnswer(f"{self.where} compressed its answer, though it was asked not to")
         return response if response.status == 200 else self.secrets.hide_in(response)
+
+
+async def _refuse(where: str, seconds: float) -> NoReturn:
+    await trio.lowlevel.checkpoint()
+    raise Overloaded(f"{where} asked not to be asked for another {seconds:.3g} s", status=503, retry_after=seconds)
 
 
 def is_not_ready(error: ServerError) -> bool:

@@ -18,7 +18,7 @@ from seedbed.http.retry import Retry
 from seedbed.http.secrets import Secrets, secret_headers
 from seedbed.http.transport import HttpxSender, origin_of
 from seedbed.llm.base import LLM, Ahead, ModelInfo, Row
-from seedbed.protocols.exchange import Answer, Ask, Sample
+from seedbed.protocols.exchange import Answer, Ask, Sample, Score
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -150,6 +150,7 @@ class Answering(Protocol):
     @property
     def top_k(self) -> int | None: ...
     async def ask(self, ask: Ask) -> Answer: ...
+    async def score(self, question: Score) -> tuple[Row, ...]: ...
     async def sample(self, question: Sample) -> tuple[tuple[int, ...], ...]: ...
     async def tokenize(self, text: str) -> list[int]: ...
     async def detokenize(self, token_ids: Sequence[int]) -> str: ...
@@ -230,6 +231,25 @@ class HTTPModel(LLM):
         itself.
         """
         return HTTPModel(self._servers, self._model, reuse=True) if self._servers.protocol.can_bypass_cache else self
+
+    @property
+    def can_score(self) -> bool:
+        """Whether ``score`` works here."""
+        return self._servers.protocol.scores
+
+    async def score(self, token_ids: Sequence[int]) -> tuple[Row, ...]:
+        """The row after each beginning of a prefix, the shortest first, all in one request: of as many tokens as the prefix has.
+
+        Servers compute them together, so they may differ in the last bits from rows asked for one by one.
+
+        Raises:
+            UsageError: its protocol has no such question.
+            ServerError, RowError: as ``next_token_logits``.
+
+        Concurrency:
+            As ``next_token_logits``.
+        """
+        return await self._servers.score(Score(tuple(token_ids), self.top_k, self._model))
 
     @property
     def samples_as(self) -> Order | None:

@@ -39,7 +39,8 @@ from seedbed.llm.base import ModelInfo
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from seedbed.protocols.exchange import Answer, Ask, Sample
+    from seedbed.llm.base import Row
+    from seedbed.protocols.exchange import Answer, Ask, Sample, Score
 
 __all__ = ["Replicas", "open_replicas"]
 
@@ -158,6 +159,10 @@ class Replicas:
         """
         about = repr((len(ask.token_ids), ask.token_ids[-8:])).encode()
         return await self._persist(lambda endpoint: endpoint.ask(ask), about, _blocks(ask.token_ids))
+
+    async def score(self, question: Score) -> tuple[Row, ...]:
+        """As ``HTTPModel.score``."""
+        return await self._persist(lambda endpoint: endpoint.score(question), b"score", _blocks(question.token_ids))
 
     async def sample(self, question: Sample) -> tuple[tuple[int, ...], ...]:
         """As ``HTTPModel.sample``."""

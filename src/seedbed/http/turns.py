@@ -95,7 +95,7 @@ class Turns:
             self.allowed = min(self.most, self.allowed + (1 / self.allowed if self._is_refused else 1))
 
     def shrink(self, number: int, latest: int) -> None:
-        """A request has been refused for there being too many, or was not answered in time.
+        """A request has been refused for there being too many.
 
         Args:
             number: which one, counted in the order they were sent.

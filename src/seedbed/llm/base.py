@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from seedbed.sampling.drawing import Drawing
 
-__all__ = ["LLM", "Ahead", "BlockingLLM", "ModelInfo", "Row", "TopLogprobs", "as_ahead", "as_row"]
+__all__ = ["LLM", "Ahead", "BlockingLLM", "ModelInfo", "Row", "TopLogprobs", "as_ahead", "as_row", "whole_number"]
 
 # float32 running sums over a vocabulary leave a log-softmax off by up to 2e-4 (llama.cpp, V = 49,152); beyond 1e-3 it is no distribution.
 NORMALISATION_TOLERANCE = 1e-3
@@ -110,10 +110,10 @@ class TopLogprobs:
             reals = values.tolist()
         # A NaN is sorted last.
         if not reals[0] <= NORMALISATION_TOLERANCE or isnan(reals[-1]):
-            raise MalformedRow(f"the top logprobs hold {values.max()!s}, which is no log-probability; are these logits?")
+            raise MalformedRow(f"the top logprobs hold {values.max()!s}, which is no log-probability; are these {_what_else(reals)}?")
         mass = sum(map(exp, reals))
         if mass > 1 + NORMALISATION_TOLERANCE:
-            raise MalformedRow(f"the top logprobs sum to probability {mass:.6g} > 1; are these logits?")
+            raise MalformedRow(f"the top logprobs sum to probability {mass:.6g} > 1; are these {_what_else(reals)}?")
         self.token_ids, self.logprobs, self.vocab_size = ids, values, int(vocab_size)
         self.token_ids.setflags(write=False)
         self.logprobs.setflags(write=False)
@@ -359,6 +359,19 @@ def as_ahead(answer: tuple[Sequence[int], Sequence[ArrayLike | TopLogprobs]], co
     return Ahead(proposed, rows)
 
 
+def whole_number(value: object) -> int | None:
+    """``value`` as a plain int, if it is an int of Python's or numpy's, and no bool; else None.
+
+    Example:
+        >>> whole_number(np.uint16(3)), whole_number(3.0), whole_number(True)
+        (3, None, None)
+    """
+    try:
+        return None if isinstance(value, (bool, np.bool_)) else index(value)  # type: ignore[arg-type]  # asked here
+    except TypeError:
+        return None
+
+
 def _as_float32(answer: ArrayLike) -> NDArray[np.float32]:
     try:
         raw = np.asarray(answer)
@@ -371,6 +384,11 @@ def _as_float32(answer: ArrayLike) -> NDArray[np.float32]:
     if row.ndim != 1 or not row.size:
         raise MalformedRow(f"a row must have shape (vocab_size,), not {row.shape}")
     return row
+
+
+def _what_else(values: list[float]) -> str:
+    """What numbers that are no log-probabilities look like."""
+    return "probabilities" if values[-1] >= 0 and sum(values) <= 1 + NORMALISATION_TOLERANCE else "logits"
 
 
 def _first_outside(ids: NDArray[np.int64], vocab_size: int) -> int:

@@ -21,7 +21,7 @@ import outcome
 import trio
 
 from seedbed.errors import UsageError
-from seedbed.llm.base import LLM, Ahead, ModelInfo, Row, as_ahead, as_row
+from seedbed.llm.base import LLM, Ahead, ModelInfo, Row, as_ahead, as_row, whole_number
 from seedbed.llm.kept_rows import KeptRows, unspoilable
 from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
@@ -73,10 +73,11 @@ class PrefixCache(LLM):
     """
 
     def __init__(self, llm: object, max_bytes: int = DEFAULT_BYTES) -> None:
-        if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 0:
-            raise UsageError(f"a prefix cache holds an int of 0 bytes or more, not {max_bytes!r}")
-        self._model, self._max_bytes = as_llm(llm), max_bytes
-        self._kept = KeptRows(max_bytes)
+        bound = whole_number(max_bytes)
+        if bound is None or bound < 0:
+            raise UsageError(f"a prefix cache holds an int of 0 bytes or more, not {max_bytes!r:.80}")
+        self._model, self._max_bytes = as_llm(llm), bound
+        self._kept = KeptRows(bound)
         self._flights: dict[bytes, _Flight] = {}
         self._hits = self._round_trips = 0
         self._manager: AbstractAsyncContextManager[trio.Nursery] | None = None
@@ -98,7 +99,13 @@ class PrefixCache(LLM):
         self._kept.clear()
         self._nursery.cancel_scope.cancel()
         # The block's own error is not told to the nursery, which would wrap it in a group; it goes on by itself when this returns.
-        await self._manager.__aexit__(None, None, None)  # noqa: ASYNC102  a nursery waits for its tasks even when cancelled
+        try:
+            await self._manager.__aexit__(None, None, None)  # noqa: ASYNC102  a nursery waits for its tasks even when cancelled
+        finally:
+            # Only now: whoever waits inside the block is cancelled with it, and not to be told of a failure that is none.
+            for flight in self._flights.values():
+                flight.fail(trio.ClosedResourceError("the prefix cache was closed before the answer came"))
+            self._flights.clear()
 
     async def next_token_logits(self, prev_token_ids: Sequence[int]) -> Row:
         """The model's row for a prefix; read-only, unless the cache is off."""
@@ -166,8 +173,8 @@ class PrefixCache(LLM):
             except Exception as error:
                 flight.fail(error)
             finally:
-                self._forget(flight, key)
-                flight.fail(trio.ClosedResourceError("the prefix cache was closed before the answer came"))
+                if not flight.waiting:  # otherwise the cache is closing, or a KeyboardInterrupt closes it
+                    self._forget(flight, key)
 
     async def _ask(self, prefix: Sequence[int], count: int, drawing: Drawing | None) -> Ahead:
         info = self._model.info

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from seedbed.errors import UsageError
 from seedbed.llm.base import LLM, BlockingLLM, ModelInfo, TopLogprobs
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def as_llm(model: object, *, limiter: trio.CapacityLimiter | None = None) -> LLM
         limiter: how many blocking calls may run at once; the default is a limiter of 64, made for this model alone.
 
     Raises:
-        TypeError: the object lacks one of the two methods; the message names it.
+        UsageError: the object lacks one of the two methods, or is a class; the message says what to pass instead.
 
     Concurrency:
         A blocking call that is cancelled is abandoned: the task goes on at once, the thread runs to its end and keeps its
@@ -47,9 +48,12 @@ def as_llm(model: object, *, limiter: trio.CapacityLimiter | None = None) -> LLM
     """
     if isinstance(model, LLM):
         return model
+    if isinstance(model, type):
+        raise UsageError(f"{model.__name__} is a class: pass one of its objects, as in {model.__name__}()")
     for name in ("next_token_logits", "get_stop_token_id"):
         if not callable(getattr(model, name, None)):
-            raise TypeError(f"{type(model).__name__} is no language model: it has no method {name}()")
+            hint = "; a server becomes one by connect(url)" if isinstance(model, str) else ""
+            raise UsageError(f"{model!r:.80} is no language model: it has no method {name}(){hint}")
     return _Adapted(model, limiter)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from seedbed.errors import SeedbedError
     from seedbed.llm.base import LLM, Ahead, ModelInfo, Row
-    from seedbed.protocols.exchange import Answer, Ask, Describe, HttpRequest, HttpResponse, Question, Sample
+    from seedbed.protocols.exchange import Answer, Ask, Describe, HttpRequest, HttpResponse, Question, Sample, Score
     from seedbed.sampling.presets import Order
 
 __all__ = ["Discovery", "Protocol", "check_ask"]
@@ -35,6 +35,8 @@ class Protocol(ABC):
         default_top_k: how many tokens to ask for when the caller does not say; None is the full row.
         looks_ahead: whether one answer can carry several rows, along the tokens the server would take itself.
         can_bypass_cache: whether a request can forbid the server to use its prefix cache; ours then do, unless ``Ask.reuse`` is set.
+        scores: whether one answer can carry the rows of all beginnings of a prefix. They are another computation than one row a request,
+            and may differ from it.
         samples_as: whose order and rules a server's own sampler follows; None where servers draw no tokens themselves.
     """
 
@@ -42,6 +44,7 @@ class Protocol(ABC):
     default_top_k: ClassVar[int | None]
     looks_ahead: ClassVar[bool] = False
     can_bypass_cache: ClassVar[bool] = False
+    scores: ClassVar[bool] = False
     samples_as: ClassVar[Order | None] = None
 
     # The client's half.
@@ -74,6 +77,22 @@ class Protocol(ABC):
     @abstractmethod
     def answer_bound(self, ask: Ask, info: ModelInfo) -> int:
         """An honest answer's body is not longer than this, in bytes."""
+
+    def encode_score(self, score: Score, info: ModelInfo) -> HttpRequest:
+        """Ask for the rows of all beginnings as a request.
+
+        Raises:
+            UsageError: the protocol has no such question.
+        """
+        raise UsageError(f"the {self.name} protocol answers with one row a request")
+
+    def decode_scores(self, score: Score, info: ModelInfo, response: HttpResponse) -> tuple[Row, ...]:
+        """The row after each beginning of ``score.token_ids``, the shortest first.
+
+        Raises:
+            RequestRefused, BrokenAnswer, RowError: as ``decode_response``.
+        """
+        raise UsageError(f"the {self.name} protocol answers with one row a request")
 
     def encode_sample(self, sample: Sample, info: ModelInfo) -> HttpRequest:
         """Ask for the server's own draws as a request.
@@ -151,6 +170,14 @@ class Protocol(ABC):
         """
         raise BadRequest(f"{self.name} answers with one row a request", status=400)
 
+    def encode_scores(self, score: Score, request: HttpRequest, rows: Sequence[Row], llm: LLM) -> HttpResponse:
+        """The rows of all beginnings as a response; only of a protocol that ``scores``.
+
+        Raises:
+            RowError: as ``encode_row``.
+        """
+        raise BadRequest(f"{self.name} answers with one row a request", status=400)
+
     def encode_samples(self, sample: Sample, request: HttpRequest, drawn: Sequence[Sequence[int]], llm: LLM) -> HttpResponse:
         """Tokens drawn as a response; only of a protocol with ``samples_as``."""
         raise BadRequest(f"{self.name} has no sampling of the server's own", status=400)
@@ -176,7 +203,7 @@ class Protocol(ABC):
         """What went wrong, in this protocol's envelope."""
 
 
-def check_ask(ask: Ask | Sample, info: ModelInfo) -> None:
+def check_ask(ask: Ask | Sample | Score, info: ModelInfo) -> None:
     """Whether a model can be asked that.
 
     Raises:

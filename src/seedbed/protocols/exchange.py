@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from seedbed.llm.base import Row
     from seedbed.sampling.drawing import Drawing
 
-__all__ = ["Answer", "Ask", "Describe", "Detokenize", "Health", "HttpRequest", "HttpResponse", "Question", "Sample", "Tokenize"]
+__all__ = ["Answer", "Ask", "Describe", "Detokenize", "Health", "HttpRequest", "HttpResponse", "Question", "Sample", "Score", "Tokenize"]
 
 Headers: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -105,6 +105,20 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Score:
+    """What rows follow each beginning of ``token_ids``, all in one request: the rows of ``Ask`` for its first token, its first two, ...
+
+    Attributes:
+        token_ids: the longest prefix.
+        top_k, model: as in ``Ask``.
+    """
+
+    token_ids: tuple[int, ...]
+    top_k: int | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Describe:
     """What model is this? ``path`` says which of a protocol's several ways to ask."""
 
@@ -130,7 +144,7 @@ class Health:
     """Are you ready?"""
 
 
-Question: TypeAlias = Ask | Sample | Describe | Tokenize | Detokenize | Health
+Question: TypeAlias = Ask | Sample | Score | Describe | Tokenize | Detokenize | Health
 
 
 @dataclass(frozen=True, slots=True)

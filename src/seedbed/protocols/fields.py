@@ -5,12 +5,15 @@ Rule: whatever a body holds, these functions return what they promise or raise o
 
 from __future__ import annotations
 
+import json
+import math
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer, UsageError
+from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer, NonFiniteLogits, UsageError
 from seedbed.protocols.exchange import HttpRequest, HttpResponse
 from seedbed.protocols.refusal import refusal
 
@@ -33,6 +36,7 @@ __all__ = [
     "json_response",
     "known_vocab_size",
     "listed_model",
+    "loads",
     "parse_json",
     "text_in",
     "text_of",
@@ -52,15 +56,38 @@ def parse_json(response: HttpResponse) -> Any:
 
     Raises:
         RequestRefused: the server said no.
+        NonFiniteLogits: NaN or Infinity in it.
         BrokenAnswer: not JSON; quotes its beginning.
     """
     if response.status != 200:
         raise refusal(response)
     try:
-        return orjson.loads(response.body)
+        return loads(response.body)
     except orjson.JSONDecodeError as error:
-        begin = bytes(response.body[:60])
-        raise BrokenAnswer(f"the answer is not JSON ({error}); it begins {begin!r}") from error
+        raise BrokenAnswer(f"the answer is not JSON ({error}); it begins {bytes(response.body[:60])!r}") from error
+
+
+def loads(text: bytes | bytearray | memoryview) -> Any:
+    """JSON; and -Infinity, which Python's own writer makes of it.
+
+    Raises:
+        NonFiniteLogits: NaN or Infinity in it, which that writes too.
+        orjson.JSONDecodeError: not JSON.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        octets = bytes(text)
+        if b"NaN" in octets or b"Infinity" in octets:
+            with suppress(ValueError, RecursionError):
+                return json.loads(octets, parse_constant=_constant)
+        raise
+
+
+def _constant(name: str) -> float:
+    if name == "-Infinity":
+        return -math.inf
+    raise NonFiniteLogits(f"the server's answer holds {name}")
 
 
 def text_in(response: HttpResponse, *names: str) -> str:

@@ -123,6 +123,7 @@ class LlamaCpp(Protocol):
             eos_token_ids=(eos_ids[0],) if isinstance(eos_ids, list) and understood else (),
             context_length=as_count(as_facts(facts.get("default_generation_settings")).get("n_ctx")),
             protocol=self.name,
+            max_top_k=as_count(meta.get("max_top_k")),  # a server in the box says so: a recording lists no more than it keeps
             kind="logprobs",
             notes=_notes(facts),
         )
@@ -261,6 +262,8 @@ class LlamaCpp(Protocol):
             }
         else:
             meta = {"n_vocab": info.vocab_size, "n_ctx": info.context_length, "ftype": info.fingerprint}
+            if info.max_top_k is not None:
+                meta["max_top_k"] = info.max_top_k
             models = [{"id": info.model, "object": "model", "created": 0, "owned_by": "llamacpp", "meta": meta}]
             data = {"object": "list", "data": models}
         return json_response(data, 200, *KEPT, content_type=CONTENT_TYPE)

@@ -105,6 +105,7 @@ class SGLang(Protocol):
             vocab_size=vocab_size,
             context_length=as_count(entry.get("max_model_len")) or as_count(as_facts(entry.get("meta")).get("n_ctx")),
             protocol=self.name,
+            max_top_k=as_count(settings.get("max_top_k")),  # a server in the box says so: a recording lists no more than it keeps
             kind="logprobs",
             notes=_notes(settings),
         )
@@ -232,6 +233,8 @@ class SGLang(Protocol):
                     "enable_deterministic_inference": True,
                     "disable_radix_cache": True,
                 }
+                if info.max_top_k is not None:
+                    data["max_top_k"] = info.max_top_k
             case "/v1/models":
                 entry = {"id": info.model, "object": "model", "created": 0, "owned_by": "sglang", "max_model_len": info.context_length}
                 data = {"object": "list", "data": [entry]}

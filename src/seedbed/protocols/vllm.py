@@ -8,9 +8,9 @@ that are not listed. A list has k entries, or k + 1 when the token taken is not 
 k is at most 20, unless the server is started with ``--max-logprobs``; -1 there is the whole vocabulary. No route tells the vocabulary's
 size or the end tokens: the size is in the refusal of a bias for a token that cannot be, the end tokens are for the caller to give.
 
-Sent on purpose: temperature 0 (its own choice is then the best token, which checks ids against values at every step) and
-``return_tokens_as_token_ids`` (keys are texts without it, and tokens of equal text fall together). Never sent: stop strings, and the
-prompt is not asked back: its length is in the usage.
+Sent on purpose: temperature 0 (its own choice is then the best token, which checks ids against values at every step), no repetition
+penalty (which it would take from the model's own defaults) and ``return_tokens_as_token_ids`` (keys are texts without it, and tokens of
+equal text fall together). Never sent: stop strings, and the prompt is not asked back: its length is in the usage.
 """
 
 from __future__ import annotations
@@ -34,7 +34,19 @@ from seedbed.errors import (
 )
 from seedbed.llm.base import NORMALISATION_TOLERANCE, ModelInfo, Row, TopLogprobs
 from seedbed.protocols.base import Discovery, Protocol, check_ask
-from seedbed.protocols.exchange import Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Sample, Tokenize
+from seedbed.protocols.exchange import (
+    Answer,
+    Ask,
+    Describe,
+    Detokenize,
+    Health,
+    HttpRequest,
+    HttpResponse,
+    Question,
+    Sample,
+    Score,
+    Tokenize,
+)
 from seedbed.protocols.fields import (
     as_count,
     as_facts,
@@ -57,11 +69,13 @@ from seedbed.protocols.fields import (
     tokens_asked,
 )
 from seedbed.protocols.refusal import error_text, refusal, retry_after_header, status_for, told
-from seedbed.protocols.rows import check_choice, full_row, numbers, row_of, token_id_array, top_logprobs
+from seedbed.protocols.rows import check_choice, full_row, logprob_of, numbers, row_of, token_id_array, top_logprobs
 from seedbed.protocols.sampled import UNTOUCHED, sample_of, sampled_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
+
+    from numpy.typing import NDArray
 
     from seedbed.llm.base import LLM, Ahead
 
@@ -108,6 +122,7 @@ class VLLM(Protocol):
     name = "vllm"
     default_top_k = 50
     looks_ahead = True
+    scores = True
     samples_as = "vllm"
 
     logprobs_mode: LogprobsMode = "raw_logprobs"
@@ -134,6 +149,27 @@ class VLLM(Protocol):
 
     def answer_bound(self, ask: Ask, info: ModelInfo) -> int:
         return 65_536 + OCTETS_AN_ENTRY * entries_asked(ask, info) * ask.ahead
+
+    def encode_score(self, score: Score, info: ModelInfo) -> HttpRequest:
+        if not self.scores:
+            return super().encode_score(score, info)
+        check_allowed(Ask(score.token_ids, score.top_k, score.model), info)
+        count = -1 if score.top_k is None else score.top_k
+        data = _request(score.model or info.model, score.token_ids, count)
+        return json_request("/v1/completions", data | {"prompt_logprobs": count})
+
+    def decode_scores(self, score: Score, info: ModelInfo, response: HttpResponse) -> tuple[Row, ...]:
+        ask = Ask(score.token_ids, score.top_k, score.model)
+        last = self.decode_response(ask, info, response).row
+        try:
+            listed = parse_json(response)["choices"][0]["prompt_logprobs"]
+            entries = [[(int(key), entry["logprob"]) for key, entry in place.items()] for place in listed[1:]]
+        except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
+            raise BrokenAnswer("the answer has no prompt_logprobs; was that understood?") from error
+        if len(entries) != len(score.token_ids) - 1 or listed[0] is not None:
+            raise DishonestAnswer(f"{len(score.token_ids)} places were to be scored, the answer has {len(listed)}")
+        follows = zip(entries, score.token_ids[1:], strict=True)
+        return (*(_scored(ask, info, place, next_id) for place, next_id in follows), last)
 
     def encode_sample(self, sample: Sample, info: ModelInfo) -> HttpRequest:
         model = sample.model or info.model
@@ -224,6 +260,17 @@ class VLLM(Protocol):
         }
         return json_response(data, 200, *ALWAYS)
 
+    def encode_scores(self, score: Score, request: HttpRequest, rows: Sequence[Row], llm: LLM) -> HttpResponse:
+        data = orjson.loads(bytes(self.encode_row(Ask(score.token_ids, score.top_k), request, rows[-1], llm).body))
+        places: list[dict[str, Any] | None] = [None]
+        for row, next_id in zip(rows, score.token_ids[1:], strict=False):
+            entries = entries_of(row, score.top_k, self.logprobs_mode)
+            if next_id not in (token_id for token_id, _ in entries):
+                entries.append((next_id, max(logprob_of(row, next_id), SENTINEL)))
+            places.append({str(token_id): {"logprob": value, "rank": rank} for rank, (token_id, value) in enumerate(entries, 1)})
+        data["choices"][0]["prompt_logprobs"] = places
+        return json_response(data, 200, *ALWAYS)
+
     def encode_samples(self, sample: Sample, request: HttpRequest, drawn: Sequence[Sequence[int]], llm: LLM) -> HttpResponse:
         choices = [{"index": index, "token_ids": list(ids), "finish_reason": "length"} for index, ids in enumerate(drawn)]
         info = llm.info or ModelInfo()
@@ -310,7 +357,15 @@ def learn(
         are_logits = mode.endswith("logits")
     else:
         answer = yield completion(_request(name, (0,), min(k for k in (cap, vocab_size, PROBE_LOGPROBS) if k is not None)))
-        are_logits, fingerprint = _are_logits(answer, vocab_size), as_text(facts_in(answer).get("system_fingerprint"))
+        values = _values_in(answer)
+        if values.size and values.max() > -np.inf == values.min():
+            raise FeatureOff(
+                "the server lists tokens as impossible among the best: it reports what its filters left; start it with --logprobs-mode "
+                "raw_logprobs",
+                status=200,
+                flag="--logprobs-mode raw_logprobs",
+            )
+        are_logits, fingerprint = _are_logits(values, vocab_size), as_text(facts_in(answer).get("system_fingerprint"))
     return ModelInfo(
         model=name,
         server=f"vLLM {version}",
@@ -390,6 +445,16 @@ def _row_from(ask: Ask, info: ModelInfo, ids: list[Any], values: list[Any], take
     return row, chosen
 
 
+def _scored(ask: Ask, info: ModelInfo, entries: list[tuple[int, Any]], next_id: int) -> Row:
+    """The row at one place of a prompt: the token that stands next is listed besides, where it is not among the best."""
+    if len(entries) == entries_asked(ask, info) + 1:
+        entries = [entry for entry in entries if entry[0] != next_id]
+    check_entries(len(entries), entries_asked(ask, info))
+    logits = numbers([value for _, value in entries], AT_SENTINEL)
+    ids = token_id_array([token_id for token_id, _ in entries])
+    return row_of(ids, logits, known_vocab_size(info), full=ask.top_k is None, kind=info.kind)
+
+
 def sampling_of(sample: Sample) -> dict[str, Any]:
     """The sampling parameters of a question for the server's own draws."""
     filters = {"temperature": sample.temperature, "top_k": sample.top_k or -1, "top_p": sample.top_p, "min_p": sample.min_p}
@@ -412,6 +477,7 @@ def _request(model: str, token_ids: tuple[int, ...], logprobs: int, ahead: int =
         "prompt": token_ids,
         "max_tokens": ahead,
         "temperature": 0,
+        "repetition_penalty": 1,
         "logprobs": logprobs,
         "return_tokens_as_token_ids": True,
     }
@@ -450,25 +516,27 @@ def _number_in(response: HttpResponse, pattern: re.Pattern[str]) -> int | None:
     return as_count(int(found[1])) if found and len(found[1]) < 19 else None
 
 
-def _are_logits(answer: HttpResponse, vocab_size: int | None) -> bool:
-    """Whether what a list holds cannot be logprobs. When it could be, each later row is still held to it."""
+def _values_in(answer: HttpResponse) -> NDArray[np.float32]:
+    """The scores that an answer lists, whatever they are; none when there is no list of them."""
     try:
-        values = numbers(_values_in(facts_in(answer)), AT_SENTINEL)
+        logprobs = facts_in(answer)["choices"][0]["logprobs"]
+        if "content" in logprobs:
+            listed = [entry["logprob"] for entry in logprobs["content"][0]["top_logprobs"]]
+        else:
+            listed = list(logprobs["top_logprobs"][0].values())
+        return numbers(listed, AT_SENTINEL)
     except (SeedbedError, TypeError, KeyError, IndexError, AttributeError):
-        return False
+        return np.empty(0, np.float32)
+
+
+def _are_logits(values: NDArray[np.float32], vocab_size: int | None) -> bool:
+    """Whether what a list holds cannot be logprobs. When it could be, each later row is still held to it."""
     if not values.size:
         return False
     with np.errstate(over="ignore"):
         p = np.exp(values, dtype=np.float64)
     unlisted = np.inf if vocab_size is None else (vocab_size - values.size) * float(p.min())
     return bool(p.sum() > 1 + NORMALISATION_TOLERANCE or p.sum() + unlisted < 1 - NORMALISATION_TOLERANCE)
-
-
-def _values_in(data: dict[str, Any]) -> list[Any]:
-    logprobs = data["choices"][0]["logprobs"]
-    if "content" in logprobs:
-        return [entry["logprob"] for entry in logprobs["content"][0]["top_logprobs"]]
-    return list(logprobs["top_logprobs"][0].values())
 
 
 # The server's half, shared likewise.
@@ -526,14 +594,17 @@ def usage(ask: Ask, tokens: int) -> dict[str, Any]:
     }
 
 
-def _ask_from(data: dict[str, Any]) -> Ask | Sample:
+def _ask_from(data: dict[str, Any]) -> Ask | Sample | Score:
     prompt, logprobs, model = data.get("prompt"), data.get("logprobs"), data.get("model")
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
         prompt = prompt[0]
     if data.get("return_token_ids") and logprobs is None:
         return sample_of(token_ids_of(prompt, "prompt"), data, tokens="max_tokens", model=model)
     ahead = tokens_asked(data, "max_tokens", MAX_AHEAD)
-    return Ask(token_ids_of(prompt, "prompt"), logprobs_asked(logprobs), model if isinstance(model, str) else None, ahead=ahead)
+    named = model if isinstance(model, str) else None
+    if data.get("prompt_logprobs") is not None:
+        return Score(token_ids_of(prompt, "prompt"), logprobs_asked(data["prompt_logprobs"]), named)
+    return Ask(token_ids_of(prompt, "prompt"), logprobs_asked(logprobs), named, ahead=ahead)
 
 
 def logprobs_asked(logprobs: Any) -> int | None:

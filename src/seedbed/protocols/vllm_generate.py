@@ -51,6 +51,7 @@ class VLLMGenerate(VLLM):
 
     name = "vllm-generate"
     can_bypass_cache = True
+    scores = False
 
     def discover(self, model: str | None = None) -> Discovery:
         info = yield from learn(self.name, model, _from_completion)

@@ -14,6 +14,8 @@
 
 1. A step's prefix is its parent's, which stands on an earlier line, then its ``tokens``, at least one. So no tree has a cycle.
 2. No prefix is a step twice; another answer to it is a repeat. So no look-up has two answers to choose from.
+   Members of its condition, where known: concurrency, cache, latency, and "phase":"decode" for a row that was had ahead,
+   "phase":"scored" for one that was had with those of all beginnings of a longer prefix.
 3. Log-probabilities are float32 in the shortest decimal form that gives the same float32 back, -inf is null, NaN does not exist.
 4. Every line, and the manifest, ends with a CRC-32 of the text before it; a full row has a SHA-256 over its prefix and its float32 values.
    So nothing damaged is believed: not a line, not a row, nor a row in another's place. Numbers computed from a row, which depend on

@@ -13,6 +13,7 @@ import trio
 
 from seedbed.errors import MissingExtra, RecordingError, RecordingMiss, UsageError
 from seedbed.llm.base import LLM, ModelInfo, Row, TopLogprobs
+from seedbed.llm.running import require_trio
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import HttpRequest
 from seedbed.protocols.rows import logprob_of
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
     from seedbed.recording.steps import Step
 
-__all__ = ["ReplayLLM", "missed", "mock_transport", "replay_transport"]
+__all__ = ["SHOWN_IN_COMMAND", "ReplayLLM", "missed", "mock_transport", "replay_transport"]
 
-# A command with a longer prompt is not typed but rerun: the run that missed has it.
 SHOWN_IN_COMMAND = 64
+"""Token ids; a command with a longer prompt is not typed but rerun: the run that missed has it."""
 
 
 class ReplayLLM(LLM):
@@ -75,7 +76,9 @@ class ReplayLLM(LLM):
             RecordingMiss: none was recorded for exactly this prefix. Names the nearest one, the first token that leads away from it, that
                 token's probability there, and the command that would extend the recording. Nothing else is ever tried.
             RecordingBroken: the row on disk is not the one that was recorded.
+            WrongRunner: it is not trio that awaits.
         """
+        require_trio()
         await trio.lowlevel.checkpoint()
         step = self.recording.get(prev_token_ids)
         if step is None:

@@ -7,10 +7,12 @@ a server stops repeating itself, ``conformance`` holds its own draws against its
 from seedbed.regression.accept import accept
 from seedbed.regression.causes import Finding
 from seedbed.regression.check import Progress, check
-from seedbed.regression.conformance import ConformanceProgress, ConformanceReport, Flaw, conformance
+from seedbed.regression.conformance import conformance
+from seedbed.regression.conformance_report import ConformanceProgress, ConformanceReport, Flaw
 from seedbed.regression.estimates import Estimate
 from seedbed.regression.free_run import FreeRun, Parting
-from seedbed.regression.probe import Break, ProbeProgress, ProbeReport, probe
+from seedbed.regression.probe import probe
+from seedbed.regression.probe_report import Break, ProbeProgress, ProbeReport
 from seedbed.regression.result import CheckReport
 from seedbed.regression.selftest import Promise, selftest
 from seedbed.regression.verdict import Verdict

@@ -93,10 +93,11 @@ async def accept(path: str | os.PathLike[str], llm: object, report: CheckReport,
 
 
 async def _record(old: Recording, model: LLM, path: Path) -> None:
-    repeats = max(len(step.observations) for step in old.steps)
+    repeats = max(step.asked_alone for step in old.steps)
+    scored = getattr(model, "can_score", False) and any(step.asked_alone < len(step.observations) for step in old.steps)
     ways, _ = ways_of(old)
     top_k = old.top_k if old.top_k is not None else 20
-    async with RecordingLLM(model, path, old.tier, top_k, repeats) as recorded:
+    async with RecordingLLM(model, path, old.tier, top_k, repeats, scored=scored) as recorded:
         for step in old.steps:
             await recorded.next_token_logits(step.prefix)
         for run in old.runs.values():

@@ -119,7 +119,7 @@ async def check(
     targets = targets_of(recording)
     if not targets:
         raise RecordingBroken(f"{recording.path} holds no answer to hold a server against")
-    passes = repeats or max(2, max(len(target.step.observations) for target in targets))
+    passes = repeats or max(2, max(target.step.asked_alone for target in targets))
     ways, skipped = ways_of(recording) if free_run else ([], 0)
     counter = _Counter(len(targets) * passes + sum(len(way.token_ids) for way in ways), process, progress)
     assert recording.info.vocab_size is not None
@@ -130,6 +130,7 @@ async def check(
     try:
         for batch in _batches(targets, stop_early=stop_early):
             await asking.ask(batch, passes)
+            await asking.score(batch, passes)
             fresh, unusable = _compared(batch)
             rows += fresh
             refused += unusable
@@ -139,7 +140,10 @@ async def check(
             if stop_early and process.is_alarm(alpha):
                 break
         if not rows:
-            raise UsageError("no live answer was had under the condition of a recorded one; ask with repeats=2 or more")
+            raise UsageError(
+                "no live answer was had under the condition of a recorded one; ask with repeats=2 or more, or, if its rows were had ahead "
+                '("decode"), record with repeats=2'
+            )
         instead = await _ask_instead(asking, rows, targets)
     except MalformedRow as error:
         return _other_vocabulary(error, recording, model, process, margin=margin, alpha=alpha)

@@ -7,9 +7,9 @@ the length, and in company to the number of questions, at which it begins.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,112 +20,16 @@ from seedbed.llm.threads import as_llm
 from seedbed.regression.asking import together
 from seedbed.regression.compared import same_row
 from seedbed.regression.metrics import common_logprobs, kl_of_logprobs
+from seedbed.regression.probe_report import CONDITIONS, Break, Condition, ProbeProgress, ProbeReport, place_of
 from seedbed.sampling.randomness import Address, Purpose, check_seed, fresh_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["CONDITIONS", "Break", "Condition", "ProbeProgress", "ProbeReport", "lengths_around_blocks", "probe"]
+__all__ = ["lengths_around_blocks", "probe"]
 
-Condition: TypeAlias = Literal["repeats", "history", "prompt cache", "concurrency"]
-CONDITIONS: tuple[Condition, ...] = get_args(Condition)
-"""In the order of the ladder."""
 ROUNDS = 2
 """How often every prompt is asked in company, at every number of questions: each time with other neighbours."""
-
-
-@dataclass(frozen=True, slots=True)
-class Break:
-    """A condition under which answers are not the same bits.
-
-    Attributes:
-        condition: one of ``CONDITIONS``.
-        place: at which lengths, in words.
-        length: of the shortest prompt that showed it, in tokens.
-        concurrency: the fewest questions under way that showed it; 1 unless the condition is "concurrency".
-        wrong, of: how many answers differed, of how many had under the condition.
-        kl: KL(before || after) of the answer furthest off, nats.
-        difference: the largest difference of one log-probability that both answers list, nats.
-        flips: answers whose most probable token is another one.
-    """
-
-    condition: Condition
-    place: str
-    length: int
-    concurrency: int
-    wrong: int
-    of: int
-    kl: float
-    difference: float
-    flips: int
-
-    def __str__(self) -> str:
-        company = f"with {self.concurrency} questions under way or more, " if self.concurrency > 1 else ""
-        flips = f", {self.flips} with another best token" if self.flips else ""
-        return (
-            f"{company}{self.place}: {self.wrong} of {self.of} answers differ, by up to {self.kl:.2g} nats (KL), "
-            f"{self.difference:.2g} in one log-probability{flips}"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeProgress:
-    """How far a probe is.
-
-    Attributes:
-        doing: which rung it is on.
-        questions: asked so far.
-    """
-
-    doing: str
-    questions: int
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeReport:
-    """What a probe found.
-
-    Attributes:
-        breaks: the conditions that change answers, in the order of the ladder.
-        untold: conditions that could not be looked at, since the answers to one question differ without them.
-        lengths: of the prompts asked, in tokens.
-        concurrency: the most questions asked at once.
-        can_force_cold: whether the server can be told not to use its prompt cache; else a first answer is taken for a cold one.
-        questions: how many were asked.
-        seed: of the prompts.
-    """
-
-    breaks: tuple[Break, ...]
-    untold: tuple[Condition, ...]
-    lengths: tuple[int, ...]
-    concurrency: int
-    can_force_cold: bool
-    questions: int
-    seed: int
-
-    @property
-    def first(self) -> Break | None:
-        """The first condition of the ladder that breaks, or None: the same bits throughout."""
-        return self.breaks[0] if self.breaks else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self) | {"is_repeatable": not self.breaks and not self.untold}
-
-    def lines(self) -> list[str]:
-        """A line a condition, the verdict first."""
-        found: dict[str, str] = {} if self.concurrency > 1 else {"concurrency": "not tried"}
-        found |= {one.condition: str(one) for one in self.breaks}
-        same = "the same bits every time"
-        untold = "not told: the answers to one question differ without it"
-        first = f"NOT REPEATABLE: {self.breaks[0].condition}" if self.breaks else "REPEATABLE: the same bits under every condition tried"
-        cache = "outside 'prompt cache' the server's cache was forbidden" if self.can_force_cold else "its cache cannot be forbidden"
-        asked = f"{self.questions} questions after {self.lengths[0]} to {self.lengths[-1]} random tokens"
-        return [
-            f"{'verdict':<14} {first}",
-            *(f"{name:<14} {found.get(name, untold if name in self.untold else same)}" for name in CONDITIONS),
-            f"{'asked':<14} {asked}, up to {self.concurrency} at once; {cache}; seed {self.seed}",
-        ]
 
 
 async def probe(
@@ -164,6 +68,7 @@ async def probe(
         Needs the server to itself: other traffic is another condition.
 
     Example:
+        >>> import trio
         >>> from seedbed.server.models import HashLM
         >>> from seedbed.server.planted import AboveConcurrency, Noise, PlantedLLM
         >>> report = trio.run(partial(probe, PlantedLLM(HashLM(64), Noise(0.1), where=AboveConcurrency(5)), max_length=8, seed=1))
@@ -396,7 +301,7 @@ class _Prober:
         sizes = [_size(before, after) for before, after in off]
         return Break(
             condition,
-            _place(wrong, right),
+            place_of(wrong, right),
             min(wrong),
             self._level if condition == "concurrency" else 1,
             len(off),
@@ -423,21 +328,6 @@ class _Prober:
         if self._progress is not None:
             self._progress(ProbeProgress(self._doing, self._questions))
         return row.copy() if isinstance(row, np.ndarray) else row
-
-
-def _place(wrong: list[int], right: list[int]) -> str:
-    """What lengths that break have in common, if they have."""
-    if not right:
-        return "at every length"
-    if max(right) < min(wrong):
-        return f"from {min(wrong)} tokens on"
-    every = [*wrong, *right]
-    for block in range(2, max(wrong) + 1):
-        for rest in (0, 1):
-            fits = {length for length in every if length % block == rest and length >= block}
-            if fits == set(wrong) and len(fits) > 1:
-                return f"where the length is a multiple of {block}{', plus 1' if rest else ''}"
-    return f"at {len(wrong)} of {len(every)} lengths, the shortest of {min(wrong)} tokens"
 
 
 def _size(before: Row, after: Row) -> tuple[float, float, bool]:

@@ -7,14 +7,13 @@ The mounts are elsewhere: our listener and ASGI beside this file, a respx router
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from seedbed.errors import EngineFailed, SeedbedError, UnknownModel
-from seedbed.llm.base import LLM, Ahead, ModelInfo, Row, TopLogprobs, as_ahead, as_row
+from seedbed.llm.base import LLM, ModelInfo, TopLogprobs, as_row
 from seedbed.protocols.base import check_ask
-from seedbed.protocols.exchange import Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Sample, Tokenize
-from seedbed.protocols.rows import full_row, top_logprobs
+from seedbed.protocols.exchange import Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Sample, Score, Tokenize
+from seedbed.server.ahead import rows_ahead
 from seedbed.server.draws import own_draws
 
 if TYPE_CHECKING:
@@ -74,9 +73,15 @@ async def _answer_in(protocol: Protocol, question: Question, request: HttpReques
             info = llm.info or ModelInfo()
             protocol.check_request(question, request, info)
             if question.ahead > 1:
-                return protocol.encode_ahead(question, request, await _rows_ahead(question, llm, info), llm)
+                return protocol.encode_ahead(question, request, await rows_ahead(question, llm, info), llm)
             row = as_row(await llm.next_token_logits(question.token_ids), info.vocab_size)
             return protocol.encode_row(question, request, row, llm)
+        case Score():
+            info = llm.info or ModelInfo()
+            protocol.check_request(Ask(question.token_ids, question.top_k, question.model), request, info)
+            beginnings = [question.token_ids[: length + 1] for length in range(len(question.token_ids))]
+            rows = [as_row(await llm.next_token_logits(beginning), info.vocab_size) for beginning in beginnings]
+            return protocol.encode_scores(question, request, rows, llm)
         case Sample():
             check_ask(question, llm.info or ModelInfo())
             return protocol.encode_samples(question, request, await own_draws(llm, question, protocol.samples_as), llm)
@@ -88,61 +93,6 @@ async def _answer_in(protocol: Protocol, question: Question, request: HttpReques
             return protocol.encode_text(await llm.detokenize(question.token_ids))
         case Health():
             return protocol.encode_health()
-
-
-async def _rows_ahead(ask: Ask, llm: LLM, info: ModelInfo) -> Ahead:
-    """Row after row along what the client is going to draw, or the best token of each; until one ends a sequence, the context is full,
-    or something goes wrong beyond the first row, which is then for the client to ask for if it gets there.
-    """
-    walk = _Walk(ask, llm.eos_token_ids)
-    room = ask.ahead if info.context_length is None else min(ask.ahead, info.context_length - len(ask.token_ids))
-    while len(walk.rows) < room and not walk.is_over:
-        try:
-            ahead = await _ask_ahead(llm, walk, room - len(walk.rows), info)
-            walk.follow(ahead)
-        except SeedbedError:
-            if not walk.rows:
-                raise
-            break
-    return Ahead(tuple(walk.proposed), tuple(walk.rows))
-
-
-async def _ask_ahead(llm: LLM, walk: _Walk, count: int, info: ModelInfo) -> Ahead:
-    if walk.drawing is None:
-        answer = await llm.logits_ahead(walk.prefix, count)
-    else:
-        answer = await llm.logits_along(walk.prefix, count, walk.drawing)
-    return as_ahead(answer, count, info.vocab_size)
-
-
-class _Walk:
-    """The rows a client is going to see, and the tokens it is thought to take from them."""
-
-    def __init__(self, ask: Ask, ends: Sequence[int]) -> None:
-        self.prefix, self.drawing, self.is_over = list(ask.token_ids), ask.drawing, False
-        self.proposed: list[int] = []
-        self.rows: list[Row] = []
-        self._top_k, self._ends = ask.top_k, ends
-
-    def follow(self, ahead: Ahead) -> None:
-        """Take the rows, as far as the model behind proposed the same."""
-        for proposed, row in zip_longest(ahead.proposed[: len(ahead.rows) - 1], ahead.rows):
-            token_id = self._take(row)
-            self.is_over = token_id in self._ends
-            if token_id != proposed or self.is_over:
-                return
-
-    def _take(self, row: Row) -> int:
-        if self.drawing is None:
-            self.rows.append(row)
-            token_id = int(row.token_ids[0]) if isinstance(row, TopLogprobs) else int(row.argmax())
-        else:
-            # As the client will see it: it draws from the k best, if those are what it asked for.
-            self.rows.append(seen := full_row(row) if self._top_k is None else top_logprobs(row, self._top_k))
-            token_id, self.drawing = self.drawing.take(seen, self.prefix)
-        self.proposed.append(token_id)
-        self.prefix.append(token_id)
-        return token_id
 
 
 async def _describe(llm: LLM) -> ModelInfo:

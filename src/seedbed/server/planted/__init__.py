@@ -5,6 +5,7 @@ where=FromPosition(64))``. Several faults are several wrappers. Nothing here is 
 of the condition it is said to depend on, so the same questions get the same answers on every CPU.
 """
 
+from seedbed.server.planted.around import AroundLLM
 from seedbed.server.planted.faults import (
     CutTopK,
     CutTopP,
@@ -39,6 +40,7 @@ __all__ = [
     "AboveConcurrency",
     "AfterAnswers",
     "AllOf",
+    "AroundLLM",
     "AtMultiples",
     "CutTopK",
     "CutTopP",

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from seedbed.errors import UsageError
 from seedbed.llm.base import TopLogprobs, as_row
+from seedbed.llm.company import Company
 from seedbed.server.planted.around import AroundLLM
 from seedbed.server.planted.places import Everywhere
 from seedbed.server.planted.question import Fault, Place, Question
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -40,6 +40,7 @@ class PlantedLLM(AroundLLM):
     Example:
         >>> import trio
         >>> from seedbed.server.models import TinyLM
+        >>> from seedbed.server.planted import FromPosition, RoundTo
         >>> llm = PlantedLLM(TinyLM(), RoundTo("bfloat16"), where=FromPosition(3))
         >>> rows = [trio.run(llm.next_token_logits, list(b"The")[:n]) for n in (2, 3)]
         >>> [bool((row.view("u4") & 0xFFFF).any()) for row in rows]
@@ -49,7 +50,7 @@ class PlantedLLM(AroundLLM):
     def __init__(self, llm: object, fault: Fault, *, where: Place | None = None, shape: Callable[[], int] | None = None) -> None:
         super().__init__(llm)
         self._fault, self._where, self._shape = fault, where if where is not None else Everywhere(), shape
-        self._under_way: set[_UnderWay] = set()
+        self._company = Company()
         self._asked: Counter[tuple[int, ...]] = Counter()  # {prefix: how often it was answered}
         self._previous: tuple[int, ...] = ()
 
@@ -58,7 +59,7 @@ class PlantedLLM(AroundLLM):
         is_warm = any(prefix[:length] in self._asked for length in range(len(prefix), 0, -1))
         known = Question(prefix, 1, is_warm, self._asked[prefix], previous=self._previous, answered=self._asked.total())
         asked = self._fault.misread(prefix) if self._where.holds(known) else prefix
-        with self._counted() as under_way:
+        with self._company.counted() as under_way:
             row = as_row(await self._model.next_token_logits(list(asked)))
         if isinstance(row, TopLogprobs):
             raise UsageError("a fault is planted in full rows; ask the model for all of them")
@@ -68,25 +69,5 @@ class PlantedLLM(AroundLLM):
         question = replace(known, concurrency=under_way.most, shape=shape)
         return self._fault.distort(row, question) if self._where.holds(question) else row
 
-    @contextmanager
-    def _counted(self) -> Iterator[_UnderWay]:
-        question = _UnderWay()
-        self._under_way.add(question)
-        for other in self._under_way:
-            other.most = max(other.most, len(self._under_way))
-        try:
-            yield question
-        finally:
-            self._under_way.discard(question)
-
     def __repr__(self) -> str:
         return f"PlantedLLM({self._model!r}, {self._fault!r}, where={self._where!r})"
-
-
-class _UnderWay:
-    """One question: the most that were under way at any moment since it was asked."""
-
-    __slots__ = ("most",)
-
-    def __init__(self) -> None:
-        self.most = 0

@@ -38,7 +38,7 @@ class PlantedSampler(AroundLLM):
         >>> from seedbed.server.models import TinyLM
         >>> greedy = PlantedSampler(TinyLM(), temperature=0.0)
         >>> bytes(trio.run(greedy.sample, Sample(tuple(b"The se"), tokens=4))[0])
-        b'ed i'
+        b'rver'
     """
 
     def __init__(self, llm: object, order: Order | None = None, *, seeds: SeedRule = "right", **changes: Any) -> None:
