@@ -6,14 +6,15 @@ BIN := $(VENV)/bin
 LOCK := .requirements-dev.lock
 READY := $(VENV)/.ready
 LLAMA_READY := $(VENV)/.llama-ready
+RAY_READY := $(VENV)/.ray-ready
 UV_READY := $(VENV)/.uv-ready
 MUTMUT_READY := $(VENV)/.mutmut-ready
 MINUTES := 10
 ROOM := metrics
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-llama drift-table test test-thorough test-real check fix coverage mutate fuzz soak bench bench-quick docs pages flips \
-  pictures package lowest pythons lock fixtures clean
+.PHONY: help setup demo demo-llama drift-table test test-thorough test-real test-ray check fix coverage mutate fuzz soak bench bench-quick docs pages \
+  flips pictures package lowest pythons lock fixtures clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +35,9 @@ test-thorough: $(READY) ## every bit of a recording changed, every octet cut off
 
 test-real: $(LLAMA_READY) ## the tests that talk to real servers: llama.cpp, and vLLM where it is installed
 	$(BIN)/python -m pytest -m real
+
+test-ray: $(RAY_READY) ## the tests that start a local Ray cluster, and those of other libraries that read our files
+	$(BIN)/python -m pytest -m 'ray or not real' tests/generation/bulk/test_cluster.py tests/examples/test_bulk_examples.py
 
 # Rules that do not fit: 109, timeout= is the public contract; 124, an interface may be async without awaiting; 127, our pytest fixtures are
 # synchronous on purpose; 9xx, guaranteed checkpoints are held by tests, which see through helper functions as the linter cannot.
@@ -112,6 +116,10 @@ $(READY): pyproject.toml $(LOCK)
 	@$(PYTHON) -m venv $(VENV) || { echo "could not make $(VENV). On Debian or Ubuntu: apt install python3-venv python3-pip"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(RAY_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'ray[data]==2.60.0' pandas polars datasets
 	@touch $@
 
 $(LLAMA_READY): $(READY)

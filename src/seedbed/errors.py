@@ -121,6 +121,10 @@ class SeedbedError(Exception):
     step: int | None = None
     result: GenerationResult | None = None
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickled without calling the constructor, which takes other arguments than ``args`` tells."""
+        return _remade, (type(self), self.args), self.__dict__
+
     @property
     def message(self) -> str:
         """What was wrong and what to do, without the place."""
@@ -143,6 +147,10 @@ class SeedbedError(Exception):
             if value is not None
         ]
         return f"{self.message} [{', '.join(place)}]" if place else self.message
+
+
+def _remade(kind: type[SeedbedError], args: tuple[object, ...]) -> SeedbedError:
+    return kind.__new__(kind, *args)
 
 
 class UsageError(SeedbedError, ValueError):

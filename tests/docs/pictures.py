@@ -70,8 +70,8 @@ def live_progress() -> str:
         model = Slow()
         sampler = Sampler(temperature=0.8)
         async with (
+            progress.watch(model, quiet=False),
             open_generation(PROMPTS, model, n=5, seed=7, sampler=sampler, max_new_tokens=78) as generation,
-            progress.watch(generation, model, quiet=False),
         ):
             await generation.wait()
 

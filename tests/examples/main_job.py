@@ -40,7 +40,7 @@ async def main_job(
             ids = await recorded.tokenize(prompt)
             print(f"3. Sampling {n} sequences after {prompt!r} with {sampler}, seed {seed}")
             arguments = {"n": n, "seed": seed, "sampler": sampler, "max_new_tokens": max_new_tokens}
-            async with open_generation(ids, recorded, **arguments) as generation, watch(generation, recorded, quiet=False):
+            async with watch(recorded, quiet=False), open_generation(ids, recorded, **arguments) as generation:
                 await generation.wait()
             live = generation.result()
             recorded.note(live)

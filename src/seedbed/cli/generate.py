@@ -10,6 +10,7 @@ import click
 import orjson
 import trio
 
+from seedbed.cli.bulk import bulk_options, generate_in_bulk, is_bulk
 from seedbed.cli.options import (
     SamplingCommand,
     as_json_option,
@@ -46,6 +47,7 @@ __all__ = ["generate", "is_cut_short", "sample_and_show"]
 @click.command(cls=SamplingCommand)
 @click.argument("source")
 @sampling_options
+@bulk_options
 @connection_options
 @as_json_option
 def generate(source: str, as_json: bool, **options: Any) -> None:
@@ -61,9 +63,18 @@ def generate(source: str, as_json: bool, **options: Any) -> None:
         --temperature 0.9 --top-k 10 --max-new-tokens 40 --json
 
     \b
+    Many prompts, from a file with one a line: {"prompt": "text"} or {"token_ids": [1, 2]}, with an "id" if
+    you like. The same command goes on with what was interrupted, and ends with the same rows:
+      seedbed generate http://127.0.0.1:8017 --prompts prompts.jsonl --out rows.jsonl -n 4 --seed 7
+      seedbed generate http://127.0.0.1:8017 --prompts prompts.jsonl --out rows.parquet --ray auto
+
+    \b
     Exit codes: 0 done, also when a deadline cut it short; 2 wrong usage; 3 the server failed, or had not
     answered at all by the deadline; 5 the recording does not have what was asked; 130 interrupted.
     """
+    if is_bulk(options):
+        generate_in_bulk(source, options, as_json)
+        return
     options["seed"] = seed_of(options)
 
     async def main() -> None:
@@ -88,6 +99,7 @@ async def sample_and_show(
     generation: Generation | None = None
     try:
         async with (
+            watch(model, quiet=as_json),
             open_generation(
                 prompts,
                 model,
@@ -95,9 +107,9 @@ async def sample_and_show(
                 sampler=sampler_of(options),
                 seed=options["seed"],
                 max_new_tokens=options["max_new_tokens"],
+                lookahead=options.get("lookahead", 1),
                 timeout=max(0.0, deadline - trio.current_time()),
             ) as generation,
-            watch(generation, model, quiet=as_json),
         ):
             await generation.wait()
     except BaseException as error:

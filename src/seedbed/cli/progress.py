@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import click
@@ -14,18 +15,19 @@ from rich.table import Table
 from rich.text import Text
 
 from seedbed.errors import SeedbedError
+from seedbed.observing import GenerationBegan, SequenceBegan, SequenceEnded, TokensDrawn, observe
 from seedbed.recording.spelling import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
-    from seedbed.generation import Generation, SampledSequence
     from seedbed.llm import LLM
+    from seedbed.observing import Event
 
 __all__ = ["counting", "printable", "shown_text", "watch"]
 
 REFRESH = 0.2  # seconds
-COLOURS = {"stop": "green", "length": "cyan", "deadline": "yellow", "error": "red", "cancelled": "yellow"}
+COLOURS = {"": "default", "stop": "green", "length": "cyan", "deadline": "yellow", "error": "red", "cancelled": "yellow"}
 
 
 @contextmanager
@@ -50,61 +52,76 @@ def counting(*, quiet: bool) -> Iterator[Callable[[str], None]]:
 
 
 @asynccontextmanager
-async def watch(generation: Generation, model: LLM, *, quiet: bool) -> AsyncIterator[None]:
-    """Show a generation growing on standard error while the block runs, if that is a terminal."""
+async def watch(model: LLM, *, quiet: bool) -> AsyncIterator[None]:
+    """Show the sequences of a generation begun in the block growing on standard error, if that is a terminal."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield
         return
-    view = _View(generation, model, console)
+    view = _View(model, console)
     with Live(console=console, auto_refresh=False, transient=True) as live:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(view.refresh_until_cancelled, live)
-            yield
+            with observe(view):
+                yield
             nursery.cancel_scope.cancel()
 
 
+@dataclass(slots=True)
+class _Line:
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: str = ""
+    text: str = ""
+    tokens_in_text: int = 0
+
+
 class _View:
-    def __init__(self, generation: Generation, model: LLM, console: Console) -> None:
-        self._generation, self._model, self._console = generation, model, console
-        self._texts: dict[tuple[int, int], tuple[int, str]] = {}  # {(prompt, index): (tokens shown, text)}
+    """An observer: what the first sequences look like, and how far all of them are."""
+
+    def __init__(self, model: LLM, console: Console) -> None:
+        self._model, self._console = model, console
+        self._lines: dict[tuple[int, int], _Line] = {}  # the first to begin, which are the first in order
+        self._total = self._done = self._tokens = 0
         self._began = trio.current_time()
+
+    def notice(self, event: Event) -> None:
+        match event:
+            case GenerationBegan():
+                self._total = event.sequences
+            case SequenceBegan():
+                if len(self._lines) < max(1, self._console.height - 4):
+                    self._lines[event.prompt_index, event.index] = _Line([*event.token_ids])
+                self._tokens += len(event.token_ids)
+            case TokensDrawn():
+                self._tokens += len(event.token_ids)
+                if (line := self._lines.get((event.prompt_index, event.index))) is not None:
+                    line.token_ids += event.token_ids
+            case SequenceEnded():
+                self._done += event.finish_reason != "cancelled"
+                if (line := self._lines.get((event.prompt_index, event.index))) is not None:
+                    line.finish_reason = event.finish_reason
 
     async def refresh_until_cancelled(self, live: Live) -> None:
         while True:
-            await self._read_texts(self._visible())
+            for line in list(self._lines.values()):
+                if line.tokens_in_text != len(line.token_ids):
+                    line.tokens_in_text, line.text = len(line.token_ids), await shown_text(self._model, line.token_ids[:])
             live.update(self._draw(), refresh=True)
             await trio.sleep(REFRESH)
 
-    def _visible(self) -> Sequence[SampledSequence]:
-        return self._generation.sequences[: max(1, self._console.height - 4)]
-
-    async def _read_texts(self, sequences: Sequence[SampledSequence]) -> None:
-        for sequence in sequences:
-            key = (sequence.prompt_index, sequence.index)
-            if self._texts.get(key, (0, ""))[0] != len(sequence.token_ids):
-                self._texts[key] = (len(sequence.token_ids), await shown_text(self._model, sequence.token_ids))
-
     def _draw(self) -> Group:
-        sequences = self._generation.sequences
         table = Table(box=None, show_header=False, padding=(0, 1))
         table.add_column(justify="right", style="dim")
         table.add_column(justify="right")
         table.add_column(no_wrap=True, overflow="ellipsis")
-        for sequence in self._visible():
-            text = self._texts.get((sequence.prompt_index, sequence.index), (0, ""))[1]
-            room = max(10, self._console.width - 16)
-            colour = COLOURS[sequence.finish_reason] if sequence.finished is not None else "default"
-            table.add_row(f"{sequence.prompt_index}.{sequence.index}", str(len(sequence.token_ids)), Text(text[-room:], style=colour))
-        tokens = sum(len(sequence.token_ids) for sequence in sequences)
-        done = sum(sequence.finished is not None for sequence in sequences)
+        room = max(10, self._console.width - 16)
+        for (prompt_index, index), line in self._lines.items():
+            text = Text(line.text[-room:], style=COLOURS[line.finish_reason])
+            table.add_row(f"{prompt_index}.{index}", str(len(line.token_ids)), text)
         seconds = max(1e-9, trio.current_time() - self._began)
+        speed = f"{self._tokens / seconds:.0f} a second"
         return Group(
-            table,
-            Text(
-                f"{done} of {counted(len(sequences), 'sequence')} done, {counted(tokens, 'token')}, {tokens / seconds:.0f} a second",
-                style="bold",
-            ),
+            table, Text(f"{self._done} of {counted(self._total, 'sequence')} done, {counted(self._tokens, 'token')}, {speed}", style="bold")
         )
 
 

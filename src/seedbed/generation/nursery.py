@@ -21,6 +21,7 @@ from seedbed.generation.sequence import FollowedSequence
 from seedbed.llm.prefix_cache import DEFAULT_BYTES, PrefixCache
 from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
+from seedbed.observing.observer import GenerationBegan, GenerationEnded, SequenceBegan, SequenceEnded, TokensDrawn, observers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -220,6 +221,7 @@ class Generation:
         raises: bool,
         lookahead: Lookahead = 1,
         prefix_cache_bytes: int = DEFAULT_BYTES,
+        admission: trio.CapacityLimiter | None = None,
     ) -> None:
         self._plan, self._deadlines, self._raises = plan, deadlines, raises
         self._lookahead = check_lookahead(lookahead)
@@ -238,6 +240,9 @@ class Generation:
         # Unbounded: finished sequences are kept anyway, and a slow consumer must not hold up those that run.
         self._send, self._receive = trio.open_memory_channel[SampledSequence](math.inf)
         self._all_done = trio.Event()
+        # How many sequences are followed at a time, of this generation, or of all that share it.
+        self._admission = trio.CapacityLimiter(MAX_FOLLOWED) if admission is None else admission
+        self._all_begun: Callable[[], object] | None = None
 
     @property
     def seed(self) -> int:
@@ -310,18 +315,26 @@ class Generation:
         return self.result()
 
     async def _run(self) -> None:
-        with self._scope, trio.move_on_after(self._deadlines.total) as total:
-            async with self._opened, trio.open_nursery() as nursery:
-                await self._begin_all(nursery)
-        if total.cancelled_caught:
-            self._expire_the_rest()
-        self._close()
+        for observer in observers():
+            observer.notice(GenerationBegan(len(self._plan), self._plan.seed))
+        try:
+            with self._scope, trio.move_on_after(self._deadlines.total) as total:
+                async with self._opened, trio.open_nursery() as nursery:
+                    await self._begin_all(nursery)
+            if total.cancelled_caught:
+                self._expire_the_rest()
+            self._close()
+        finally:
+            error = type(self._first_error).__name__ if self._first_error else ""
+            for observer in observers():
+                observer.notice(GenerationEnded(self._finished, self._tokens, error))
 
     async def _begin_all(self, nursery: trio.Nursery) -> None:
-        admission = trio.CapacityLimiter(MAX_FOLLOWED)
         for place in range(len(self._plan)):
-            await admission.acquire_on_behalf_of(place)
-            nursery.start_soon(self._follow, self._begin(place), place, admission)
+            borrower = object()
+            await self._admission.acquire_on_behalf_of(borrower)
+            nursery.start_soon(self._follow, self._begin(place), place, borrower)
+        self._tell_all_begun()
 
     def _begin(self, place: int) -> FollowedSequence:
         sequence = self._plan.sequence(place)
@@ -330,15 +343,20 @@ class Generation:
         self._tokens += sequence.step
         return sequence
 
-    async def _follow(self, sequence: FollowedSequence, place: int, admission: trio.CapacityLimiter) -> None:
+    async def _follow(self, sequence: FollowedSequence, place: int, borrower: object) -> None:
         sequence.started = trio.current_time() - self._began
+        for observer in observers():
+            observer.notice(SequenceBegan(sequence.prompt_index, sequence.index, sequence.token_ids))
         try:
             with trio.move_on_after(self._deadlines.sequence) as own:
                 await self._ask_and_draw(sequence)
+            if own.cancelled_caught:
+                sequence.expire()
         finally:
-            admission.release_on_behalf_of(place)
-        if own.cancelled_caught:
-            sequence.expire()
+            self._admission.release_on_behalf_of(borrower)
+            reason = sequence.state if sequence.is_finished else "cancelled"
+            for observer in observers():
+                observer.notice(SequenceEnded(sequence.prompt_index, sequence.index, sequence.step, reason))
         self._hand_on(sequence, place)
 
     async def _ask_and_draw(self, sequence: FollowedSequence) -> None:
@@ -354,13 +372,18 @@ class Generation:
     def _reader(self, sequence: FollowedSequence, pace: Pace) -> Callable[[Ahead], None]:
         """What a sequence does with the answer to a question it asks now."""
         asked, step = trio.current_time(), sequence.step
+        listening = observers()  # here, and not where the answer lands: that may be in a task of another generation
 
         def draw(ahead: Ahead) -> None:
-            self._waited += trio.current_time() - asked
+            waited = trio.current_time() - asked
+            self._waited += waited
             try:
                 sequence.receive_ahead(ahead)
             finally:
                 self._tokens += sequence.step - step
+                for observer in listening:
+                    drawn = sequence.token_ids[step:]
+                    observer.notice(TokensDrawn(sequence.prompt_index, sequence.index, drawn, len(ahead.rows), waited))
             pace.learn(len(ahead.rows), sequence.step - step, is_finished=sequence.is_finished)
 
         return draw
@@ -397,6 +420,16 @@ class Generation:
                 self._begun[place] = sequence.result()
         self._send.close()
         self._all_done.set()
+        self._tell_all_begun()
+
+    def when_all_begun(self, call: Callable[[], object]) -> None:
+        """Call something, once, as soon as no sequence waits for its turn to begin."""
+        self._all_begun = call
+
+    def _tell_all_begun(self) -> None:
+        call, self._all_begun = self._all_begun, None
+        if call is not None:
+            call()
 
     def _value_before_begun(self, place: int) -> SampledSequence:
         if place not in self._not_begun:

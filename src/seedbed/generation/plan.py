@@ -47,6 +47,7 @@ class Plan:
     Attributes:
         prompts: token ids.
         indices: which of each prompt's sequences.
+        first_prompt: the prompt index of the first of them.
         seed, sampler, stop: as they are.
         max_new_tokens: of each prompt's sequences.
         resume: earlier sequences by (prompt index, index).
@@ -54,6 +55,7 @@ class Plan:
 
     prompts: list[tuple[int, ...]]
     indices: range
+    first_prompt: int
     seed: int
     sampler: Sampler
     configuration: str
@@ -74,6 +76,7 @@ class Plan:
         stop_token_ids: Sequence[int] = (),
         stop_sequences: Sequence[Sequence[int]] = (),
         resume: GenerationResult | Iterable[SampledSequence] = (),
+        first_prompt: int = 0,
     ) -> Self:
         """The plan that the arguments of ``generate`` describe.
 
@@ -82,7 +85,8 @@ class Plan:
         """
         info = model.info
         vocab_size, context = (info.vocab_size, info.context_length) if info else (None, None)
-        checked = [_check_ids(prompt, vocab_size, f"prompt {place}") for place, prompt in enumerate(_several(prompts))]
+        numbered = list(enumerate(_several(prompts), first_prompt))
+        checked = [_check_ids(prompt, vocab_size, f"prompt {place}") for place, prompt in numbered]
         earlier = _resume_table(resume)
         if seed is None:
             seed = next(iter(earlier.values())).resume.seed if earlier else fresh_seed()
@@ -92,11 +96,14 @@ class Plan:
         plan = cls(
             prompts=checked,
             indices=indices,
+            first_prompt=first_prompt,
             seed=check_seed(seed),
             sampler=sampler,
             configuration=configuration_of(sampler),
             stop=stop_rules(stop_token_ids, stop_sequences, model.eos_token_ids, vocab_size),
-            max_new_tokens=[_max_new_tokens(max_new_tokens, context, len(prompt), place) for place, prompt in enumerate(checked)],
+            max_new_tokens=[
+                _max_new_tokens(max_new_tokens, context, len(prompt), place) for place, prompt in enumerate(checked, first_prompt)
+            ],
             resume=earlier,
         )
         if len(checked) * len(indices) > sys.maxsize:
@@ -112,16 +119,16 @@ class Plan:
 
     def sequence(self, place: int) -> FollowedSequence:
         """The sequence at a place of the result, at its beginning."""
-        prompt_index, offset = divmod(place, len(self.indices))
-        index = self.indices[offset]
+        prompt, offset = divmod(place, len(self.indices))
+        prompt_index, index = self.first_prompt + prompt, self.indices[offset]
         return FollowedSequence(
             self.seed,
             prompt_index,
             index,
-            self.prompts[prompt_index],
+            self.prompts[prompt],
             sampler=self.sampler,
             stop=self.stop,
-            max_new_tokens=self.max_new_tokens[prompt_index],
+            max_new_tokens=self.max_new_tokens[prompt],
             resume=self.resume.get((prompt_index, index)),
             configuration=self.configuration,
         )
@@ -131,13 +138,14 @@ class Plan:
         what = f"sequence {sequence.index} of prompt {sequence.prompt_index}, to be resumed,"
         if sequence.resume.seed != self.seed:
             raise UsageError(f"{what} was begun with another seed")
-        if sequence.prompt_index >= len(self.prompts) or self.prompts[sequence.prompt_index] != sequence.prompt_token_ids:
+        prompt = sequence.prompt_index - self.first_prompt
+        if not 0 <= prompt < len(self.prompts) or self.prompts[prompt] != sequence.prompt_token_ids:
             raise UsageError(f"{what} does not continue prompt {sequence.prompt_index} of this generation")
         if sequence.index not in self.indices:
             raise UsageError(f"{what} is none of the {len(self.indices)} asked for")
         if sequence.resume.sampler not in ("", self.configuration):
             raise UsageError(f"{what} was begun with {sequence.resume.sampler}, not {self.configuration}")
-        had, most = len(sequence.token_ids), self.max_new_tokens[sequence.prompt_index]
+        had, most = len(sequence.token_ids), self.max_new_tokens[prompt]
         if had > most:
             raise UsageError(f"{what} has {had} tokens already; max_new_tokens is {most}")
         if (self.stop.first_match(sequence.token_ids) or had) < had:

@@ -146,6 +146,11 @@ class FollowedSequence:
         return len(self._token_ids)
 
     @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The tokens generated, those it was resumed with included."""
+        return tuple(self._token_ids)
+
+    @property
     def room(self) -> int:
         """How many tokens it may still get."""
         return self._max_new_tokens - self.step

@@ -23,6 +23,7 @@ from seedbed.errors import (
 from seedbed.http.pool import Pool, PoolStatistics
 from seedbed.http.transport import origin_of
 from seedbed.http.turns import Turns
+from seedbed.observing.observer import RequestBegan, RequestEnded, RequestRepeated, observers
 from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse, Sample, Score
 from seedbed.protocols.refusal import refusal, retry_after
 
@@ -281,6 +282,8 @@ class Endpoint:
 
     def _count_retry(self) -> None:
         self._retries += 1
+        for observer in observers():
+            observer.notice(RequestRepeated(self.where))
 
     async def _attempt(self, request: HttpRequest, bound: int) -> HttpResponse:
         response = await self._timed(request, bound)
@@ -304,7 +307,8 @@ class Endpoint:
             if began < self._not_before:
                 await _refuse(self.where, self._not_before - began)
             self._requests += 1
-            response = await self._sender.send(request, bound)
+            send = self._send_observed if observers() else self._sender.send
+            response = await send(request, bound)
             if response.status in (429, 503):
                 turns.shrink(number, self._requests)
                 self._not_before = max(self._not_before, trio.current_time() + (retry_after(response) or 0.0))
@@ -316,6 +320,22 @@ class Endpoint:
         if (response.header("content-encoding") or "identity") != "identity":
             raise BrokenAnswer(f"{self.where} compressed its answer, though it was asked not to")
         return response if response.status == 200 else self.secrets.hide_in(response)
+
+    async def _send_observed(self, request: HttpRequest, bound: int) -> HttpResponse:
+        listening, began = observers(), trio.current_time()
+        for observer in listening:
+            observer.notice(RequestBegan(self.where))
+        status, octets, error = None, 0, ""
+        try:
+            response = await self._sender.send(request, bound)
+            status, octets = response.status, len(response.body)
+        except BaseException as problem:
+            error = type(problem).__name__
+            raise
+        finally:
+            for observer in listening:
+                observer.notice(RequestEnded(self.where, status, octets, trio.current_time() - began, error))
+        return response
 
 
 async def _refuse(where: str, seconds: float) -> NoReturn:

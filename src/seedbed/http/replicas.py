@@ -35,6 +35,7 @@ from seedbed.errors import (
 from seedbed.http.endpoint import Endpoint, HTTPStatistics, is_not_ready
 from seedbed.http.retry import Retry
 from seedbed.llm.base import ModelInfo
+from seedbed.observing.observer import RequestRepeated, observers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -197,6 +198,8 @@ class Replicas:
 
     def _count_repetition(self) -> None:
         self._repeated += 1
+        for observer in observers():
+            observer.notice(RequestRepeated(self.where))
 
     async def _one_after_the_other(self, send: Callable[[Endpoint], Awaitable[T]], blocks: Sequence[int]) -> T:
         """Ask until one answers, each once."""

@@ -25,6 +25,7 @@ from seedbed.llm.base import LLM, Ahead, ModelInfo, Row, as_ahead, as_row, whole
 from seedbed.llm.kept_rows import KeptRows, unspoilable
 from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
+from seedbed.observing.observer import QuestionTaken, observers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -134,16 +135,20 @@ class PrefixCache(LLM):
         """
         nursery = self._open_nursery()
         if not self._max_bytes:
+            for observer in observers():
+                observer.notice(QuestionTaken("asked"))
             await trio.lowlevel.checkpoint()
             return reader(await self._ask(prev_token_ids, count, drawing))
         passed = hashlib.blake2b(array("q", prev_token_ids), digest_size=16)
         key = passed.digest()
         row = self._kept.get(key)
+        flight = self._flights.get(key)
+        for observer in observers():
+            observer.notice(QuestionTaken("known" if row is not None else "asked" if flight is None else "shared"))
         if row is not None:
             self._hits += 1
             await trio.lowlevel.checkpoint()
             return reader(Ahead((), (row,)))
-        flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Flight()
             # A copy: the caller may go before the flight ends.

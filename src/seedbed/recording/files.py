@@ -9,21 +9,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from seedbed.errors import RecordingBroken, RecordingError, RecordingLocked
+from seedbed.files import hold, sync_directory
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["lock", "open_regular", "read_file", "replace_file", "sync_directory", "write_whole"]
+__all__ = ["lock", "open_regular", "read_file", "replace_file"]
 
 # 0 where the system has none (Windows): fstat then still refuses what is no regular file.
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-# File systems that have no such locks: recording works, only the second writer is not noticed.
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
@@ -61,28 +58,6 @@ def read_file(path: Path) -> bytes:
         raise RecordingBroken(f"{path} cannot be read: {error.strerror}") from error
 
 
-def write_whole(descriptor: int, data: bytes, end: int) -> None:
-    """Write all of ``data`` at ``end``, or nothing of it; what stands behind ``end`` is cut off first.
-
-    Raises:
-        OSError: the disk is full or gone. What was written of ``data`` is taken back, at the latest by the next write.
-    """
-    if os.fstat(descriptor).st_size != end:
-        os.ftruncate(descriptor, end)
-    os.lseek(descriptor, end, os.SEEK_SET)
-    left = memoryview(data)
-    try:
-        while left:
-            written = os.write(descriptor, left)
-            if not written:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            left = left[written:]
-    except OSError:
-        with suppress(OSError):
-            os.ftruncate(descriptor, end)
-        raise
-
-
 def replace_file(path: Path, data: bytes) -> None:
     """Put ``data`` in the place of a file: whoever reads meanwhile, or after a kill, finds the old one or the new one, whole."""
     temporary = path.with_name(f".{path.name}")
@@ -94,17 +69,6 @@ def replace_file(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
-def sync_directory(path: Path) -> None:
-    """Force a directory's list of names to the disk, where the system can."""
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def lock(descriptor: int, path: Path) -> None:
     """Hold a file for this writer until its descriptor is closed, however the process ends.
 
@@ -112,26 +76,10 @@ def lock(descriptor: int, path: Path) -> None:
         RecordingLocked: another one holds it.
     """
     try:
-        _lock(descriptor)
-    except (BlockingIOError, PermissionError) as error:
-        raise RecordingLocked(
-            f"another recorder is writing to {path.parent}: it holds the lock on {path.name}; wait until it is done, or give another path"
-        ) from error
+        if hold(descriptor):
+            return
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise RecordingError(f"{path} cannot be locked: {error.strerror}") from error
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(descriptor: int) -> None:
-        # Windows locks forbid reading what is locked, so take an octet far behind the end, which it allows.
-        os.lseek(descriptor, 2**40, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> None:
-        # flock, not lockf: the latter's are lost when any other descriptor of the file is closed in this process.
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        raise RecordingError(f"{path} cannot be locked: {error.strerror}") from error
+    raise RecordingLocked(
+        f"another recorder is writing to {path.parent}: it holds the lock on {path.name}; wait until it is done, or give another path"
+    )

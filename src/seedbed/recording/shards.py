@@ -28,7 +28,8 @@ import numpy as np
 import orjson
 
 from seedbed.errors import RecordingBroken
-from seedbed.recording.files import open_regular, sync_directory, write_whole
+from seedbed.files import sync_directory, write_whole
+from seedbed.recording.files import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path

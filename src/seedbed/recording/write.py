@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from seedbed.errors import RecordingError, RecordingExists
+from seedbed.files import sync_directory, write_whole
 from seedbed.llm.base import Row, TopLogprobs
 from seedbed.recording import lines
-from seedbed.recording.files import lock, open_regular, read_file, replace_file, sync_directory, write_whole
+from seedbed.recording.files import lock, open_regular, read_file, replace_file
 from seedbed.recording.format import MANIFEST, RUNS, STEPS, Recording, read_recording
 from seedbed.recording.manifest import Manifest, Seal, read_manifest, write_manifest
 from seedbed.recording.shards import MAX_SHARD, Shards

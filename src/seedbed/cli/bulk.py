@@ -1,0 +1,157 @@
+"""``seedbed generate --prompts FILE --out FILE``: many prompts, from a file to a file."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import nullcontext
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+import orjson
+import trio
+from rich.console import Console
+
+from seedbed.cli.bulk_progress import BulkView
+from seedbed.cli.options import open_model, run_trio, sampler_of, seed_of
+from seedbed.errors import SeedbedError, UsageError
+from seedbed.generation.bulk import Pace, Recipe
+from seedbed.generation.bulk.cluster import require_ray, sample_on_ray
+from seedbed.generation.bulk.run import open_job, sample_missing
+from seedbed.observing import observe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from seedbed.generation.bulk import BulkReport
+    from seedbed.generation.bulk.run import Job
+
+__all__ = ["bulk_options", "generate_in_bulk", "is_bulk"]
+
+
+class _Lookahead(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in some versions of click only
+    name = "K|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "auto" or isinstance(value, int):
+            return value
+        if not value.isdecimal() or int(value) < 1:
+            self.fail(f"{value!r} is neither 'auto' nor a number of 1 or more", param, ctx)
+        return int(value)
+
+
+def bulk_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of ``generate`` for files of prompts."""
+    for option in reversed(
+        (
+            click.option("--lookahead", type=_Lookahead(), default=1, show_default=True, help="Rows to ask for at once; no token changes."),
+            click.option("--prompts", "prompts_path", metavar="FILE", help="A file with a prompt a line, as JSON. Needs --out."),
+            click.option("--out", metavar="PATH", help="Where the rows go: a .jsonl or .parquet file, or a directory."),
+            click.option("--keep-going", is_flag=True, help="Skip prompts that cannot be continued, and list them beside --out."),
+            click.option("--concurrency", type=click.IntRange(1), help="Sequences under way at once.  [default: 4 for each connection]"),
+            click.option("--ray", "ray_address", metavar="ADDRESS|auto|local", help="Split the prompts over a Ray cluster."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def is_bulk(options: dict[str, Any]) -> bool:
+    """Whether a file of prompts was given.
+
+    Raises:
+        UsageError: options that do not go together.
+    """
+    if options["prompts_path"] is None:
+        needless = [
+            name
+            for name, value in (
+                ("--out", options["out"]),
+                ("--keep-going", options["keep_going"]),
+                ("--concurrency", options["concurrency"]),
+                ("--ray", options["ray_address"]),
+            )
+            if value
+        ]
+        if needless:
+            raise UsageError(f"{needless[0]} goes with --prompts FILE")
+        return False
+    if options["texts"] or options["id_lists"]:
+        raise UsageError("give either a file with --prompts, or prompts with --prompt and --token-ids")
+    if options["out"] is None:
+        raise UsageError("say where the rows go: --out FILE.jsonl, FILE.parquet or a directory")
+    if options["ray_address"] is not None and options["timeout"] != float("inf"):
+        raise UsageError("--timeout does not go with --ray: interrupt it instead, the same command goes on")
+    return True
+
+
+def generate_in_bulk(source: str, options: dict[str, Any], as_json: bool) -> None:
+    """Do it, and say what was done."""
+    if options["ray_address"] is not None:
+        require_ray()
+    console = Console(stderr=True)
+    view = BulkView()
+    watching: AbstractContextManager[object] = nullcontext() if as_json or not console.is_terminal else view.shown_on(console)
+    with observe(view), watching:
+        report, skipped_path = _run(source, options)
+    if as_json:
+        click.echo(orjson.dumps(asdict(report) | {"out": options["out"], "seed": str(report.seed)}, option=orjson.OPT_INDENT_2))
+    else:
+        _print_report(report, options["out"], skipped_path)
+
+
+def _run(source: str, options: dict[str, Any]) -> tuple[BulkReport, Path]:
+    seed = None if options["seed"] is None else seed_of(options)  # without one, what is gone on with has its own
+    recipe = Recipe(seed, options["n"], sampler_of(options), options["max_new_tokens"])
+    concurrency = options["concurrency"] or 4 * options["connections"]
+    pace = Pace(concurrency=concurrency, lookahead=options["lookahead"])
+    open_source = partial(open_model, source, options)
+    job: Job | None = None
+
+    async def begin_here() -> None:
+        nonlocal job
+        async with open_source() as model:
+            job = await open_job(options["prompts_path"], options["out"], model, recipe, keep_going=options["keep_going"])
+            if options["ray_address"] is None:
+                with trio.move_on_after(options["timeout"]):
+                    await sample_missing(job, model, pace)
+
+    try:
+        run_trio(begin_here)
+        assert job is not None
+        if options["ray_address"] is not None:
+            sample_on_ray(job, open_source, address=options["ray_address"], pace=pace)
+        return job.report(), job.skipped_path
+    except SeedbedError as error:
+        if job is not None:
+            error.add_note(_how_far(job.report(), options["out"]))
+        raise
+    except BaseException:
+        if job is not None:
+            click.echo(_how_far(job.report(), options["out"]), err=True)
+        raise
+    finally:
+        if job is not None:
+            job.close()
+
+
+def _how_far(report: BulkReport, out: str) -> str:
+    done = report.before + report.prompts + report.skipped
+    return f"{done} of {report.lines} lines are done, and their rows in {shlex.quote(out)}: the same command goes on"
+
+
+def _print_report(report: BulkReport, out: str, skipped_path: Path) -> None:
+    before = f"; {report.before} lines were done before" if report.before else ""
+    click.echo(f"{report.prompts} prompts, {report.sequences} sequences, {report.tokens} tokens in {shlex.quote(out)}{before}")
+    if report.skipped:
+        click.echo(f"skipped {report.skipped}, listed in {shlex.quote(str(skipped_path))}:")
+        for problem in report.problems:
+            click.echo(f"  {problem}")
+        if report.skipped > len(report.problems):
+            click.echo("  ...")
+    if not report.is_complete:
+        click.echo(f"cut short: {_how_far(report, out)}")
+    click.echo(f"seed   {report.seed}")

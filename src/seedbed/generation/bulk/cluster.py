@@ -1,0 +1,225 @@
+"""The same rows from many machines: prompts are split into Ray tasks, each of which runs a trio loop of its own.
+
+Ray schedules, moves and retries; nothing here does. It can, since a task is a pure function of its prompts: whoever runs it, and however
+often, the rows are the same. The driver holds the output, and adds to it in order; one that was killed is gone on with like any run.
+Every node needs seedbed, and must reach the model.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+import trio
+
+from seedbed.errors import MissingExtra, SeedbedError, ServerError, UsageError
+from seedbed.generation.bulk.parquet import table_of
+from seedbed.generation.bulk.prompts import Prompt
+from seedbed.generation.bulk.run import BulkReport, open_job
+from seedbed.generation.bulk.stream import Pace, Recipe, open_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractAsyncContextManager
+    from os import PathLike
+
+    from seedbed.generation.bulk.output import Finished
+    from seedbed.generation.bulk.prompts import BadLine
+    from seedbed.generation.bulk.run import Job
+    from seedbed.llm.base import LLM
+
+    OpenModel = Callable[[], AbstractAsyncContextManager[LLM]]
+
+__all__ = ["BatchSampler", "generate_file_on_ray", "sample_on_ray"]
+
+RETRIES = 5  # how often Ray runs a task again whose worker died
+AHEAD = 2  # tasks given out for each CPU, so that none waits for the driver
+
+
+def generate_file_on_ray(
+    prompts: str | PathLike[str],
+    out: str | PathLike[str],
+    open_model: OpenModel,
+    recipe: Recipe,
+    *,
+    address: str = "local",
+    keep_going: bool = False,
+    pace: Pace | None = None,
+    task_prompts: int | None = None,
+) -> BulkReport:
+    """``generate_file`` on a Ray cluster: the same file, the same octets, gone on with in the same way.
+
+    Args:
+        prompts, out, keep_going: as for ``generate_file``.
+        open_model: what opens the model, here and in each task, such as ``functools.partial(connect, url)``; it is pickled.
+        recipe: what decides the rows.
+        address: of a cluster, "auto" for the one of this machine, or "local" to start one. Where Ray runs already, that is used.
+        pace: of each task.
+        task_prompts: prompts a task; None is as many as keep it busy: four times those it follows at a time.
+
+    Raises:
+        MissingExtra: Ray is not installed.
+        UsageError, ServerError: as ``generate_file``; also when Ray gave up on a task.
+
+    Concurrency:
+        Blocks; not to be called under trio.
+
+    Example:
+        ::
+
+            generate_file_on_ray("prompts.jsonl", "rows.jsonl", partial(connect, "http://model:8000"), Recipe(seed=7), address="auto")
+    """
+    require_ray()
+
+    async def opened() -> Job:
+        async with open_model() as model:
+            return await open_job(prompts, out, model, recipe, keep_going=keep_going)
+
+    with trio.run(opened) as job:
+        sample_on_ray(job, open_model, address=address, pace=pace, task_prompts=task_prompts)
+        return job.report()
+
+
+def sample_on_ray(job: Job, open_model: OpenModel, *, address: str, pace: Pace | None = None, task_prompts: int | None = None) -> None:
+    """Have what is missing sampled, and write it; see ``generate_file_on_ray``."""
+    pace = pace or Pace()
+    size = task_prompts or max(1, 4 * pace.concurrency // max(1, job.recipe.n))
+    with _connected(address) as ray:
+        task = ray.remote(num_cpus=1, max_retries=RETRIES)(_sample_part)
+        shared = ray.put((open_model, job.recipe, pace))
+        at_once = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        parts = _parts(job.missing(), size)
+        given_out = deque(task.remote(shared, part) for part in islice(parts, at_once))
+        try:
+            while given_out:
+                sampled: _Sampled = _answer_of(ray, given_out.popleft())
+                for finished in sampled.finished:
+                    job.write(finished)
+                if sampled.error is not None:
+                    raise sampled.error
+                given_out.extend(task.remote(shared, part) for part in islice(parts, 1))
+        finally:
+            for reference in given_out:
+                ray.cancel(reference)
+    job.complete()
+
+
+def require_ray() -> Any:
+    """The module.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingExtra("sampling on a cluster needs Ray: pip install 'seedbed[ray]'") from error
+    return ray
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    ray = require_ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
+        more = {"include_dashboard": False} if address == "local" else {}
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=True, **more)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UsageError(f"there is no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _answer_of(ray: Any, reference: Any) -> _Sampled:
+    try:
+        return ray.get(reference)  # type: ignore[no-any-return]
+    except ray.exceptions.RayError as error:
+        raise ServerError(f"Ray gave up on a task: {type(error).__name__}: {str(error).strip().splitlines()[-1]}") from error
+
+
+def _parts(prompts: Iterator[Prompt | BadLine], size: int) -> Iterator[list[Prompt | BadLine]]:
+    while part := list(islice(prompts, size)):
+        yield part
+
+
+class _Sampled(NamedTuple):
+    """What a task gives back: its prompts in order, up to the one at which an error ended it."""
+
+    finished: list[Finished]
+    error: SeedbedError | None
+
+
+def _sample_part(shared: tuple[OpenModel, Recipe, Pace], prompts: list[Prompt | BadLine]) -> _Sampled:
+    """A task."""
+    return trio.run(_sample, *shared, prompts)
+
+
+async def _sample(open_model: OpenModel, recipe: Recipe, pace: Pace, prompts: list[Prompt | BadLine]) -> _Sampled:
+    finished: list[Finished] = []
+    try:
+        async with open_model() as model, open_stream(prompts, model, recipe, pace) as stream:
+            finished.extend([prompt async for prompt in stream])
+    except SeedbedError as error:
+        error.result = None  # it may be large, and its rows are not wanted
+        return _Sampled(finished, error)
+    return _Sampled(finished, None)
+
+
+class BatchSampler:
+    """For Ray Data: ``dataset.map_batches(BatchSampler, fn_constructor_args=(open_model, recipe), concurrency=2)``.
+
+    A batch needs the columns ``prompt_index`` (ints, which address the randomness: they must not repeat) and ``prompt`` (texts) or
+    ``token_ids`` (ints); it may have ``id``. What comes back is a table with a row a sequence, in the columns of
+    ``seedbed.generation.bulk.columns``, the same for any split into batches.
+
+    Args:
+        open_model: what opens the model, such as ``functools.partial(connect, url)``.
+        recipe: what decides the rows; with a seed.
+        pace: what decides the speed and nothing else.
+
+    Raises:
+        UsageError: a column is missing, or a prompt cannot be continued; it is named.
+
+    Concurrency:
+        One batch at a time, each in a trio loop of its own.
+
+    Example:
+        >>> from contextlib import asynccontextmanager
+        >>> from seedbed import TinyLM
+        >>> @asynccontextmanager
+        ... async def open_model():
+        ...     yield TinyLM()
+        >>> sampler = BatchSampler(open_model, Recipe(seed=7, max_new_tokens=4, text=True))
+        >>> sampler({"prompt_index": [0, 1], "prompt": ["The seed", "In spring"]})["text"].to_pylist()
+        [', on', ' the']
+    """
+
+    def __init__(self, open_model: OpenModel, recipe: Recipe, pace: Pace | None = None) -> None:
+        self._open_model, self._recipe, self._pace = open_model, recipe, pace or Pace()
+
+    def __call__(self, batch: Mapping[str, Any]) -> Any:
+        finished, error = trio.run(_sample, self._open_model, self._recipe, self._pace, _prompts_of(batch))
+        if error is not None:
+            raise error
+        for prompt in finished:
+            if prompt.problem:
+                raise UsageError(f"prompt {prompt.prompt_index} cannot be continued: {prompt.problem}")
+        return table_of([orjson.loads(line) for prompt in finished for line in prompt.lines.splitlines()])
+
+
+def _prompts_of(batch: Mapping[str, Any]) -> list[Prompt | BadLine]:
+    if "prompt_index" not in batch or not {"prompt", "token_ids"} & set(batch):
+        raise UsageError(f"a batch needs the columns prompt_index, and prompt or token_ids; it has {', '.join(batch) or 'none'}")
+    given = batch["prompt"] if "prompt" in batch else batch["token_ids"]
+    names = batch.get("id", [None] * len(given))
+    return [
+        Prompt(int(index), tokens if isinstance(tokens, str) else tuple(map(int, tokens)), None if name is None else str(name))
+        for index, tokens, name in zip(batch["prompt_index"], given, names, strict=True)
+    ]

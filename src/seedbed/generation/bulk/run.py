@@ -1,0 +1,254 @@
+"""A file of prompts in, a file of rows out: what is missing is sampled, what is there stays."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import trio
+
+from seedbed.errors import UsageError
+from seedbed.generation.bulk.output import Output
+from seedbed.generation.bulk.prompts import PromptFile, read_prompts
+from seedbed.generation.bulk.stream import Recipe, has_text, open_stream
+from seedbed.generation.result import configuration_of
+from seedbed.llm.base import ModelInfo
+from seedbed.llm.running import require_trio
+from seedbed.llm.threads import as_llm
+from seedbed.observing.observer import BulkBegan, PromptFinished, observers
+from seedbed.sampling.randomness import fresh_seed
+from seedbed.sampling.sampler import Sampler
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from os import PathLike
+
+    from seedbed.generation.bulk.output import Finished
+    from seedbed.generation.bulk.prompts import BadLine, Prompt
+    from seedbed.generation.bulk.stream import Pace
+    from seedbed.llm.base import LLM
+
+__all__ = ["BulkReport", "Job", "generate_file", "open_job", "sample_missing"]
+
+FORMAT = 1  # of the rows
+SHOWN = 10  # problems that a report holds; all are in the list of the skipped
+
+
+@dataclass(frozen=True, slots=True)
+class BulkReport:
+    """What a run did.
+
+    Attributes:
+        is_complete: whether the output has all there is to have.
+        lines: lines of the prompts' file.
+        before: how many of them were done already.
+        prompts, sequences, tokens: what this run added.
+        skipped: how many prompts this run skipped.
+        problems: of the first few of them, with file and line.
+        seed: the seed, fresh if none was given.
+    """
+
+    is_complete: bool
+    lines: int
+    before: int
+    prompts: int
+    sequences: int
+    tokens: int
+    skipped: int
+    problems: tuple[str, ...]
+    seed: int
+
+
+class Job:
+    """A run under way, without any model: which prompts are missing, and where their rows go. A context manager.
+
+    Attributes:
+        recipe: what decides the rows, with the seed and the text as an earlier run chose them.
+        skipped_path: where skipped prompts are listed.
+    """
+
+    def __init__(self, path: Path, prompts: PromptFile, output: Output, recipe: Recipe, *, keep_going: bool) -> None:
+        assert recipe.seed is not None
+        self.recipe, self.seed, self.skipped_path = recipe, recipe.seed, output.skipped_path
+        self._path, self._output, self._keep_going = path, output, keep_going
+        self._lines = prompts.lines
+        self._before = prompts.lines if output.is_complete or not recipe.n else output.next_index
+        self._prompts = self._tokens = self._skipped = 0
+        self._problems: list[str] = []
+        for observer in observers():
+            observer.notice(BulkBegan(self._lines, self._before, recipe.n))
+
+    def missing(self) -> Iterator[Prompt | BadLine]:
+        """What is not in the output yet, in order."""
+        return read_prompts(self._path, self._before, self._lines)
+
+    def write(self, finished: Finished) -> None:
+        """Add the next prompt's rows.
+
+        Raises:
+            UsageError: it was skipped, and nothing is to be; names file and line.
+        """
+        problem = finished.problem and f"{self._path}:{finished.prompt_index + 1}: {finished.problem}"
+        if problem and not self._keep_going:
+            raise UsageError(f"{problem}. Skip such lines with keep_going=True, --keep-going; or correct it, and give another --out")
+        self._output.append(finished)
+        if problem:
+            self._skipped += 1
+            self._problems += [problem][: SHOWN - len(self._problems)]
+        else:
+            self._prompts += 1
+            self._tokens += finished.tokens
+        for observer in observers():
+            observer.notice(PromptFinished(finished.prompt_index, finished.tokens, problem))
+
+    def complete(self) -> None:
+        """All that was missing is there."""
+        self._output.complete()
+
+    def report(self) -> BulkReport:
+        """What was done so far."""
+        return BulkReport(
+            is_complete=self._output.is_complete,
+            lines=self._lines,
+            before=self._before,
+            prompts=self._prompts,
+            sequences=self._prompts * self.recipe.n,
+            tokens=self._tokens,
+            skipped=self._skipped,
+            problems=tuple(self._problems),
+            seed=self.seed,
+        )
+
+    def close(self) -> None:
+        """Let go of the output. Idempotent."""
+        self._output.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+async def open_job(prompts: str | PathLike[str], out: str | PathLike[str], model: LLM, recipe: Recipe, *, keep_going: bool = False) -> Job:
+    """Begin a run, or find out how far an earlier one came.
+
+    Args:
+        prompts, out, model, keep_going: as for ``generate_file``.
+        recipe: what decides the rows; where seed or text is None, the earlier run's are taken, or else a fresh seed, and text if the
+            model has any.
+
+    Raises:
+        UsageError: as ``generate_file``.
+        ServerError: the model could not be asked whether it has text.
+    """
+    recipe.plan(0, (model.eos_token_ids[0],), model)  # whatever is wrong with it is wrong with every prompt
+    file = PromptFile.of(Path(prompts))
+    if_new = {"seed": str(fresh_seed()), "text": await has_text(model) if recipe.text is None else recipe.text}
+    decides = _what_decides(recipe, file, model)
+    output = Output(Path(out), decides, {name: value for name, value in if_new.items() if name not in decides}, recipe.n)
+    chosen = replace(recipe, seed=int(output.decides["seed"]), text=output.decides["text"])
+    return Job(Path(prompts), file, output, chosen, keep_going=keep_going)
+
+
+async def generate_file(
+    prompts: str | PathLike[str],
+    out: str | PathLike[str],
+    llm: object,
+    n: int = 1,
+    *,
+    sampler: Sampler | None = None,
+    seed: int | None = None,
+    max_new_tokens: int | None = None,
+    stop_token_ids: Sequence[int] = (),
+    stop_sequences: Sequence[Sequence[int]] = (),
+    text: bool | None = None,
+    timeout: float = math.inf,
+    keep_going: bool = False,
+    pace: Pace | None = None,
+) -> BulkReport:
+    """Sample n sequences from every prompt in a file, and write them to another in the order of the prompts.
+
+    Called again with the same arguments, after kill -9 too, it goes on where it was, and in the end the octets are those of a run that was
+    never interrupted. Memory does not depend on the number of prompts.
+
+    Args:
+        prompts: a file with a prompt a line (see ``seedbed.generation.bulk.prompts``).
+        out: a ``.jsonl`` or ``.parquet`` file, or a directory of parts (see ``seedbed.generation.bulk.output`` and ``.columns``).
+        llm: an ``LLM``, ``BlockingLLM`` or look-alike.
+        n, sampler, max_new_tokens, stop_token_ids, stop_sequences: as for ``generate``.
+        seed: as for ``generate``; None takes the one of the run that is gone on with, or a fresh one.
+        text: whether rows have their text; None is when the model has a tokenizer.
+        timeout: seconds for this run; what is missing then is had by calling again.
+        keep_going: whether a prompt that cannot be continued is skipped, and listed beside ``out``, instead of ending the run.
+        pace: what decides the speed and nothing else.
+
+    Raises:
+        UsageError: a wrong argument; ``out`` was begun with others, which are named; a prompt that cannot be continued, with file and line.
+        MissingExtra: ``out`` is parquet, and pyarrow is not installed.
+        ServerError: the model failed; what was finished before is kept.
+        OSError: ``out`` could not be written.
+
+    Concurrency:
+        One run at a time for each ``out``. Cancelled: what was written stays, and can be gone on with. Always a checkpoint.
+
+    Example:
+        >>> import tempfile
+        >>> from seedbed import TinyLM
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     prompts, out = Path(directory, "prompts.jsonl"), Path(directory, "rows.jsonl")
+        ...     _ = prompts.write_text('"The seed"' + chr(10) + '"In spring"' + chr(10))
+        ...     report = trio.run(lambda: generate_file(prompts, out, TinyLM(), n=2, seed=7, max_new_tokens=5))
+        ...     print(report.prompts, report.sequences, report.tokens, out.read_text().count(chr(10)))
+        2 4 20 4
+    """
+    require_trio()
+    model = as_llm(llm)
+    recipe = Recipe(seed, n, sampler, max_new_tokens, tuple(stop_token_ids), tuple(map(tuple, stop_sequences)), text)
+    with await open_job(prompts, out, model, recipe, keep_going=keep_going) as job:
+        with trio.move_on_after(timeout):
+            await sample_missing(job, model, pace)
+        return job.report()
+
+
+async def sample_missing(job: Job, model: LLM, pace: Pace | None = None) -> None:
+    """Sample what is missing, and write it.
+
+    Raises:
+        UsageError, ServerError, OSError: as ``generate_file``.
+
+    Concurrency:
+        As ``generate_file``.
+    """
+    async with open_stream(job.missing(), model, job.recipe, pace) as stream:
+        async for finished in stream:
+            job.write(finished)
+    job.complete()
+
+
+def _what_decides(recipe: Recipe, prompts: PromptFile, model: LLM) -> dict[str, Any]:
+    """What decides every row, under the names a user knows; what a run chooses for itself is left out."""
+    info = model.info or ModelInfo()
+    decides: dict[str, Any] = {
+        "format": FORMAT,
+        "prompts": f"{prompts.lines} lines, sha256 {prompts.sha256}",
+        "n": recipe.n,
+        "sampler": configuration_of(recipe.sampler or Sampler()),
+        "max_new_tokens": recipe.max_new_tokens,
+        "stop_token_ids": list(recipe.stop_token_ids),
+        "stop_sequences": [list(stop) for stop in recipe.stop_sequences],
+        "model": info.model,
+        "fingerprint": info.fingerprint,
+        "rows": getattr(model, "top_k", None) or "all",
+        "kind": info.kind,
+        "vocab_size": info.vocab_size,
+        "eos_token_ids": list(model.eos_token_ids),
+        "context_length": info.context_length,
+    }
+    if recipe.seed is not None:
+        decides["seed"] = str(recipe.seed)
+    if recipe.text is not None:
+        decides["text"] = recipe.text
+    return decides

@@ -1,0 +1,227 @@
+"""On a Ray cluster the rows are those of one process: whatever the partition, whoever dies.
+
+``make test-ray`` installs Ray and runs what is marked so: it starts a cluster of two workers, which takes some seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from seedbed import LLM, Sampler, TinyLM, connect
+from seedbed.errors import MissingExtra, Overloaded, RequestRefused, ServerError, TruncatedRow, UsageError
+from seedbed.generation.bulk import BatchSampler, Pace, Recipe, generate_file, generate_file_on_ray
+
+RECIPE = Recipe(7, 2, Sampler(0.9, top_k=10), 12)
+PACE = Pace(concurrency=8)
+LINES = 120
+DRIVER = """
+import sys; sys.path.insert(0, {here!r})
+import test_cluster as t, ray
+from functools import partial
+ray.init({address!r}, logging_level="ERROR", log_to_driver=False)
+ray.cloudpickle.register_pickle_by_value(t)
+t.generate_file_on_ray({prompts!r}, {out!r}, partial(t.opened, t.Slow, "", ""), t.RECIPE, pace=t.PACE, task_prompts=10)
+"""
+
+
+class Troubled(LLM):
+    """TinyLM, until a prefix that begins with a certain text is asked for and nobody was in trouble before: then this process dies."""
+
+    def __init__(self, text: str, marker: str) -> None:
+        self._model, self._text, self._marker = TinyLM(), text.encode(), marker
+
+    async def next_token_logits(self, prev_token_ids):
+        if bytes(t for t in prev_token_ids if t < 256).startswith(self._text) and len(prev_token_ids) > len(self._text) + 5:
+            try:
+                os.close(os.open(self._marker, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                pass
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return await self._model.next_token_logits(prev_token_ids)
+
+    def get_stop_token_id(self) -> int:
+        return 256
+
+    @property
+    def info(self):
+        return self._model.info
+
+    async def tokenize(self, text: str):
+        return await self._model.tokenize(text)
+
+    async def detokenize(self, token_ids):
+        return await self._model.detokenize(token_ids)
+
+
+class Slow(Troubled):
+    async def next_token_logits(self, prev_token_ids):
+        await trio.sleep(0.01)
+        return await self._model.next_token_logits(prev_token_ids)
+
+
+@asynccontextmanager
+async def opened(kind=TinyLM, *arguments):
+    yield kind(*arguments)
+
+
+@asynccontextmanager
+async def broken():
+    raise Overloaded("too much", status=503, retry_after=2.0)
+    yield
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(f'{{"prompt": "The seed {place} of"}}\n' for place in range(LINES)))
+    return path
+
+
+@pytest.fixture
+def want(prompts: Path, tmp_path: Path) -> str:
+    """The hash of the run of one process."""
+    out = tmp_path / "want.jsonl"
+    trio.run(lambda: generate_file(prompts, out, TinyLM(), 2, sampler=RECIPE.sampler, seed=7, max_new_tokens=12))
+    return sha256(out)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray = pytest.importorskip("ray", reason="Ray is not installed: make test-ray")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning", "ignore::DeprecationWarning")
+class TestCluster:
+    @pytest.mark.parametrize("task_prompts", [7, 50, None])
+    def test_any_partition_gives_the_same_octets(self, cluster, prompts: Path, tmp_path: Path, want: str, task_prompts) -> None:
+        out = tmp_path / "rows.jsonl"
+        report = generate_file_on_ray(prompts, out, opened, RECIPE, pace=PACE, task_prompts=task_prompts)
+
+        assert sha256(out) == want
+        assert (report.is_complete, report.prompts) == (True, LINES)
+
+    def test_over_http_and_parquet(self, cluster, prompts: Path, tmp_path: Path, want: str) -> None:
+        parquet = pytest.importorskip("pyarrow.parquet")
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-c", "from seedbed.cli import run; run()", "serve", "--port", "0"], stdout=subprocess.PIPE, text=True
+        )
+        try:
+            url = process.stdout.readline().split(",")[0].split()[-1]
+            url = url[url.index("http") :]
+            generate_file_on_ray(prompts, tmp_path / "rows.parquet", partial(connect, url), RECIPE, pace=PACE, task_prompts=30)
+        finally:
+            process.kill()
+            process.communicate()
+        rows = parquet.read_table(tmp_path / "rows.parquet").to_pylist()
+        lines = [json.loads(line) for line in (tmp_path / "want.jsonl").read_text().splitlines()]
+
+        assert rows == lines
+
+    def test_a_worker_that_is_killed_in_mid_run_changes_nothing(self, cluster, prompts: Path, tmp_path: Path, want: str) -> None:
+        marker, out = tmp_path / "killed", tmp_path / "rows.jsonl"
+        generate_file_on_ray(prompts, out, partial(opened, Troubled, "The seed 45 ", str(marker)), RECIPE, pace=PACE, task_prompts=20)
+
+        assert marker.exists()
+        assert sha256(out) == want
+
+    def test_a_driver_that_is_killed_in_mid_run_is_gone_on_with(self, cluster, prompts: Path, tmp_path: Path, want: str) -> None:
+        out = tmp_path / "rows.jsonl"
+        code = DRIVER.format(here=str(Path(__file__).parent), address=cluster, prompts=str(prompts), out=str(out))
+        driver = subprocess.Popen([sys.executable, "-c", code])
+        while not (out.exists() and out.stat().st_size) and driver.poll() is None:
+            time.sleep(0.01)
+        driver.kill()
+        driver.wait()
+        had = out.read_bytes().count(b"\n")
+        report = generate_file_on_ray(prompts, out, opened, RECIPE, pace=PACE, task_prompts=10)
+
+        assert 0 < had < 2 * LINES
+        assert report.before == had // 2
+        assert sha256(out) == want
+
+    def test_a_failing_server_is_told_as_its_own_error_with_what_was_had_kept(self, cluster, prompts: Path, tmp_path: Path) -> None:
+        with pytest.raises(Overloaded, match="too much") as told:
+            generate_file_on_ray(prompts, tmp_path / "rows.jsonl", broken, RECIPE)
+
+        assert (told.value.status, told.value.retry_after) == (503, 2.0)
+
+    def test_a_worker_that_always_dies_is_given_up(self, cluster, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("seedbed.generation.bulk.cluster.RETRIES", 0)
+        with pytest.raises(ServerError, match="Ray gave up on a task: WorkerCrashedError"):
+            generate_file_on_ray(prompts, tmp_path / "rows.jsonl", partial(opened, Troubled, "The seed 5 ", str(tmp_path / "m")), RECIPE)
+
+    def test_ray_data_maps_batches_to_the_same_rows(self, cluster, prompts: Path, tmp_path: Path, want: str) -> None:
+        data = pytest.importorskip("ray.data")
+        source = data.from_items([{"prompt_index": place, "prompt": f"The seed {place} of"} for place in range(LINES)])
+        sampler = Recipe(7, 2, RECIPE.sampler, 12, text=True)
+        mapped = source.map_batches(BatchSampler, fn_constructor_args=(opened, sampler, PACE), batch_size=17, concurrency=2)
+        rows = sorted(mapped.take_all(), key=lambda row: (row["prompt_index"], row["index"]))
+        lines = [json.loads(line) for line in (tmp_path / "want.jsonl").read_text().splitlines()]
+
+        assert [(r["prompt_index"], r["index"], list(r["token_ids"]), r["text"]) for r in rows] == [
+            (r["prompt_index"], r["index"], r["token_ids"], r["text"]) for r in lines
+        ]
+
+
+class TestWithoutRay:
+    def test_it_says_how_to_install_it(self, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "ray", None)
+        with pytest.raises(MissingExtra, match=r"pip install 'seedbed\[ray\]'"):
+            generate_file_on_ray(prompts, tmp_path / "rows.jsonl", opened, RECIPE)
+
+        assert not (tmp_path / "rows.jsonl.run.json").exists()
+
+    def test_what_tasks_are_given_and_give_back_can_be_pickled(self) -> None:
+        for thing in (RECIPE, PACE, partial(connect, "http://model.invalid")):
+            assert repr(pickle.loads(pickle.dumps(thing))) == repr(thing)
+        for error in (Overloaded("a", status=503, retry_after=2.0), TruncatedRow("b", needed=3).at(prompt_index=1, index=2, step=3)):
+            error.add_note("a note")
+            twin = pickle.loads(pickle.dumps(error))
+            assert (type(twin), str(twin), vars(twin)) == (type(error), str(error), vars(error))
+        assert isinstance(twin, TruncatedRow)
+        assert issubclass(Overloaded, RequestRefused)
+
+    def test_batches_give_the_same_rows_however_they_are_split(self) -> None:
+        pytest.importorskip("pyarrow")
+        sampler = BatchSampler(opened, Recipe(7, 2, RECIPE.sampler, 8, text=True))
+        texts = [f"The seed {place}" for place in range(6)]
+        whole = sampler({"prompt_index": list(range(6)), "prompt": texts, "id": list("abcdef")}).to_pylist()
+        parts = [
+            sampler({"prompt_index": [place], "token_ids": [list(text.encode())], "id": ["abcdef"[place]]}).to_pylist()
+            for place, text in enumerate(texts)
+        ]
+
+        assert [row for part in reversed(parts) for row in reversed(part)][::-1] == whole
+
+    def test_a_batch_that_lacks_something_is_refused(self) -> None:
+        sampler = BatchSampler(opened, Recipe(7))
+        for batch, says in (
+            ({"prompt": ["a"]}, "needs the columns prompt_index, and prompt or token_ids; it has prompt"),
+            ({"prompt_index": [3], "token_ids": [[999]]}, "prompt 3 cannot be continued: InvalidPrompt"),
+        ):
+            with pytest.raises(UsageError, match=says):
+                sampler(batch)
