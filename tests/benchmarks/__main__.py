@@ -17,7 +17,7 @@ OUT = Path("build") / "bench.json"
 def main() -> None:
     quick, picked = "--quick" in sys.argv, [word for word in sys.argv[1:] if not word.startswith("-")]
     names = [path.stem for path in sorted(HERE.glob("bench_*.py")) if not picked or path.stem.removeprefix("bench_") in picked]
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=160)
     results: list[dict[str, object]] = []
     for name in names:
         console.print(f"[dim]{name} ...[/dim]")

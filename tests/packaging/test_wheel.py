@@ -44,4 +44,4 @@ def test_its_metadata_are_those_of_the_project(wheel: zipfile.ZipFile) -> None:
     assert set(metadata.get_all("Provides-Extra", [])) == set(PROJECT["optional-dependencies"])
     assert wheel.read(f"{info}/entry_points.txt").decode().count(" = ") == 2
     assert f"{info}/licenses/LICENSE" in wheel.namelist()
-    assert metadata.get_payload() == (ROOT / "README.md").read_text()
+    assert metadata.get_payload(decode=True).decode() == (ROOT / "README.md").read_text()
