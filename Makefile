@@ -10,7 +10,7 @@ LLAMA_READY := $(VENV)/.llama-ready
 RAY_READY := $(VENV)/.ray-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-llama test test-real test-ray check fix bench docs lock fixtures clean
+.PHONY: help setup demo demo-llama test test-real test-ray check fix bench simulate docs lock fixtures clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ fix: $(READY) ## format, and repair what lint can repair
 
 bench: $(READY) ## speed, as ratios measured side by side in one run
 	$(BIN)/python -m tests.benchmarks
+
+simulate: $(READY) ## 1,000 workers and 100 replicas on a virtual clock: what bounds the throughput
+	$(BIN)/python -m tests.benchmarks.simulate_replicas
 
 docs: $(READY) ## API pages from the docstrings, in site/
 	$(BIN)/pdoc --docformat google --output-directory site seedbed $(addprefix seedbed.,$(ROOMS))

@@ -7,6 +7,7 @@ Every node needs seedbed, and must reach the model.
 
 from __future__ import annotations
 
+import socket
 from collections import deque
 from contextlib import contextmanager
 from itertools import islice
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["BatchSampler", "generate_file_on_ray", "sample_on_ray"]
 
 RETRIES = 5  # how often Ray runs a task again whose worker died
+PATIENCE = 5.0  # seconds in which a cluster must take a connection
 AHEAD = 2  # tasks given out for each CPU, so that none waits for the driver
 
 
@@ -126,6 +128,7 @@ def _connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    _require_listening(address)
     try:
         more = {"include_dashboard": False} if address == "local" else {}
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=True, **more)
@@ -135,6 +138,21 @@ def _connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _require_listening(address: str) -> None:
+    """Ray itself tries for many minutes, and says so in many lines.
+
+    Raises:
+        UsageError: nobody listens there.
+    """
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+    except OSError as error:
+        raise UsageError(f"there is no Ray cluster at {address}: {error.strerror or error}") from error
 
 
 def _answer_of(ray: Any, reference: Any) -> _Sampled:
