@@ -99,7 +99,14 @@ def test_a_mistake_gets_one_line(prompts: Path, tmp_path: Path, monkeypatch: pyt
     assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (2, "", 1)
 
 
-@pytest.mark.parametrize(("extra", "options"), [("pyarrow", ["--out", "o.parquet"]), ("ray", ["--out", "o.jsonl", "--ray", "auto"])])
+@pytest.mark.parametrize(
+    ("extra", "options"),
+    [
+        ("pyarrow", ["--out", "o.parquet"]),
+        ("ray", ["--out", "o.jsonl", "--ray", "auto"]),
+        ("opentelemetry", ["--out", "o.jsonl", "--telemetry"]),
+    ],
+)
 def test_a_missing_extra_names_the_command_that_installs_it(
     prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: str, options: list[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,7 @@ from seedbed.cli.options import as_json_option, connection_options, open_model, 
 from seedbed.cli.progress import shown_text, watch
 from seedbed.errors import SeedbedError
 from seedbed.generation import open_generation
+from seedbed.observing import Telemetry, observe
 
 if TYPE_CHECKING:
     from seedbed.generation import GenerationResult
@@ -50,10 +52,14 @@ def generate(source: str, as_json: bool, **options: Any) -> None:
     5 the recording does not have what was asked; 130 interrupted.
     """
 
-    if is_bulk(options):
-        generate_in_bulk(source, options, as_json)
-        return
+    with observe(Telemetry()) if options["telemetry"] else nullcontext():
+        if is_bulk(options):
+            generate_in_bulk(source, options, as_json)
+        else:
+            _generate(source, options, as_json)
 
+
+def _generate(source: str, options: dict[str, Any], as_json: bool) -> None:
     async def main() -> None:
         async with open_model(source, options) as model:
             await sample_and_show(model, options, as_json)
