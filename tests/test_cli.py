@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import queue
 import re
 import select
 import shlex
@@ -13,23 +14,33 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import urllib.request
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
+from seedbed import ModelInfo, RecordingLLM, TinyLM, generate, serve
 from seedbed.cli import main, run
+from seedbed.protocols import PROTOCOLS
+from seedbed.server.faults import Fault
+from seedbed.testing import ScriptedLLM
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from seedbed.protocols.exchange import HttpRequest
 
 ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "fixtures" / "recordings" / "tiny-lm")
 SEED_IDS = "84,104,101,32,115,101,101,100"
 RUN = "from seedbed.cli import run; run()"
-COMMANDS = ["generate", "record", "replay", "inspect", "serve", "check", "selftest", "doctor"]
+COMMANDS = ["generate", "record", "replay", "inspect", "serve", "check", "probe", "conformance", "selftest", "doctor"]
 
 
 @dataclass
@@ -89,6 +100,32 @@ def not_a_model_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     process.communicate()
 
 
+@contextmanager
+def silent_server(path: str, after: int = 0) -> Iterator[str]:
+    """A server that answers nothing any more from so many requests of that path on."""
+
+    def faults(request: HttpRequest) -> Fault | None:
+        nonlocal after
+        after -= request.route == path
+        return Fault("stall", part=0.0) if after < 0 else None
+
+    async def main() -> None:
+        async with serve(TinyLM(), faults=faults) as server:
+            over = trio.Event()
+            started.put((server.url, partial(trio.lowlevel.current_trio_token().run_sync_soon, over.set)))
+            await over.wait()
+
+    started: queue.Queue[tuple[str, Callable[[], None]]] = queue.Queue()
+    thread = threading.Thread(target=trio.run, args=(main,))
+    thread.start()
+    url, end = started.get(timeout=30)
+    try:
+        yield url
+    finally:
+        end()
+        thread.join()
+
+
 class TestGenerate:
     def test_the_same_seed_gives_the_same_output_and_n_a_prefix(self, url: str) -> None:
         three = seedbed("generate", url, "--prompt", "The seed", "-n", "3", "--seed", "7")
@@ -107,7 +144,7 @@ class TestGenerate:
         result = GenerationResult.from_dict(data)
 
         assert (ran.returncode, ran.stderr) == (0, "")
-        assert [s.prompt_token_ids for s in result.sequences] == [(73, 110, 32)] * 2 + [(84, 104, 101, 32, 115, 101, 101, 100)] * 2
+        assert [s.prompt_token_ids for s in result.sequences] == [(84, 104, 101, 32, 115, 101, 101, 100)] * 2 + [(73, 110, 32)] * 2
         assert (data["sha256"], data["model"]) == (result.sha256, "tiny-lm")
         assert data["sequences"][0]["text"] == bytes(t for t in result.sequences[0].token_ids if t < 256).decode()
 
@@ -125,11 +162,88 @@ class TestGenerate:
         assert "4 sequences" not in ran.stdout
         assert re.search(r"^sha256 [0-9a-f]{64}$", ran.stdout, re.MULTILINE)
 
-    def test_a_deadline_keeps_what_there_is(self, url: str) -> None:
-        ran = seedbed("generate", url, "--prompt", "The seed", "-n", "4", "--timeout", "0")
+    def test_prompts_are_taken_in_the_order_they_are_given_in(self, url: str) -> None:
+        words = ["--prompt", "B", "--token-ids", "65", "--prompt=C", "-n1", "--token-ids=68,69", "--prompt", "F"]
+        data = json.loads(seedbed("generate", url, *words, "--max-new-tokens", "0", "--json").stdout)
+
+        assert [bytes(s["prompt_token_ids"]) for s in data["sequences"]] == [b"B", b"A", b"C", b"DE", b"F"]
+
+    def test_a_deadline_keeps_what_there_is_and_says_what_has_the_rest(self, url: str) -> None:
+        with silent_server("/v1/next_token_logits", after=1) as address:  # the probe
+            ran = seedbed("generate", address, "--prompt", "The seed", "-n", "4", "--timeout", "0.5")
+        command = [word.replace(address, url) for word in shlex.split(ran.stdout.splitlines()[-1].partition(": ")[2])]
+        whole = seedbed(*command[1:])
 
         assert ran.returncode == 0
-        assert ran.stdout.count("deadline      0 tokens") == 4
+        assert len(re.findall("deadline +0 tokens", ran.stdout)) == 4
+        assert (whole.returncode, whole.stdout.count(" tokens  ")) == (0, 4)
+        assert seedbed(*command[1:]).stdout == whole.stdout
+
+    def test_one_of_a_thing_is_said_as_one(self, url: str) -> None:
+        ran = seedbed("generate", url, "--prompt", "The seed", "--max-new-tokens", "1", "--seed", "7")
+
+        assert "1 sequence, 1 token from tiny-lm" in ran.stdout
+        assert not re.search(r"\b1 \w+s\b", ran.stdout)
+
+    def test_what_was_finished_is_shown_before_the_error_that_ended_the_rest(self, tmp_path: Path) -> None:
+        """After 1 the end is certain, after 2 a token after which nothing was recorded."""
+        path = str(tmp_path / "recording")
+
+        async def record() -> None:
+            llm = ScriptedLLM({(1,): [9.0, -99.0, -99.0]}, default=[-99.0, 9.0, -99.0], info=ModelInfo(vocab_size=3, eos_token_ids=(0,)))
+            async with RecordingLLM(llm, path) as recorded:
+                for prompt in ([1], [2], [2, 1]):
+                    await recorded.next_token_logits(prompt)
+
+        trio.run(record)
+        arguments = ["generate", path, "--token-ids", "1", "--token-ids", "2", "--seed", "7"]
+        lines, data = seedbed(*arguments), json.loads(seedbed(*arguments, "--json").stdout)
+
+        assert lines.returncode == 5
+        assert re.fullmatch("Error: the recording recording was never asked for this prefix of 3 tokens.*\n", lines.stderr)
+        assert lines.stdout.splitlines() == [
+            "0.0    stop           1 token  0",
+            "1 of 2 sequences finished",
+            f"next   all of them, these included: seedbed generate {path} --seed 7 --token-ids 1 --token-ids 2",
+        ]
+        assert [(s["finish_reason"], s["token_ids"]) for s in data["sequences"]] == [("stop", [0]), ("error", [1, 1])]
+
+    def test_a_deadline_keeps_what_there_is(self, url: str) -> None:
+        ran = seedbed("generate", url, "--prompt", "The seed", "-n", "200", "--max-new-tokens", "2000", "--timeout", "1")
+
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert ran.stdout.count(" deadline ") > 100
+
+    @pytest.mark.parametrize("silent_from", ["/v1/model", "/v1/tokenize"])
+    def test_a_deadline_covers_connecting_and_tokenizing_too(self, silent_from: str) -> None:
+        with silent_server(silent_from) as address:
+            ran = seedbed("generate", address, "--prompt", "The seed", "--timeout", "0.5")
+
+            assert (ran.returncode, ran.stdout) == (3, "")
+            assert ran.stderr.startswith("Error: the deadline came before ")
+            assert ran.stderr.endswith("nothing was sampled; give a longer --timeout, or look after the server\n")
+
+    def test_what_there_is_at_the_deadline_is_shown_though_the_server_is_silent(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys.modules["seedbed.cli.generate"], "PATIENCE", 0.1)  # the package's name is the command
+        with silent_server("/v1/next_token_logits", after=3) as address:  # the probe, and two steps
+            ran = seedbed("generate", address, "--token-ids", "84,104", "--timeout", "0.5")
+
+            assert (ran.returncode, ran.stderr) == (0, "")
+            assert re.search(r"deadline +2 tokens  \d+ \d+$", ran.stdout, re.MULTILINE)
+
+    def test_replicas_give_the_same_tokens_and_one_that_differs_is_refused(self, url: str) -> None:
+        alone = seedbed("generate", url, "--prompt", "The seed", "-n", "4", "--seed", "7")
+        with running("serve", "--port", "0") as (_, other), running("replay", TINY, "--port", "0") as (_, different):
+            together = seedbed("generate", url, "--replica", other, "--prompt", "The seed", "-n", "4", "--seed", "7")
+            mixed = seedbed("generate", url, "--replica", different, "--prompt", "The seed", "-n", "4", "--seed", "7")
+
+            down = seedbed("generate", url, "--replica", "http://127.0.0.1:1", "--prompt", "The seed", "-n", "4", "--seed", "7")
+
+        assert (together.returncode, together.stdout, together.stderr) == (0, alone.stdout, "")
+        assert (down.returncode, down.stdout) == (0, alone.stdout)
+        assert down.stderr.startswith("note: http://127.0.0.1:1 is left out at present: cannot connect to http://127.0.0.1:1: ")
+        assert (mixed.returncode, mixed.stdout) == (3, "")
+        assert "are no replicas of one model" in mixed.stderr
 
 
 class TestRecord:
@@ -145,6 +259,59 @@ class TestRecord:
         assert seedbed("record", url, path, "--prompt", "The seed").returncode == 5
         assert seedbed("record", url, path, "--prompt", "The seed", "--extend").returncode == 0
 
+    def test_cut_short_it_is_not_finished_and_the_command_it_prints_goes_on(self, url: str, tmp_path: Path) -> None:
+        path = str(tmp_path / "recording")
+        sampling = ["--prompt", "The seed", "-n", "2", "--seed", "7"]
+        with silent_server("/v1/next_token_logits", after=4) as address:
+            cut = seedbed("record", address, path, *sampling, "--timeout", "0.5")
+        kept = json.loads(seedbed("inspect", path, "--json").stdout)
+        command = [word.replace(address, url) for word in shlex.split(cut.stderr.splitlines()[-1])]
+        whole = seedbed(*command[1:])
+
+        assert cut.returncode == 5
+        assert f"steps are recorded in {path}, which is not finished. The same command goes on where it stopped:" in cut.stderr
+        assert (kept["sealed"], kept["runs"]) == (False, {})
+        assert command == ["seedbed", "record", url, path, "-n", "2", "--seed", "7", "--prompt", "The seed"]
+        assert whole.returncode == 0
+        assert json.loads(seedbed("inspect", path, "--json").stdout)["sealed"]
+
+    def test_the_command_to_go_on_has_the_fresh_seed_and_no_secret(self, tmp_path: Path) -> None:
+        path = str(tmp_path / "recording")
+        words = ["--prompt", "The", "--timeout", "0.5", "--keep", "all", "--api-key", "sekrit99", "--json"]
+        with silent_server("/v1/next_token_logits", after=4) as one, silent_server("/v1/next_token_logits", after=4) as other:
+            secret, replica = (url.replace("http://", "http://me:hunter22@") for url in (one, other))
+            cut = seedbed("record", secret, path, *words, "--replica", replica)
+        command = shlex.split(cut.stderr.splitlines()[-1])
+
+        assert "hunter22" not in cut.stdout + cut.stderr
+        assert "sekrit99" not in cut.stdout + cut.stderr
+        assert command[command.index("--seed") + 1] == str(json.loads(cut.stdout)["seed"])
+        assert {"--keep", "--json", "--replica", other} < set(command)
+
+    def test_a_source_that_fails_leaves_what_was_recorded_and_what_to_type(self, tmp_path: Path) -> None:
+        """A recording that is recorded itself, and misses."""
+        path = str(tmp_path / "recording")
+        ran = seedbed("record", TINY, path, "--token-ids", SEED_IDS, "-n", "9", "--seed", "8", "--temperature", "3")
+
+        assert ran.returncode == 5
+        assert re.match(
+            r"\d+ steps are recorded in .*, which is not finished. .*:\n  seedbed record .* -n 9 --seed 8 .*\nError: .*\n$", ran.stderr
+        )
+        assert json.loads(seedbed("inspect", path, "--json").stdout)["sealed"] is False
+
+    def test_nothing_is_made_when_the_prompt_is_wrong(self, url: str, tmp_path: Path) -> None:
+        for wrong in ([], ["--token-ids", "x"], ["--prompt", "x", "--seed", "-1"], ["--prompt", "x", "--temperature", "-1"]):
+            assert seedbed("record", url, str(tmp_path / "recording"), *wrong).returncode == 2
+        assert not (tmp_path / "recording").exists()
+
+    def test_a_finished_one_is_added_to_by_an_option_that_is_named(self, url: str, tmp_path: Path) -> None:
+        words = ["record", url, str(tmp_path / "recording"), "--prompt", "The", "--max-new-tokens", "1"]
+        seedbed(*words)
+        ran = seedbed(*words)
+
+        assert (ran.returncode, ran.stderr.count("\n")) == (5, 1)
+        assert "(on the command line: --extend)" in ran.stderr
+
     def test_a_full_recording_with_repeats(self, url: str, tmp_path: Path) -> None:
         path = str(tmp_path / "recording")
         ran = seedbed("record", url, path, "--prompt", "The", "--keep", "all", "--repeats", "2", "--max-new-tokens", "3", "--seed", "7")
@@ -158,14 +325,18 @@ class TestRecord:
         sampling = ["--token-ids", SEED_IDS, "-n", "2", "--seed", "7", "--max-new-tokens", "9", "--json"]
         with running("record", url, path, "--listen", "0") as (process, address):
             live = [seedbed("generate", address, "--rows", "20", *sampling, "--protocol", name) for name in ("native", "llama.cpp")]
+            asked = urllib.request.Request(f"{address}/completion", b'{"prompt": [9, 8], "n_predict": 1, "n_probs": 2}')
+            best = json.loads(urllib.request.urlopen(asked).read())["completion_probabilities"][0]["id"]
             process.send_signal(signal.SIGINT)
             said, complaints = process.communicate(timeout=20)
         offline = seedbed("generate", path, *sampling)
         tokens = [[s["token_ids"] for s in json.loads(ran.stdout)["sequences"]] for ran in (*live, offline)]
 
         assert (process.returncode, complaints) == (0, "")
-        assert f"steps are recorded in {path}. Replay them without the server:\n  seedbed replay {path}" in said
+        port = address.rpartition(":")[2]
+        assert f"steps are recorded in {path}. Replay them without the server:\n  seedbed replay {path} --port {port}\n" in said
         assert tokens[0] == tokens[1] == tokens[2]
+        assert re.search(rf"^ +{best} ", seedbed("inspect", path, "--prefix", "9,8").stdout, re.MULTILINE)
 
 
 class TestInspect:
@@ -191,10 +362,6 @@ class TestInspect:
         assert "answer 0: " in ran.stdout
 
     def test_texts_are_shown_where_the_model_told_them(self, tmp_path: Path) -> None:
-        import trio
-
-        from seedbed import RecordingLLM, TinyLM, generate
-
         async def record() -> None:
             async with RecordingLLM(TinyLM(), tmp_path / "recording", "full") as llm:
                 await generate(list(b"The seed"), llm, 3, seed=7, max_new_tokens=5)
@@ -251,6 +418,21 @@ class TestServe:
         assert [s["token_ids"] for s in json.loads(ran.stdout)["sequences"]] == known["token_ids"][:2]
         assert miss.returncode == 3
         assert "knows no beginning of this prefix" in miss.stderr
+
+    def test_every_protocol_that_can_carry_its_rows_is_spoken_and_the_command_it_prints_is_answered(self) -> None:
+        told = ["--eos-token-id", "256", "--vocab-size", "257"]
+        sampling = ["--token-ids", SEED_IDS, "--seed", "7", "--temperature", "0.9", "--top-k", "10", "--max-new-tokens", "3", "--json"]
+        with running("replay", TINY, "--port", "0") as (process, address):
+            printed = shlex.split([process.stdout.readline() for _ in range(2)][-1])
+            tried = seedbed(*printed[1:])
+            ran = [seedbed("generate", address, *sampling, *told, "--protocol", p) for p in sorted(set(PROTOCOLS) - {"kserve-v2"})]
+            full = seedbed("generate", address, *sampling, *told, "--protocol", "kserve-v2")
+            untold = seedbed("generate", address, *sampling, "--protocol", "vllm")
+
+        assert tried.returncode == 0
+        assert {tuple(json.loads(run.stdout)["sequences"][0]["token_ids"]) for run in ran} == {(44, 32, 111)}
+        assert (full.returncode, "the full row was asked for, 20 of 257 tokens are known" in full.stderr) == (3, True)
+        assert "(on the command line: --eos-token-id ID)" in untold.stderr
 
     def test_hypercorn_serves_the_same(self, url: str) -> None:
         with running("serve", "--port", "0", "--hypercorn") as (_, address):
@@ -339,7 +521,7 @@ class TestMistakes:
 
         assert client.returncode == 3
         assert re.fullmatch(r"Error: (cannot connect to|http).*(connection refused|closed the connection).*\n", said)
-        assert out == ""
+        assert out == "" or " of 4 sequences finished\n" in out
 
     def test_a_missing_extra_names_the_command_that_installs_it(self) -> None:
         code = "import sys; sys.modules['hypercorn'] = None; sys.argv[1:] = ['serve', '--hypercorn']; from seedbed.cli import run; run()"
@@ -400,13 +582,50 @@ class TestForPeople:
         assert b"of 4 sequences done" in seen
         assert out == seedbed("generate", url, "--prompt", "The seed", "-n", "4", "--seed", "7").stdout
 
-    def test_a_reader_that_has_seen_enough_is_no_error(self, url: str) -> None:
-        ran = subprocess.run(
-            f"{sys.executable} -c '{RUN}' generate {url} --prompt The --json -n 64 --max-new-tokens 99 | head -1",
-            shell=True, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["generate", "URL", "--prompt", "The", "--max-new-tokens", "3"],
+            ["inspect", TINY],
+            ["serve", "--port", "0"],
+            ["--help"],
+        ],
+        ids=lambda arguments: " ".join(arguments)[:12],
+    )
+    def test_a_reader_that_has_seen_enough_ends_it_quietly(self, url: str, arguments: list[str]) -> None:
+        """The reading end is closed before the first line is written; 141 is what a shell calls a death by SIGPIPE."""
+        read, write = os.pipe()
+        os.close(read)
+        with os.fdopen(write, "w") as nobody:
+            ran = subprocess.run(
+                [sys.executable, "-c", RUN, *[url if word == "URL" else word for word in arguments]],
+                stdout=nobody, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+            )  # fmt: skip
 
-        assert (ran.stdout, ran.stderr) == ("{\n", "")
+        assert (ran.returncode, ran.stderr) == (141, "")
+
+    @pytest.mark.parametrize("moment", ["click", "seedbed.cli.serve"])
+    def test_ctrl_c_while_modules_are_imported_is_one_line(self, moment: str) -> None:
+        code = f"""
+import os, signal, sys
+class AtImport:
+    def find_spec(self, name, *_):
+        if name == {moment!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, AtImport())
+sys.argv[1:] = ["--help"]
+from seedbed.__main__ import run
+run()
+"""
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+        assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "interrupted\n")
+
+    def test_the_version_is_said(self) -> None:
+        import seedbed as package
+
+        ran = subprocess.run([sys.executable, "-m", "seedbed", "--version"], capture_output=True, text=True, check=True)
+        assert ran.stdout == f"seedbed, version {package.__version__}\n"
 
 
 class TestWhatAStrangerTyped:

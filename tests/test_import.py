@@ -11,7 +11,7 @@ import pytest
 import seedbed
 
 HEAVY = ["trio", "httpx", "numpy", "rich", "click", "respx", "httptools", "orjson", "safetensors"]
-ROOMS = ["errors", "observing", "http", "llm", "recording", "sampling", "server", "generation", "testing", "protocols", "cli"]
+ROOMS = ["errors", "observing", "http", "llm", "recording", "sampling", "server", "regression", "generation", "testing", "protocols", "cli"]
 
 
 def loaded_after(code: str) -> set[str]:

@@ -7,14 +7,21 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
 from seedbed import RecordingLLM, ReplayLLM, Sampler, connect, generate
 from seedbed.errors import BadRequest, ContextOverflow, InvalidPrompt
 from seedbed.http.model import HTTPModel
+from seedbed.llm import LLM
+from seedbed.protocols.exchange import Sample
+from seedbed.regression.conformance import conformance
+from seedbed.regression.probe import probe
+from tests.real_contract import check_contract
 
 EXAMPLES = Path(__file__).parent / "examples"
 DEMO = EXAMPLES / "demo_llama.py"
@@ -61,6 +68,16 @@ async def test_discovery_and_rows() -> None:
         np.testing.assert_allclose(full[row.token_ids], row.logprobs, atol=2e-4)
 
 
+async def test_it_keeps_the_contract_of_real_servers(tmp_path: Path) -> None:
+    async with llama_server() as url:
+
+        async def busy() -> int:
+            async with httpx.AsyncClient() as client:
+                return sum(slot["is_processing"] for slot in (await client.get(url + "/slots")).json())
+
+        await check_contract(url, FRANCE, busy, tmp_path / "recording", top_k=20)
+
+
 async def test_a_row_is_had_where_the_servers_own_choice_is_half_a_character() -> None:
     """Without a forced choice this server answers this prefix without probabilities."""
     prefix = [504, 3575, 282, 4649, 314, 7042, 284, 624, 10882, 1453, 260, 2240, 28, 260, 3575, 282, 624, 2695, 28, 260]
@@ -86,6 +103,59 @@ async def test_asked_ahead_it_is_asked_half_as_often() -> None:
 
     print(f"{ahead.stats.requests} requests for {ahead.stats.tokens} tokens")
     assert ahead.stats.requests <= 0.55 * ahead.stats.tokens
+
+
+async def test_probe_finds_that_a_warm_prompt_cache_changes_rows_and_from_which_length() -> None:
+    """What it says is held against questions of our own: at that length the cached answer differs, one token below it does not."""
+    async with llama_server() as url, connect(url, top_k=20) as model:
+        report = await probe(model, max_length=66, max_concurrency=1, prompts=1, seed=5)
+        found = report.first
+        print(*report.lines(), sep="\n")
+        differs = {}
+        for length in (found.length - 1, found.length):
+            tokens = [504 + place for place in range(length)]
+            cold = await model.next_token_logits(tokens)
+            differs[length] = await model.reusing_cache().next_token_logits(tokens) != cold
+            assert await model.next_token_logits(tokens) == cold
+
+    assert [one.condition for one in report.breaks] == ["prompt cache"]
+    assert found.place == f"from {found.length} tokens on"
+    assert found.difference > 0.01
+    assert differs == {found.length - 1: False, found.length: True}
+
+
+class AtAnotherTemperature(LLM):
+    """The real server, asked at 1.1 where 1.0 is meant: what a server that gets temperatures wrong looks like."""
+
+    def __init__(self, model: HTTPModel) -> None:
+        self._model = model
+
+    async def next_token_logits(self, prev_token_ids: list[int]) -> object:
+        return await self._model.next_token_logits(prev_token_ids)
+
+    async def sample(self, question: Sample) -> object:
+        return await self._model.sample(replace(question, temperature=question.temperature * 1.1))
+
+    def get_stop_token_id(self) -> int:
+        return self._model.get_stop_token_id()
+
+
+async def test_its_own_draws_conform_and_what_its_seeds_do_is_named() -> None:
+    """Samples of one request overlap with those of the next seeds, and of a seed 32 bits count."""
+    async with llama_server(slots=4) as url, connect(url, top_k="all") as model:
+        prompts = [FRANCE, [504], await model.tokenize("Once upon a time, there was a"), await model.tokenize("I think that")]
+        right = await conformance(model, prompts=prompts, temperature=1.5, top_k=30, top_p=0.95, draws=400, seed=1)
+        wrong = await conformance(model, prompts=prompts, temperature=1.5, top_k=30, top_p=0.95, order="hf", draws=400, seed=1)
+        print(*right.lines(), *wrong.lines(), sep="\n")
+        hot = await conformance(AtAnotherTemperature(model), prompts=prompts, top_k=100, draws=1000, seed=1)
+        print(*hot.lines(), sep="\n")
+
+    assert right.is_conforming
+    assert sorted((flaw.name, flaw.is_fault) for flaw in right.flaws) == [("seeds overlap", False), ("seeds repeat", False)]
+    assert wrong.flaws[0].name == "order"
+    assert "order were that of llama.cpp" in wrong.flaws[0].detail
+    assert hot.flaws[0].name == "temperature"
+    assert abs(hot.temperature.value - 1.1) < 3 * hot.temperature.standard_error
 
 
 async def test_what_it_refuses_is_understood() -> None:

@@ -160,6 +160,18 @@ class TestCheckLLM:
     async def test_a_right_model_passes(self, llm: LLM) -> None:
         await check_llm(llm)
 
+    async def test_anybodys_object_of_that_shape_is_held_to_it(self) -> None:
+        class Blocking:
+            def next_token_logits(self, prev_token_ids):
+                return [0.0, float(len(prev_token_ids))]
+
+            def get_stop_token_id(self):
+                return 1
+
+        await check_llm(Blocking())
+        with pytest.raises(TypeError, match="int is no language model: it has no method next_token_logits"):
+            await check_llm(3)
+
     async def test_a_model_that_looks_ahead_rightly_passes(self) -> None:
         class Ahead(Broken):
             async def logits_ahead(self, prev_token_ids, count):
@@ -171,7 +183,7 @@ class TestCheckLLM:
     @pytest.mark.parametrize(
         ("broken", "says"),
         [
-            (NoCheckpoint, "assert_checkpoints block did not yield"),
+            (NoCheckpoint, "next_token_logits has no checkpoint"),
             (SwallowsCancelled, "must raise Cancelled"),
             (ModifiesThePrefix, r"modified its argument: want \[1\], have \[1, 1\]"),
             (TwoLengths, r"rows of several lengths: \[3, 4\]"),

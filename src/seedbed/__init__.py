@@ -2,8 +2,8 @@
 
 Names are imported when they are first used, so that ``import seedbed`` costs nothing, and the pytest plugin with it.
 
-Public are the names listed here and in ``seedbed.sampling``, ``seedbed.recording``, ``seedbed.server``, ``seedbed.http``,
-``seedbed.testing`` and ``seedbed.errors``. Deeper imports work, and are at the caller's risk.
+Public are the names listed here and in ``seedbed.sampling``, ``seedbed.recording``, ``seedbed.regression``, ``seedbed.server``,
+``seedbed.http``, ``seedbed.testing`` and ``seedbed.errors``. Deeper imports work, and are at the caller's risk.
 """
 
 import sys
@@ -11,6 +11,7 @@ import sys
 # Type checkers take this name for true; importing it from typing would be most of what importing seedbed costs.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    __version__: str
     from seedbed.errors import DeadlineExceeded, SeedbedError
     from seedbed.generation import (
         GenerationResult,
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
     from seedbed.http import HTTPModel, Retry, connect
     from seedbed.llm import LLM, BlockingLLM, ModelInfo, PrefixCache, TopLogprobs, as_llm
     from seedbed.recording import RecordingLLM, ReplayLLM, open_recording, replay_transport
+    from seedbed.regression import CheckReport, check, conformance, probe
     from seedbed.sampling import Sampler, softmax
     from seedbed.server import HashLM, TinyLM, serve
 
 __all__ = [
     "LLM",
     "BlockingLLM",
+    "CheckReport",
     "DeadlineExceeded",
     "GenerationResult",
     "HTTPModel",
@@ -44,12 +47,15 @@ __all__ = [
     "TinyLM",
     "TopLogprobs",
     "as_llm",
+    "check",
+    "conformance",
     "connect",
     "generate",
     "generate_token_ids",
     "generate_token_ids_multiple",
     "open_generation",
     "open_recording",
+    "probe",
     "replay_transport",
     "serve",
     "softmax",
@@ -68,6 +74,7 @@ _ROOMS = {
     "seedbed.http": ("HTTPModel", "Retry", "connect"),
     "seedbed.llm": ("LLM", "BlockingLLM", "ModelInfo", "PrefixCache", "TopLogprobs", "as_llm"),
     "seedbed.recording": ("RecordingLLM", "ReplayLLM", "open_recording", "replay_transport"),
+    "seedbed.regression": ("CheckReport", "check", "conformance", "probe"),
     "seedbed.sampling": ("Sampler", "softmax"),
     "seedbed.server": ("HashLM", "TinyLM", "serve"),
 }
@@ -75,6 +82,10 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("seedbed")
     if name not in _ROOM_OF:
         raise AttributeError(f"module 'seedbed' has no attribute {name!r}")
     __import__(_ROOM_OF[name])

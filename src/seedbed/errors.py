@@ -24,6 +24,7 @@
     │   │   ├── RowWithheld                 the server answered, but kept the row to itself
     │   │   └── DishonestAnswer             well-formed, and contradicts the request or itself
     │   ├── NotAModelServer                 an HTTP server, but none of the protocols known
+    │   ├── ReplicasDiffer                  several servers, but not of one model
     │   └── RequestRefused                  the server said no; ``.status`` has its HTTP status
     │       ├── BadRequest                  400, 422: it does not accept what was asked
     │       ├── ContextOverflow             more tokens than the model's context holds
@@ -34,6 +35,7 @@
     │       ├── NotReady                    503 while the model loads
     │       ├── Overloaded                  429, 503: try later; ``.retry_after`` in seconds, if said
     │       └── EngineFailed                500: the engine behind the server broke
+    ├── CheckFailed                         a baseline would be replaced by answers that fail their own check
     └── RecordingError                      between us and a recording
         ├── RecordingNotFound               no recording at that path
         ├── RecordingExists                 one is there already and would be overwritten
@@ -61,6 +63,7 @@ __all__ = [
     "AnswerTooLarge",
     "BadRequest",
     "BrokenAnswer",
+    "CheckFailed",
     "ConnectionLost",
     "ContextOverflow",
     "DeadlineExceeded",
@@ -86,6 +89,7 @@ __all__ = [
     "RecordingMiss",
     "RecordingNotFound",
     "RecordingTooNew",
+    "ReplicasDiffer",
     "RequestRefused",
     "RequestTimeout",
     "RowError",
@@ -251,6 +255,10 @@ class NotAModelServer(ServerError):
     """Something answers HTTP there, but in none of the protocols known."""
 
 
+class ReplicasDiffer(ServerError):
+    """Servers given as replicas tell different things of themselves: which tokens are drawn would depend on which one answers."""
+
+
 class RequestRefused(ServerError):
     """The server understood HTTP and said no.
 
@@ -324,6 +332,12 @@ class EngineFailed(RequestRefused):
     """500: the engine behind the server broke."""
 
     retryable = True
+
+
+class CheckFailed(SeedbedError):
+    """Answers that were to become a baseline do not pass a check against the server they are of; the old baseline stands."""
+
+    exit_code = 1
 
 
 class RecordingError(SeedbedError):

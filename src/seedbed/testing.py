@@ -15,6 +15,7 @@ from trio._core import _run as _trio_run  # private: see _scheduler()
 
 from seedbed.errors import MalformedRow
 from seedbed.llm.base import LLM, ModelInfo, Row, TopLogprobs, as_ahead, as_row
+from seedbed.llm.threads import as_llm
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -81,7 +82,7 @@ class ScriptedLLM(LLM):
         return self._info
 
 
-async def check_llm(llm: LLM, prefixes: Sequence[Sequence[int]] = ((1,), (1, 2), (1,)), *, patience: float = 60.0) -> None:
+async def check_llm(llm: object, prefixes: Sequence[Sequence[int]] = ((1,), (1, 2), (1,)), *, patience: float = 60.0) -> None:
     """Hold an implementation of ``LLM`` to its contract; raises AssertionError with what it broke.
 
     Checked: rows are well-formed and of one length, the same for the same prefix, alone and with others in flight; the prefix is not
@@ -89,15 +90,18 @@ async def check_llm(llm: LLM, prefixes: Sequence[Sequence[int]] = ((1,), (1, 2),
     are as many as allowed and those of their own prefixes; stop tokens are inside the vocabulary.
 
     Args:
-        llm: the model.
+        llm: the model, or any object that ``as_llm`` takes for one.
         prefixes: what to ask; ids of its vocabulary.
         patience: seconds to wait for answers after a cancelled call, before something it held is taken to be lost.
 
     Concurrency:
         Needs the model to itself.
+
+    Example:
+        >>> trio.run(check_llm, ScriptedLLM({}, default=[0.0, 1.0, 2.0]))
     """
     try:
-        await _check_llm(llm, prefixes, patience)
+        await _check_llm(as_llm(llm), prefixes, patience)
     except MalformedRow as error:
         raise AssertionError(error.message) from error
 
@@ -121,9 +125,16 @@ async def _check_llm(llm: LLM, prefixes: Sequence[Sequence[int]], patience: floa
 
 
 async def _asked_alone(llm: LLM, prefix: Sequence[int]) -> Row:
-    asked = list(prefix)
-    with trio.testing.assert_checkpoints():
-        answer = await llm.next_token_logits(asked)
+    asked, answer = list(prefix), None
+    try:
+        with trio.testing.assert_checkpoints():
+            answer = await llm.next_token_logits(asked)
+    except AssertionError as error:
+        if answer is None:
+            raise
+        raise AssertionError(
+            "next_token_logits has no checkpoint, so other tasks never have their turn: await something of trio's"
+        ) from error
     assert asked == list(prefix), f"next_token_logits modified its argument: want {list(prefix)}, have {asked}"
     return as_row(answer)
 
@@ -237,6 +248,9 @@ def schedules(count: int = 50, *, first: int = 0) -> Iterator[Callable[..., Any]
 
     Args:
         first: the seed of the first, the others count on from it; a seed gives the same schedule each time.
+
+    Raises:
+        RuntimeError: from a runner, when this trio chooses its schedule in another way than is known here.
 
     Example:
         >>> async def main():

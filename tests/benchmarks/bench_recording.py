@@ -5,28 +5,37 @@ vcrpy writes the cassette and opens it if it is installed. If not, PyYAML does b
 
 The server is the usual one: Python, ``json.dumps(row.tolist())``, float32 logits. Beside it: the same from our own server, which writes
 the shortest decimal that is the same float32; and what is kept when the 20 best are enough.
+
+Then: how many steps a second are replayed, in this process and through HTTP that opens no socket, beside vcrpy doing the same through
+httpx; and does a replay through HTTP take more memory after 100,000 requests than after 10,000?
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import orjson
 import trio
 
-from seedbed import ModelInfo, RecordingLLM, open_recording
+from seedbed import ModelInfo, RecordingLLM, connect, open_recording, replay_transport
 from seedbed.recording import ReplayLLM
 from seedbed.testing import ScriptedLLM
 
 V = 32_000
 SMALLER, FASTER = 5.0, 100.0
 URL = "http://127.0.0.1:8000/v1/next_token_logits"
+REQUESTS = 100_000
+GROWTH = 4.0  # MB that a flat memory may grow by: what an allocator keeps for itself
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
@@ -51,16 +60,95 @@ def run(quick: bool) -> list[dict[str, Any]]:
             theirs = _seconds(lambda: load(cassettes[0]))
             for tier, path in paths.items():
                 opened[tier].append(theirs / statistics.median(_seconds(lambda path=path: open_recording(path)) for _ in range(9)))  # type: ignore[misc]
+        replayed = _replayed(paths, cassettes[0], prefixes, rounds)
+        milliseconds = {
+            tier: 1e3 * statistics.median(_seconds(lambda path=path: open_recording(path)) for _ in range(9))
+            for tier, path in paths.items()
+        }  # type: ignore[misc]
         sizes = {name: _size(path) for name, path in paths.items()}
         theirs_usual, theirs_shortest = (cassette.stat().st_size for cassette in cassettes)
     exact = f"{steps} steps of {V} logits, beside {how}"
     return [
         _result("P8 size", f"cassette / recording, full rows bit for bit: {exact}", [theirs_usual / sizes["full"]], SMALLER),
-        _result("P8 open", f"time to open, cassette / recording: {exact}", opened["full"], FASTER),
+        _result("P8 open", f"time to open, cassette / recording ({milliseconds['full']:.1f} ms): {exact}", opened["full"], FASTER),
         _result("P8 shortest", "size, when the server writes the shortest decimals", [theirs_shortest / sizes["full"]], None),
         _result("P8 top-20 size", "size, when the 20 best are kept", [theirs_usual / sizes["top_k"]], None),
-        _result("P8 top-20 open", "time to open, when the 20 best are kept", opened["top_k"], None),
+        _result("P8 top-20 open", f"time to open ({milliseconds['top_k']:.1f} ms), when the 20 best are kept", opened["top_k"], None),
+        *replayed,
+        _memory(5_000 if quick else REQUESTS),
     ]
+
+
+def _replayed(paths: dict[str, Path], cassette: Path, prefixes: list[list[int]], rounds: int) -> list[dict[str, Any]]:
+    """Steps a second."""
+    ways = {
+        "in process, full rows": lambda: trio.run(_replay, ReplayLLM(paths["full"]), prefixes),
+        "in process, top 20": lambda: trio.run(_replay, ReplayLLM(paths["top_k"]), prefixes),
+        "replay_transport, full rows": lambda: trio.run(_replay_http, paths["full"], prefixes),
+        "replay_transport, top 20": lambda: trio.run(_replay_http, paths["top_k"], prefixes),
+        "vcrpy and httpx, full rows": lambda: _replay_vcrpy(cassette, prefixes),
+    }
+    rates: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, seconds in ways.items():
+            if (took := seconds()) is not None:
+                rates[way].append(len(prefixes) / took)
+    return [_result("replay", f"steps/s: {way}", figures, None) for way, figures in rates.items() if figures]
+
+
+async def _replay(llm: Any, prefixes: list[list[int]]) -> float:
+    """Seconds, and each row is looked at, so that it has been read."""
+    began = time.perf_counter()
+    for prefix in prefixes:
+        row = await llm.next_token_logits(prefix)
+        (row if isinstance(row, np.ndarray) else row.logprobs).max()
+    return time.perf_counter() - began
+
+
+async def _replay_http(path: Path, prefixes: list[list[int]]) -> float:
+    async with connect("http://recording.invalid", transport=replay_transport(path)) as model:
+        return await _replay(model, prefixes)
+
+
+def _replay_vcrpy(path: Path, prefixes: list[list[int]]) -> float | None:
+    """Opening the cassette is not counted, as opening the recording is not."""
+    try:
+        import vcr
+    except ImportError:
+        return None
+    with vcr.use_cassette(str(path), record_mode="none", match_on=["method", "uri", "body"]), httpx.Client() as client:
+        began = time.perf_counter()
+        for prefix in prefixes:
+            answer = client.post(URL, content=json.dumps({"token_ids": prefix}))
+            np.array(answer.json()["logits"], dtype=np.float32).max()
+        return time.perf_counter() - began
+
+
+def _memory(requests: int) -> dict[str, Any]:
+    ran = subprocess.run(
+        [sys.executable, "-m", __spec__.name if __spec__ else __file__, "memory", str(requests)], capture_output=True, text=True, check=True
+    )
+    grown = float(ran.stdout)
+    what = f"MB that {requests} requests to replay_transport add to what the first tenth took"
+    result = _result("replay memory", what, [grown], GROWTH)
+    return result | {"ok": grown <= GROWTH, "sense": "<="}
+
+
+async def _grow(requests: int) -> float:
+    """MB of resident memory between the first tenth of the requests and the last."""
+    sizes = []
+    recording = Path(__file__).parents[2] / "fixtures" / "recordings" / "tiny-lm"
+    async with connect("http://recording.invalid", transport=replay_transport(recording)) as model:
+        for share in (requests // 10, requests - requests // 10):
+            for _ in range(share):
+                await model.next_token_logits(b"The seed")
+            sizes.append(_resident())
+    return sizes[1] - sizes[0]
+
+
+def _resident() -> float:
+    """MB of memory this process has now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
 
 
 async def _record(path: Path, tier: Any, prefixes: list[list[int]], rows: list[np.ndarray]) -> None:
@@ -147,5 +235,8 @@ def _result(name: str, what: str, ratios: list[float], goal: float | None) -> di
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["memory"]:
+        print(trio.run(_grow, int(sys.argv[2])))
+        sys.exit()
     for result in run(quick=True):
         print(f"{result['id']:<15} {result['ratio']:>8.1f}  {result['what']}")

@@ -46,14 +46,19 @@ def model_path() -> Path:
 
 
 @asynccontextmanager
-async def llama_server(*, slots: int = 1, threads: int = THREADS) -> AsyncIterator[str]:
+async def llama_server(*, slots: int = 1, threads: int = THREADS, path: Path | None = None, **settings: float) -> AsyncIterator[str]:
     """The server's URL, while the block runs; the process is gone afterwards.
+
+    Args:
+        slots, threads: as llama.cpp's ``-np`` and ``-t``.
+        path: another model's file.
+        settings: further fields of its parameters, such as ``n_ubatch=16``.
 
     Raises:
         MissingExtra: not installed.
         ServerUnreachable: it did not start; with the end of what it said.
     """
-    command = [sys.executable, __file__, str(model_path()), str(slots), str(threads)]
+    command = [sys.executable, __file__, str(path or model_path()), str(slots), str(threads), json.dumps(settings)]
     with tempfile.TemporaryFile() as log:
         # A session of its own: Ctrl-C on the terminal reaches us alone, and we end it in an orderly way.
         process = await trio.lowlevel.open_process(
@@ -84,7 +89,7 @@ async def _address(process: trio.Process, log: object) -> str:
         raise ServerUnreachable(f"the llama.cpp server did not start; it said: {end}") from None
 
 
-def _serve(path: str, slots: int, threads: int) -> None:
+def _serve(path: str, slots: int, threads: int, settings: dict[str, float]) -> None:
     import xllamacpp
 
     out = os.fdopen(os.dup(1), "w")
@@ -96,6 +101,8 @@ def _serve(path: str, slots: int, threads: int) -> None:
     parameters.n_parallel = slots
     parameters.n_ctx = CONTEXT * slots
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
+    for name, value in settings.items():
+        setattr(parameters, name, value)
     server = xllamacpp.Server(parameters)
     print(json.dumps({"address": server.listening_address}), file=out, flush=True)
     while os.read(0, 4096):
@@ -104,4 +111,4 @@ def _serve(path: str, slots: int, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    _serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4]))

@@ -40,16 +40,17 @@ async def main_job(
             ids = await recorded.tokenize(prompt)
             print(f"3. Sampling {n} sequences after {prompt!r} with {sampler}, seed {seed}")
             arguments = {"n": n, "seed": seed, "sampler": sampler, "max_new_tokens": max_new_tokens}
-            async with open_generation(ids, recorded, **arguments) as generation, watch(generation, recorded, quiet=False):
+            async with watch(recorded, quiet=False), open_generation(ids, recorded, **arguments) as generation:
                 await generation.wait()
             live = generation.result()
+            recorded.note(live)
             for sequence in live.sequences[:SHOWN]:
                 text = await shown_text(recorded, sequence.token_ids)
                 print(f"   {sequence.index:>2} {sequence.finish_reason:<7}{text}")
                 print(f"      = {' '.join(map(str, sequence.token_ids[:16]))}{' ...' if len(sequence.token_ids) > 16 else ''}")
         print(f"   {live.stats.tokens} tokens, {live.stats.requests} requests, {trio.current_time() - began:.1f} s")
         print(f"   sha256 {live.sha256}")
-    print(f"4. The server is stopped; what it said is in {_shown(directory)}")
+    print(f"4. The server is stopped; what it said is in {shown_path(directory)}")
     offline = await _replay(directory, ids, arguments)
     print("5. The same, from the recording alone, through a respx-mocked server:")
     print(f"   sha256 {offline.sha256}")
@@ -65,5 +66,6 @@ async def _replay(directory: Path, ids: list[int], arguments: dict[str, object])
         return generation.result()
 
 
-def _shown(directory: Path) -> str:
+def shown_path(directory: Path) -> str:
+    """As short as it can be typed here."""
     return str(directory.relative_to(Path.cwd()) if directory.is_relative_to(Path.cwd()) else directory)

@@ -90,6 +90,10 @@ class TestArguments:
         llm = ScriptedLLM({}, info=ModelInfo(vocab_size=4))
         with pytest.raises(InvalidPrompt, match="prompt 1 holds token id 4 at place 2; the model's vocabulary has ids 0 to 3"):
             await generate([[1], [1, 2, 4]], llm)
+        with pytest.raises(InvalidPrompt, match="stop_token_ids holds token id 4 at place 1; the model's vocabulary has ids 0 to 3"):
+            await generate([1], llm, stop_token_ids=[3, 4])
+        with pytest.raises(InvalidPrompt, match="a stop sequence holds token id 9 at place 0; the model's vocabulary has ids 0 to 3"):
+            await generate([1], llm, stop_sequences=[[1], [9, 1]])
 
     async def test_a_known_context_bounds_prompt_and_continuation(self) -> None:
         llm = ScriptedLLM({}, default=FLAT, info=ModelInfo(vocab_size=4, context_length=5))
@@ -415,6 +419,31 @@ class TestManySequences:
 
         assert all(one is other for one, other in zip(first[2000:], second[2000:], strict=True))
         assert {s.finish_reason for s in first} == {"cancelled"}
+
+    async def test_far_more_than_will_be_wanted_cost_nothing_before_they_begin(self) -> None:
+        """A thousand million: the first to finish is there at once, whoever fails comes out, and what was begun can be read."""
+        tracemalloc.start()
+        async with open_generation([1], ScriptedLLM({}, default=STOP), n=10**9, seed=7) as generation:
+            async for sequence in generation:
+                assert sequence.finish_reason == "stop"
+                break
+        assert generation.progress.total == 10**9
+        assert 1 <= len(generation.sequences) <= nursery_module.MAX_FOLLOWED
+        with pytest.raises(OSError, match="gone"):
+            await generate([1], ScriptedLLM({}, default=OSError("gone")), n=10**9)
+        with pytest.raises(NonFiniteLogits) as caught:
+            await generate([1], ScriptedLLM({}, default=NonFiniteLogits("NaN")), n=10**9)
+        assert 1 <= len(caught.value.result.sequences) <= nursery_module.MAX_FOLLOWED
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+
+        assert most < 30e6
+
+    async def test_a_deadline_ends_those_that_were_begun(self, autojump_clock: trio.testing.MockClock) -> None:
+        result = await generate([1], ScriptedLLM({}, default=FLAT, delay=1), n=10**9, seed=7, timeout=1.5)
+
+        assert [s.finish_reason for s in result.sequences] == ["deadline"] * nursery_module.MAX_FOLLOWED
+        assert [len(s.token_ids) for s in result.sequences] == [1] * nursery_module.MAX_FOLLOWED
 
 
 class TestSharing:

@@ -93,3 +93,18 @@ def test_counters_become_costs_and_others_are_left_out() -> None:
     stats = Stats.of({"requests": 5, "cache_hits": 2, "else": 9}, {"requests": 3, "gone": 1}, tokens=7, rows=4, waited=0.5)
 
     assert stats == Stats(tokens=7, rows=4, waited=0.5, requests=2, cache_hits=2)
+
+
+def test_reprs_are_short_and_say_what_there_is() -> None:
+    """What a notebook shows of a result of any size."""
+    many = tuple(range(500))
+    sequences = tuple(
+        SampledSequence(0, i, (9,) * 1000, many, (0.0,) * 500, (0.0,) * 500, (1.0,) * 500, (0.0,) * 500, "length", ResumePoint(7))
+        for i in range(50)
+    )
+    failed = SampledSequence(1, 2, (9,), (3,), (0.0,), (0.0,), (1.0,), (0.0,), "error", ResumePoint(7), error="OSError: gone")
+
+    assert repr(sequences[1]) == "<SampledSequence 1 of prompt 0: 500 tokens [0, 1, 2, 3, 4, ...], length>"
+    assert repr(failed) == "<SampledSequence 2 of prompt 1: 1 token [3], error: OSError: gone>"
+    result = GenerationResult((*sequences, failed), 7, "")
+    assert repr(result) == "<GenerationResult of seed 7: 51 sequences, 25001 tokens, 50 length, 1 error>"

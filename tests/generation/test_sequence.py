@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seedbed.errors import NothingToDraw
+from seedbed.generation.result import configuration_of
 from seedbed.generation.sequence import TRANSITIONS, FollowedSequence, IllegalEvent, StopRules
-from seedbed.llm import Ahead
-from seedbed.sampling import Sampler
+from seedbed.llm import Ahead, TopLogprobs
+from seedbed.sampling import Address, Sampler
+from seedbed.sampling.drawing import Drawing
 
 FLAT = np.zeros(8, dtype=np.float32)
 
@@ -180,3 +182,65 @@ def test_a_sequence_that_had_stopped_is_not_gone_on_with() -> None:
     stopped.receive(only(0))
 
     assert followed(resume=stopped.result()).result() == stopped.result()
+
+
+def test_a_sequence_of_no_tokens_goes_on_as_what_it_is() -> None:
+    """Finished if none are allowed now, else at its beginning."""
+    empty = followed().result()
+
+    assert followed(0, resume=empty).state == "length"
+    assert followed(1, resume=empty).state == "asking"
+
+
+@pytest.mark.parametrize(
+    ("sampler", "row", "learns"),
+    [
+        (Sampler(temperature=0.7, presence_penalty=1.5, mirostat=2), np.log([0.05, 0.1, 0.1, 0.3, 0.05, 0.2, 0.1, 0.1]), True),
+        (Sampler(), TopLogprobs([3, 5, 6, 1], np.log([0.3, 0.3, 0.2, 0.1]), 8), False),
+    ],
+    ids=["a chain that looks back and learns", "a row cut off"],
+)
+def test_it_keeps_of_each_draw_what_the_sampler_says(sampler: Sampler, row: object, learns: bool) -> None:
+    """Drawn by hand beside it, address by address."""
+    row = row if isinstance(row, TopLogprobs) else np.float32(row)
+    sequence = FollowedSequence(7, 2, 3, (1, 2), sampler=sampler, stop=StopRules(), max_new_tokens=9)
+    drawn: list[int] = []
+    for step in range(4):
+        drawing = sequence.drawing()
+        draw = sampler.sample(row, Address(7, 2, 3, step), (1, 2), drawn, state=drawing.state)
+
+        assert drawing == Drawing(sampler, Address(7, 2, 3, step), drawing.state)
+        assert (drawing.state is None) == (step == 0 or not learns)
+        assert sequence.receive(row) == draw.token_id
+        drawn.append(draw.token_id)
+        result = sequence.result()
+        assert result.token_ids == tuple(drawn)
+        last = (result.logprobs[-1], result.processed_logprobs[-1], result.margins[-1], result.tail_masses[-1])
+        assert last == (draw.logprob, draw.processed_logprob, draw.margin, draw.tail_mass)
+        assert result.resume.sampler_state == draw.state
+    assert len(set(drawn)) > 1
+
+
+def test_while_it_is_asking_its_value_reads_cancelled_and_nothing_else_is_made_up() -> None:
+    sequence = followed()
+    fresh = sequence.result()
+    sequence.started, sequence.finished = 1.5, 2.5
+    later = sequence.result()
+
+    assert (fresh.finish_reason, fresh.stop_match, fresh.error, fresh.started, fresh.finished) == ("cancelled", None, None, None, None)
+    assert (later.started, later.finished) == (1.5, 2.5)
+    assert fresh.resume.sampler == configuration_of(Sampler())
+
+
+def test_proposals_beyond_the_last_row_are_not_asked_for_their_rows() -> None:
+    sequence = followed()
+    sequence.receive_ahead(Ahead((5, 4, 3), (only(5), only(4))))
+
+    assert sequence.prefix() == [1, 2, 5, 4]
+
+
+def test_what_is_illegal_says_in_which_state() -> None:
+    sequence = followed()
+    sequence.cancel()
+    with pytest.raises(IllegalEvent, match="state 'cancelled' takes no 'token'"):
+        sequence.receive(FLAT)

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.http.fakes import INFO, FakeHost, model_behind
 
-from seedbed import BlockingLLM, HashLM, PrefixCache, SampledSequence, Sampler, as_llm, generate, open_generation
+from seedbed import (
+    BlockingLLM,
+    HashLM,
+    PrefixCache,
+    RecordingLLM,
+    ReplayLLM,
+    SampledSequence,
+    Sampler,
+    as_llm,
+    generate,
+    open_generation,
+    open_recording,
+)
 from seedbed.generation import Generation
 from seedbed.testing import ScriptedLLM, cancel_at_each_step, schedules
 
-PROMPTS = [[3, 1], [1, 5]]
+PROMPTS, PROMPTS_OF_FOUR = [[3, 1], [1, 5]], [[3, 1], [1]]
 ARGUMENTS = {"n": 3, "seed": 7, "max_new_tokens": 4, "sampler": Sampler(temperature=0.6)}
 
 
@@ -233,6 +247,27 @@ class TestInterrupts:
             run(main)
         assert {len(s.token_ids) for s in generation.sequences} == {3}
 
+    @pytest.mark.parametrize("lookahead", [1, 3])
+    def test_an_interrupt_is_no_error_of_a_sequence(self, lookahead: int) -> None:
+        """Wherever it strikes, in the middle of a request that several wait for: who was not done is cancelled, none has failed."""
+        generation: Generation
+        answers = {(3, 1): KeyboardInterrupt(), (3, 2): [0.0, 0.0, 9e9]}
+        llm = ScriptedLLM(
+            lambda prefix: answers.get(prefix[:2], [-9e9, 0.0, 0.0]), delay=lambda prefix: 2.0 if prefix[:2] == (3, 1) else 1.0
+        )
+
+        async def main() -> None:
+            nonlocal generation
+            async with open_generation([[3], [3, 1], [4]], llm, n=4, seed=7, max_new_tokens=5, lookahead=lookahead) as generation:
+                await generation.wait()
+
+        for run in schedules(5):
+            with pytest.raises(BaseExceptionGroup) as caught:
+                run(main)
+            assert caught.group_contains(KeyboardInterrupt)
+            assert {s.finish_reason for s in generation.sequences} == {"cancelled"}
+            assert {s.error for s in generation.sequences} == {None}
+
 
 class TestModelsWithTasksOfTheirOwn:
     """A model may fail while it cleans up after being cancelled: Cancelled and the error in one group."""
@@ -260,3 +295,40 @@ class TestModelsWithTasksOfTheirOwn:
         result = run(lambda: generate([1], self.FailsToCleanUp({}), sequence_timeout=5, prefix_cache_bytes=cache))
 
         assert [s.finish_reason for s in result.sequences] == ["deadline"]
+
+
+def test_cancelled_at_any_step_of_the_whole_stack(tmp_path: Path) -> None:
+    """Sequences over a prefix cache over a recorder over HTTP with two places: no place, waiter or half an answer is left behind."""
+    models, kept = [], []
+    arguments = {"n": 2, "seed": 7, "max_new_tokens": 4, "lookahead": 2, "sampler": Sampler(temperature=1.5)}
+    server = ScriptedLLM({}, default=[0.0, 0.5, 1.0, 0.5], info=INFO, delay=lambda prefix: sum(prefix) % 3)
+
+    async def main() -> None:
+        kept.clear()
+        before = living()
+        try:
+            async with (
+                model_behind(FakeHost(server), max_connections=2) as model,
+                RecordingLLM(model, tmp_path / "r", top_k=4, extend=True) as recorded,
+                open_generation(PROMPTS_OF_FOUR, recorded, **arguments) as generation,
+            ):
+                models.append(model)
+                try:
+                    await generation.wait()
+                finally:
+                    kept[:] = generation.sequences
+        finally:
+            assert living() == before
+
+    def check() -> None:
+        assert all((model.statistics().under_way, model.statistics().waiting) == (0, 0) for model in models)
+        assert not kept or begins(tuple(kept), undisturbed.sequences)
+        if (tmp_path / "r" / "manifest.json").exists():
+            open_recording(tmp_path / "r").verify()
+
+    undisturbed = trio.run(lambda: generate(PROMPTS_OF_FOUR, ScriptedLLM({}, default=[0.0, 0.5, 1.0, 0.5], info=INFO), **arguments))
+
+    assert cancel_at_each_step(main, check) > 30
+    assert [s.token_ids for s in kept] == [s.token_ids for s in undisturbed.sequences]
+    replayed = trio.run(lambda: generate(PROMPTS_OF_FOUR, ReplayLLM(tmp_path / "r"), **arguments))
+    assert replayed.token_ids == undisturbed.token_ids

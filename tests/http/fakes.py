@@ -1,14 +1,23 @@
-"""A server made of a script: in memory, octet for octet, or on a real socket."""
+"""A server made of a script: in memory, octet for octet, on a real socket, or as a handler of httpx requests."""
 
 from __future__ import annotations
 
+import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import httpx
+import orjson
 import trio
 
+from seedbed import ModelInfo, connect
 from seedbed.http.connection import Connection, Origin
 from seedbed.http.pool import Pool
+from seedbed.http.retry import Retry
+from seedbed.protocols import protocol_named
+from seedbed.protocols.exchange import HttpRequest
+from seedbed.server import answer
+from seedbed.testing import ScriptedLLM
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,6 +26,10 @@ ORIGIN = Origin("http", "model.test", 8000)
 HANG = None
 """A part that never comes."""
 
+URL = "http://model.test:8000"
+ASK = "/v1/next_token_logits"
+INFO = ModelInfo("four", "test", "f", 4, (0,), 100)
+NEVER = Retry(attempts=1)
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 
 
@@ -128,3 +141,39 @@ async def read_request(stream: trio.abc.ReceiveStream) -> bytes:
     while len(body) < length:
         body += await stream.receive_some()
     return head + b"\r\n\r\n" + body
+
+
+def model_behind(handler, url: str = URL, **options):
+    """``connect`` to a handler in process: no socket, no thread, so that clocks may be virtual."""
+    return connect(url, transport=httpx.MockTransport(handler), decode_in_thread_above=math.inf, **options)
+
+
+class FakeHost:
+    """A server in process over a model; subclass or script its answers. Remembers what it was asked."""
+
+    def __init__(self, llm=None, *, protocol: str = "native", script=None) -> None:
+        self.llm = llm or ScriptedLLM({}, default=[0.0, 1.0, 2.0, 3.0], info=INFO)
+        self.protocol = protocol_named(protocol)
+        self.script = script or {}
+        self.asked: list[httpx.Request] = []
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request)
+        path = request.url.raw_path.decode().partition("?")[0]
+        scripted = self.script.get(path)
+        if callable(scripted):
+            scripted = await scripted(request)
+        if isinstance(scripted, list):
+            scripted = scripted.pop(0) if scripted else None
+        if isinstance(scripted, Exception):
+            raise scripted
+        if scripted is not None:
+            return scripted
+        asked = HttpRequest(request.method, path, tuple(request.headers.items()), request.content)
+        response = await answer(self.llm, [self.protocol], asked)
+        return httpx.Response(response.status, headers=list(response.headers), content=bytes(response.body))
+
+
+def description(**changes: object) -> bytes:
+    facts = {"model": "four", "server": "test", "fingerprint": "f", "vocab_size": 4, "eos_token_ids": [0], "context_length": 100}
+    return orjson.dumps(facts | changes)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 import re
 import traceback
-from functools import partial
 
 import httpx
-import hypercorn.config
-import hypercorn.trio
+import numpy as np
 import orjson
 import pytest
 import trio
 import trio.testing
-from tests.http.fakes import OK, read_request, tcp_server
+from tests.http.fakes import ASK, INFO, NEVER, OK, URL, FakeHost, description, model_behind, read_request, tcp_server
 
-from seedbed import HashLM, ModelInfo, TinyLM, connect, generate, serve
+from seedbed import HashLM, Sampler, TinyLM, connect, generate, serve
 from seedbed.errors import (
     AnswerTooLarge,
     BadRequest,
@@ -36,52 +34,14 @@ from seedbed.errors import (
     UsageError,
 )
 from seedbed.http import Retry
-from seedbed.http.model import DISCOVERY_BOUND
+from seedbed.http.endpoint import DISCOVERY_BOUND
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import HttpRequest
 from seedbed.server import answer
-from seedbed.server.asgi import asgi_app
 from seedbed.testing import ScriptedLLM, cancel_at_each_step, check_llm
 
-URL = "http://model.test:8000"
 PROMPT = list(b"The seed")
-INFO = ModelInfo("four", "test", "f", 4, (0,), 100)
-NEVER = Retry(attempts=1)
 ROUTES = ("native", "llama.cpp")
-
-
-def model_behind(handler, url: str = URL, **options):
-    """``connect`` to a handler in process: no socket, no thread, so that clocks may be virtual."""
-    return connect(url, transport=httpx.MockTransport(handler), decode_in_thread_above=math.inf, **options)
-
-
-class FakeHost:
-    """A server in process over a model; subclass or script its answers. Remembers what it was asked."""
-
-    def __init__(self, llm=None, *, protocol: str = "native", script=None) -> None:
-        self.llm = llm or ScriptedLLM({}, default=[0.0, 1.0, 2.0, 3.0], info=INFO)
-        self.protocol = protocol_named(protocol)
-        self.script = script or {}
-        self.asked: list[httpx.Request] = []
-
-    async def __call__(self, request: httpx.Request) -> httpx.Response:
-        self.asked.append(request)
-        path = request.url.raw_path.decode().partition("?")[0]
-        scripted = self.script.get(path)
-        if callable(scripted):
-            scripted = await scripted(request)
-        if isinstance(scripted, list):
-            scripted = scripted.pop(0) if scripted else None
-        if isinstance(scripted, Exception):
-            raise scripted
-        if scripted is not None:
-            return scripted
-        asked = HttpRequest(request.method, path, tuple(request.headers.items()), request.content)
-        response = await answer(self.llm, [self.protocol], asked)
-        return httpx.Response(response.status, headers=list(response.headers), content=bytes(response.body))
-
-
-ASK = "/v1/next_token_logits"
 
 
 # Finding out.
@@ -108,40 +68,20 @@ async def test_rows_over_the_wire_are_those_of_the_model(protocol: str) -> None:
     assert over_the_wire == sampled
 
 
+async def test_the_cache_is_reused_where_it_could_be_forbidden_and_only_then() -> None:
+    for protocol, can_bypass in (("llama.cpp", True), ("native", False)):
+        async with serve(TinyLM(), protocols=[protocol]) as server, connect(server.url, top_k=3) as model:
+            warm = model.reusing_cache()
+
+            assert (warm is not model) == can_bypass
+            assert await warm.next_token_logits([65]) == await model.next_token_logits([65])
+            assert warm.statistics() == model.statistics()
+
+
 async def test_it_keeps_the_contract_over_a_mock_too() -> None:
     """A mock without a checkpoint of its own included."""
     async with model_behind(FakeHost()) as model:
         await check_llm(model)
-
-
-async def test_a_second_http_implementation_gives_the_same_rows() -> None:
-    """hypercorn shares no line with our listener: what the client takes for HTTP is not merely what our server says."""
-    llm = TinyLM()
-    config = hypercorn.config.Config()
-    config.bind, config.errorlog, config.accesslog = ["127.0.0.1:0"], None, None
-    config.keep_alive_max_requests = 10  # so that announced closes are met on the way
-    async with trio.open_nursery() as nursery:
-        urls = await nursery.start(partial(hypercorn.trio.serve, asgi_app(llm), config))
-        async with connect(urls[0], max_connections=8) as model:
-            result = await generate(PROMPT, model, n=16, seed=7, max_new_tokens=10)
-            state = model.statistics()
-        nursery.cancel_scope.cancel()
-
-    assert result.token_ids == (await generate(PROMPT, llm, n=16, seed=7, max_new_tokens=10)).token_ids
-    assert state.retries == 0
-    assert state.pool.resent == 0
-    assert state.pool.opened >= state.requests / 10
-
-
-async def test_hypercorn_says_what_is_wrong_as_well() -> None:
-    config = hypercorn.config.Config()
-    config.bind, config.errorlog, config.accesslog = ["127.0.0.1:0"], None, None
-    async with trio.open_nursery() as nursery:
-        urls = await nursery.start(partial(hypercorn.trio.serve, asgi_app(TinyLM()), config))
-        async with connect(urls[0]) as model:
-            with pytest.raises(BadRequest, match="vocabulary of 257"):
-                await model.next_token_logits([999])
-        nursery.cancel_scope.cancel()
 
 
 async def test_an_http_server_of_another_kind_is_no_model_server() -> None:
@@ -245,18 +185,20 @@ async def test_a_server_that_does_not_tell_its_end_token_must_be_helped() -> Non
         assert model.eos_token_ids == (3,)
 
 
-def description(**changes: object) -> bytes:
-    facts = {"model": "four", "server": "test", "fingerprint": "f", "vocab_size": 4, "eos_token_ids": [0], "context_length": 100}
-    return orjson.dumps(facts | changes)
-
-
 async def test_an_end_token_outside_the_vocabulary_is_a_lie_or_a_mistake() -> None:
     host = FakeHost(script={"/v1/model": [httpx.Response(200, content=description(eos_token_ids=[9]))]})
     with pytest.raises(DishonestAnswer, match="end token 9 is not in the vocabulary of 4"):
         async with model_behind(host):
             pass
-    with pytest.raises(UsageError, match="end token 4 is not in the vocabulary of 4"):
+    with pytest.raises(UsageError, match="end token 4 is not in the vocabulary of 4: ids are 0 to 3"):
         async with model_behind(FakeHost(), eos_token_ids=[4]):
+            pass
+    with pytest.raises(UsageError, match="end token -1 is not in the vocabulary of 4: ids are 0 to 3"):
+        async with model_behind(FakeHost(), eos_token_ids=[-1]):
+            pass
+    host = FakeHost(script={"/v1/model": [httpx.Response(200, content=description(eos_token_ids=[3]))]})
+    with pytest.raises(UsageError, match="end token 3 is not in the vocabulary of 2"):
+        async with model_behind(host, vocab_size=2):
             pass
 
 
@@ -291,7 +233,36 @@ async def test_the_probe_catches_a_server_that_contradicts_itself() -> None:
         (URL, {"protocol": "gopher"}),
         (URL, {"headers": [("a", "b\nc")]}),
         (URL, {"api_key": "\N{SNOWMAN}"}),
-        (URL, {"transport": httpx.MockTransport(lambda request: httpx.Response(200)), "client": object()}),
+        (URL, {"transport": httpx.MockTransport(lambda request: httpx.Response(200)), "client": httpx.AsyncClient(trust_env=False)}),
+        ([], {}),
+        ([URL, URL], {}),
+        ([URL, "http://"], {}),
+        (URL, {"top_k": "3"}),
+        (URL, {"max_connections": None}),
+        (URL, {"max_connections": "3"}),
+        (URL, {"request_timeout": None}),
+        (URL, {"request_timeout": "60"}),
+        (URL, {"request_timeout": True}),
+        (URL, {"connect_timeout": None}),
+        (URL, {"decode_in_thread_above": None}),
+        (URL, {"protocol": 5}),
+        (URL, {"model": 5}),
+        (URL, {"headers": "authorization"}),
+        (URL, {"headers": {"a": 5}}),
+        (URL, {"headers": {"a": None}}),
+        (URL, {"headers": 5}),
+        (URL, {"api_key": b"key"}),
+        (URL, {"retry": 3}),
+        (URL, {"transport": "http"}),
+        (URL, {"client": object()}),
+        (URL, {"ssl_context": True}),
+        (URL, {"eos_token_ids": 46}),
+        (URL, {"eos_token_ids": "46"}),
+        (URL, {"eos_token_ids": []}),
+        (URL, {"eos_token_ids": [0.5]}),
+        (URL, {"eos_token_ids": [True]}),
+        (URL, {"vocab_size": 0}),
+        (URL, {"vocab_size": "257"}),
     ],
     ids=lambda value: re.sub(r" at 0x\w+", "", str(value)),
 )
@@ -323,7 +294,7 @@ async def test_a_path_in_front_and_a_query_go_with_every_request() -> None:
 
     async with model_behind(mounted, url=URL + "/a%20b/?key=hunter22") as model:
         await model.next_token_logits([1])
-        assert model._wire.where == URL + "/a%20b"
+        assert model._servers.where == URL + "/a%20b"
 
     assert len(host.asked) == 3
 
@@ -345,6 +316,112 @@ async def test_the_key_goes_with_every_request(url: str, arguments: dict[str, st
     assert [request.headers.get("authorization") for request in host.asked] == [authorization] * 3
     assert {request.headers["x-team"] for request in host.asked} == {"seedbed"}
     assert {request.headers["accept-encoding"] for request in host.asked} == {"identity"}
+
+
+async def test_headers_may_be_a_mapping() -> None:
+    for headers in (
+        {"x-team": "seedbed", "x-b": "1"},
+        [("x-team", "seedbed"), ("x-b", "1")],
+        httpx.Headers({"x-team": "seedbed", "x-b": "1"}),
+    ):
+        host = FakeHost()
+        async with model_behind(host, headers=headers):
+            assert {(request.headers["x-team"], request.headers["x-b"]) for request in host.asked} == {("seedbed", "1")}
+
+
+async def test_a_prefix_may_be_an_array_and_what_is_none_is_one_clear_error() -> None:
+    async with model_behind(FakeHost()) as model:
+        assert (await model.next_token_logits(np.array([1, 2]))).tolist() == [0, 1, 2, 3]
+        with pytest.raises(UsageError, match="token ids must be ints"):
+            await model.next_token_logits([object()])
+
+
+class Slots:
+    """A server that works on so many questions at a time, a second each, and refuses any more."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots, self.busy = slots, 0
+        self.answered = self.refused = 0
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response | None:
+        if self.busy == self.slots:
+            self.refused += 1
+            return httpx.Response(503, json={"error": "busy"})
+        self.busy += 1
+        await trio.sleep(1)
+        self.busy -= 1
+        self.answered += 1
+        return None
+
+
+async def test_a_server_with_eight_slots_behind_256_sequences_is_kept_busy_without_a_storm(autojump_clock) -> None:
+    slots = Slots(8)
+    host = FakeHost(script={ASK: slots})
+    async with model_behind(host, max_connections=64) as model:
+        began, before = trio.current_time(), slots.answered
+        result = await generate(
+            [1], model, n=256, seed=7, max_new_tokens=4, prefix_cache_bytes=0, sampler=Sampler(logit_bias={0: -math.inf})
+        )
+        seconds, answered = trio.current_time() - began, slots.answered - before
+
+    assert {sequence.finish_reason for sequence in result.sequences} == {"length"}
+    assert answered == 256 * 4
+    assert answered / seconds > 0.9 * 8
+    assert slots.refused < 0.1 * answered
+    assert model.statistics().allowed < 10
+
+
+async def test_a_server_that_refuses_nobody_soon_has_all_it_may_have(autojump_clock) -> None:
+    slots = Slots(1000)
+    async with model_behind(FakeHost(script={ASK: slots}), max_connections=64) as model:
+        assert model.statistics().allowed == 16
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for _ in range(256):
+                nursery.start_soon(model.next_token_logits, [1])
+
+        assert trio.current_time() - began == 6  # 16, 32, 64, 64, 64 and the last 16
+        assert model.statistics().allowed == 64
+
+
+async def test_answers_that_take_long_are_no_reason_to_ask_for_more_at_once(autojump_clock) -> None:
+    async with model_behind(FakeHost(script={ASK: Slots(1000)}), request_timeout=1.5) as model:
+        async with trio.open_nursery() as nursery:
+            for _ in range(64):
+                nursery.start_soon(model.next_token_logits, [1])
+
+        assert model.statistics().allowed == 16
+
+
+async def test_a_pause_the_server_asked_for_holds_for_every_request(autojump_clock) -> None:
+    """Not only for the one that was refused: nobody is sent before it is over, and nobody is given up for it."""
+    asked: list[float] = []
+
+    async def first_refused(request: httpx.Request) -> httpx.Response | None:
+        asked.append(trio.current_time())
+        if len(asked) <= 3:
+            return httpx.Response(429, headers={"retry-after": "7"})
+        return None
+
+    host = FakeHost()
+    async with model_behind(host, max_connections=3) as model:
+        host.script = {ASK: first_refused}
+        async with trio.open_nursery() as nursery:
+            for _ in range(64):
+                nursery.start_soon(model.next_token_logits, [1])
+
+    assert asked == [0.0] * 3 + [7.0] * 64
+
+
+async def test_a_pause_longer_than_anybody_waits_is_said_at_once(autojump_clock) -> None:
+    host = FakeHost()
+    async with model_behind(host) as model:
+        host.script = {ASK: [httpx.Response(503, headers={"retry-after": "3600"})]}
+        for text in ("503", "asked not to be asked for another 3.6e\\+03 s"):
+            with pytest.raises(Overloaded, match=text) as caught:
+                await model.next_token_logits([1])
+            assert caught.value.retry_after == 3600
+    assert trio.current_time() == 0
 
 
 async def test_a_refusal_that_may_pass_is_tried_again(autojump_clock) -> None:
@@ -610,7 +687,7 @@ async def test_a_url_that_is_none_is_not_shown(url: str) -> None:
 async def test_no_repr_shows_a_secret() -> None:
     url = f"http://{CANARIES[2]}:{CANARIES[3]}@model.test/?key={CANARIES[4]}"
     async with model_behind(FakeHost(), url=url, api_key=CANARIES[0], headers=[("x-api-key", CANARIES[1])]) as model:
-        shown = f"{model!r} {model._wire._sender!r} {model.info!r} {model.statistics()!r} {model._wire.secrets!r}"
+        shown = f"{model!r} {model._servers._sender!r} {model.info!r} {model.statistics()!r} {model._servers.secrets!r}"
 
     assert "canary" not in shown
 

@@ -237,8 +237,13 @@ async def test_a_repetition_that_was_cancelled_while_waiting_is_not_counted(auto
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"attempts": 0}, {"attempts": 1.5}, {"attempts": True}, {"base": -1.0}, {"cap": math.nan}, {"budget": -0.1}], ids=str
-)
+    "arguments",
+    [
+        {"attempts": 0}, {"attempts": 1.5}, {"attempts": True}, {"attempts": "3"}, {"base": -1.0}, {"base": None}, {"base": True},
+        {"cap": math.nan}, {"cap": "8"}, {"budget": -0.1}, {"budget": None},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_a_number_outside_its_range_is_refused(arguments: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         Retry(**arguments)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seedbed.errors import MalformedRow, UsageError
-from seedbed.llm import LLM, ModelInfo, TopLogprobs, as_row
+from seedbed.llm import LLM, ModelInfo, TopLogprobs, as_ahead, as_row
 
 
 class TestRows:
@@ -70,6 +70,12 @@ class TestTopLogprobs:
         with pytest.raises(MalformedRow):
             TopLogprobs(ids, values, 10)
 
+    def test_a_number_beyond_float32_is_what_it_is_rounded_to(self) -> None:
+        """And says so by an error, never by a warning of numpy's; as found by fuzzing."""
+        assert TopLogprobs([0, 1], [-0.5, -1e300], 9).logprobs.tolist() == [-0.5, -math.inf]
+        with pytest.raises(MalformedRow, match="no log-probability"):
+            TopLogprobs([0, 1], [-0.5, 1e300], 9)
+
     @given(st.lists(st.floats(-8, 8, width=32), min_size=2, max_size=40), st.data())
     def test_the_tail_of_a_row_cut_from_a_full_one_is_its_true_tail(self, logits: list[float], data: st.DataObject) -> None:
         x = np.array(logits, dtype=np.float64)
@@ -115,3 +121,28 @@ class TestDefaults:
 
     def test_notes_do_not_make_models_differ(self) -> None:
         assert ModelInfo(model="a", notes=("x",)) == ModelInfo(model="a")
+
+
+class TestRowsAhead:
+    def test_ids_become_plain_ints_and_rows_float32(self) -> None:
+        ahead = as_ahead((np.array([2, 1]), [[0.0, 1.0], [1.0, 0.0]]), count=2)
+
+        assert ahead.proposed == (2, 1)
+        assert [type(token_id) for token_id in ahead.proposed] == [int, int]
+        assert [row.dtype for row in ahead.rows] == [np.float32, np.float32]
+
+    @pytest.mark.parametrize(
+        ("answer", "count", "says"),
+        [
+            (([], []), 3, "asked for 1 to 3 rows and returned 0"),
+            (([1, 1], [[0.0], [0.0], [0.0]]), 2, "asked for 1 to 2 rows and returned 3"),
+            (([], [[0.0], [0.0]]), 2, "2 rows along 0 proposed tokens"),
+            (([0.5], [[0.0]]), 2, "must return"),
+            (None, 2, "must return"),
+            (([1],), 2, "must return"),
+            (([1], [[0.0], [0.0, 1.0]]), 2, "vocabulary of 2 tokens, the model's has 1"),
+        ],
+    )
+    def test_what_breaks_the_contract_is_refused(self, answer: object, count: int, says: str) -> None:
+        with pytest.raises(MalformedRow, match=says):
+            as_ahead(answer, count, 1)

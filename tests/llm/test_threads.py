@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from functools import wraps
 
+import httpx
+import numpy as np
 import pytest
 import trio
 import trio.lowlevel
 
-from seedbed import BlockingLLM, ModelInfo, as_llm, generate
+from seedbed import BlockingLLM, ModelInfo, TinyLM, as_llm, generate, serve
+from seedbed.errors import UsageError
 from seedbed.testing import ScriptedLLM
 
 
@@ -121,5 +125,87 @@ async def test_what_a_look_alike_tells_is_passed_on() -> None:
 
 @pytest.mark.parametrize("model", [object(), None, "http://127.0.0.1", lambda prefix: [0.0]])
 def test_what_is_no_model_is_refused_by_the_method_it_lacks(model: object) -> None:
-    with pytest.raises(TypeError, match=r"no language model: it has no method next_token_logits\(\)"):
+    with pytest.raises(UsageError, match=r"no language model: it has no method next_token_logits\(\)"):
         as_llm(model)
+
+
+class OverHttpx(BlockingLLM):
+    """A model behind somebody's synchronous client, as programs have that are not written in trio."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self.client = client
+
+    def next_token_logits(self, prev_token_ids):
+        trio.from_thread.check_cancelled()
+        answer = self.client.post("/v1/next_token_logits", json={"token_ids": list(prev_token_ids)})
+        answer.raise_for_status()
+        return np.array([-math.inf if value is None else value for value in answer.json()["logits"]])
+
+    def get_stop_token_id(self) -> int:
+        return 256
+
+
+async def test_over_a_synchronous_httpx_client_the_tokens_are_the_same() -> None:
+    prompt, llm = list(b"The seed"), TinyLM()
+    async with serve(llm) as server:
+        with httpx.Client(base_url=server.url, trust_env=False) as client:
+            blocking = await generate(prompt, OverHttpx(client), n=16, seed=7, max_new_tokens=10)
+        await trio.lowlevel.checkpoint()
+
+    assert blocking.token_ids == (await generate(prompt, llm, n=16, seed=7, max_new_tokens=10)).token_ids
+
+
+async def test_over_a_synchronous_httpx_client_n_calls_are_really_parallel() -> None:
+    """All of them must be inside at the same time, or none gets out."""
+    n = 48
+    together = threading.Barrier(n)
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        together.wait(timeout=30)
+        return httpx.Response(200, json={"logits": [0.0, 1.0]})
+
+    with httpx.Client(transport=httpx.MockTransport(handler), base_url="http://model.test") as client:
+        llm = as_llm(OverHttpx(client))
+        async with trio.open_nursery() as nursery:
+            for k in range(n):
+                nursery.start_soon(llm.next_token_logits, [k])
+
+    assert not together.broken
+
+
+async def test_over_a_synchronous_httpx_client_a_deadline_is_kept_and_what_waits_is_never_sent() -> None:
+    """Two threads hang in a server that does not answer, the others wait for a thread: all are given up at once."""
+    gate, asked = threading.Event(), []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        gate.wait(30)
+        return httpx.Response(200, json={"logits": [0.0, 1.0]})
+
+    with httpx.Client(transport=httpx.MockTransport(handler), base_url="http://model.test") as client:
+        limiter = trio.CapacityLimiter(2)
+        llm = as_llm(OverHttpx(client), limiter=limiter)
+        async with trio.open_nursery() as nursery:
+            for k in range(16):
+                nursery.start_soon(llm.next_token_logits, [k])
+            while len(asked) < 2:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        assert limiter.borrowed_tokens == 2
+        result = await generate([1], llm, n=4, seed=7, timeout=0)
+        gate.set()
+        while limiter.borrowed_tokens:
+            await trio.lowlevel.checkpoint()
+
+    assert len(asked) == 2
+    assert {sequence.finish_reason for sequence in result.sequences} == {"deadline"}
+
+
+def test_a_class_instead_of_its_object_is_named() -> None:
+    with pytest.raises(UsageError, match=r"Blocking is a class: pass one of its objects, as in Blocking\(\)"):
+        as_llm(Blocking)
+
+
+def test_a_url_is_told_how_it_becomes_a_model() -> None:
+    with pytest.raises(UsageError, match=r"'http://x' is no language model.*connect\(url\)"):
+        as_llm("http://x")

@@ -81,6 +81,11 @@ def test_a_question_arrives_as_it_was_asked(token_ids: tuple[int, ...], top_k: i
     assert PROTOCOL.decode_request(PROTOCOL.encode_request(Ask(token_ids, 99), INFO)) == Ask(token_ids, 12)
 
 
+@pytest.mark.parametrize("reuse", [False, True])
+def test_the_prompt_cache_is_forbidden_unless_it_is_asked_for(reuse: bool) -> None:
+    assert json.loads(PROTOCOL.encode_request(Ask((1,), 2, reuse=reuse), INFO).body)["cache_prompt"] is reuse
+
+
 @wire.thorough
 @given(wire.full_rows(), st.none() | wire.small_ints)
 def test_a_row_arrives_as_it_was_given(row: np.ndarray[Any, Any], top_k: int | None) -> None:

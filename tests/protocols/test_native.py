@@ -183,7 +183,7 @@ def test_discovery_of_something_else_finds_nothing(body: bytes, status: int) -> 
         (TOP2, said(None), BrokenAnswer, "neither"),
         (TOP2, HttpResponse(200, (), b""), BrokenAnswer, "not JSON"),
         (TOP2, HttpResponse(200, (), b"<html>"), BrokenAnswer, "it begins b'<html>'"),
-        (TOP2, HttpResponse(200, (), b'{"logits": [NaN]}'), BrokenAnswer, "not JSON"),
+        (TOP2, HttpResponse(200, (), b'{"logits": [NaN]}'), NonFiniteLogits, "holds NaN"),
         (FULL, said({"logits": [0.0] * 11}), DishonestAnswer, "11 entries, the model's vocabulary 12"),
         (FULL, said({"logits": [[0.0] * 12]}), BrokenAnswer, "no numbers"),
         (FULL, said({"logits": 5}), BrokenAnswer, "neither"),

@@ -309,6 +309,20 @@ def test_a_capped_server_is_asked_for_no_more() -> None:
         assert caught.value.flag == "--max-logprobs -1"
 
 
+def test_a_server_that_reports_what_its_filters_left_is_told_which_flag_to_set() -> None:
+    """Among the best tokens of a raw row none is impossible."""
+    filtered, real = step((5, -0.5), (6, -0.9), (7, -9999.0)), real_server()
+    with pytest.raises(FeatureOff, match="what its filters left") as caught:
+        wire.discovered(PROTOCOL, lambda request: filtered if b'"logprobs":20,' in request.body else real(request))
+
+    assert caught.value.flag == "--logprobs-mode raw_logprobs"
+
+
+def test_no_default_of_the_models_own_has_a_say() -> None:
+    """vLLM takes penalties from the model's generation_config, and its choice would then not be the best of the row."""
+    assert json.loads(PROTOCOL.encode_request(Ask(PROMPT, 5), TINY).body)["repetition_penalty"] == 1
+
+
 def test_a_probe_that_lists_nothing_leaves_it_at_logprobs() -> None:
     """Each later row is held to that."""
     real = real_server()
@@ -605,7 +619,8 @@ def test_a_shaken_answer_is_a_row_or_a_typed_error(data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"max_tokens": 2},
+        {"max_tokens": 65},
+        {"max_tokens": True},
         {"max_tokens": ...},
         {"n": 2},
         {"stream": True},

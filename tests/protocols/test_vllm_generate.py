@@ -60,6 +60,12 @@ def test_each_request_goes_round_the_prefix_cache() -> None:
     assert sampling == {"max_tokens": 1, "temperature": 0, "logprobs": 2, "detokenize": False, "skip_reading_prefix_cache": True}
 
 
+def test_the_prefix_cache_is_read_only_where_it_is_asked_for() -> None:
+    data = json.loads(PROTOCOL.encode_request(replace(TOP2, reuse=True), INFO).body)
+
+    assert data["sampling_params"]["skip_reading_prefix_cache"] is False
+
+
 @wire.thorough
 @given(wire.full_rows(), st.none() | st.integers(1, 12), st.sampled_from(["raw_logprobs", "raw_logits"]))
 def test_a_row_arrives_as_it_was_given(row: np.ndarray[Any, Any], top_k: int | None, mode: Any) -> None:
@@ -188,7 +194,7 @@ def test_what_a_model_says_of_itself_is_discovered_over_this_path_alone() -> Non
     [
         {"token_ids": [1]},
         {"token_ids": [1], "sampling_params": [1]},
-        {"token_ids": [1], "sampling_params": {"max_tokens": 2, "logprobs": 1}},
+        {"token_ids": [1], "sampling_params": {"max_tokens": 65, "logprobs": 1}},
         {"token_ids": [1], "sampling_params": {"max_tokens": 1}},
         {"token_ids": [1], "sampling_params": {"max_tokens": 1, "logprobs": 13}},
         {"token_ids": [[1]], "sampling_params": {"max_tokens": 1, "logprobs": 1}},

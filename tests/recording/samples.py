@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from seedbed.llm import ModelInfo, TopLogprobs
+from seedbed.recording.runs import Run
 from seedbed.recording.steps import Asked
 from seedbed.recording.write import RecordingWriter
 
@@ -14,6 +15,7 @@ V = 50
 PREFIXES = [(1, 2), (1, 2, 3), (4,), (1, 2, 3, 0), (4, 4)]
 TIERS = ["top_k", "full"]
 ALONE = Asked(1, "cold", 0.25)
+RUN = Run("r", ((1, 2), (3,)), ((4, 5), (4, 5)), 7, "Sampler(chain=[])", ("stop", "length"))
 MAX_SHARD = 400  # two rows of float32, four narrow ones
 
 
@@ -42,13 +44,15 @@ def writer_of(path: Path, tier: str, **more) -> RecordingWriter:
     return RecordingWriter(path, info_of(tier), 3 if tier == "top_k" else None, max_shard=MAX_SHARD, **more)
 
 
-def write(path: Path, tier: str = "top_k", *, seal: bool = True) -> Path:
+def write(path: Path, tier: str = "top_k", *, seal: bool = True, with_run: bool = False) -> Path:
     writer = writer_of(path, tier)
     for number, prefix in enumerate(PREFIXES):
         writer.append(prefix, row_of(number, tier), ALONE)
     step = writer.recording.steps[1]
     writer.append_repeat(step, row_of(1, tier), Asked(4, "warm", 0.5))
     writer.append_repeat(step, row_of(99, tier), Asked(2, "warm", 0.5))
+    if with_run:
+        writer.note(RUN)
     if seal:
         writer.seal()
     else:

@@ -200,3 +200,15 @@ def test_mistakes_are_said(whole: Path) -> None:
         expected_length(whole, PROMPT, sampler=Sampler(xtc_probability=0.5), max_new_tokens=3)
     with pytest.raises(UsageError, match="max_new_tokens"):
         expected_length(whole, PROMPT, max_new_tokens=-1)
+    with pytest.raises(UsageError, match="a stop sequence is empty"):
+        expected_length(whole, PROMPT, max_new_tokens=1, stop_sequences=[[]])
+    with pytest.raises(UsageError, match="'a' at place 0, which is no token id"):
+        expected_length(whole, PROMPT, max_new_tokens=1, stop_token_ids=["a"])
+    with pytest.raises(UsageError, match="n must be an int of 0 or more, not -1"):
+        most_likely(whole, PROMPT, -1, max_new_tokens=1)
+    for bounds in ((3, 1), (0, math.inf), (math.nan, 1)):
+        with pytest.raises(UsageError, match="bounds must be two finite numbers, the least first"):
+            expectation(whole, PROMPT, len, bounds=bounds, max_new_tokens=1)
+    for value in (100.0, -1.0, math.nan):
+        with pytest.raises(UsageError, match="outside its bounds 0 to 1"):
+            expectation(whole, PROMPT, lambda _, value=value: value, bounds=(0, 1), max_new_tokens=1)

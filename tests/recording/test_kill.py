@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.recording.samples import content
 
 from seedbed import HashLM, RecordingLLM, Sampler, generate, open_recording
 from seedbed.errors import RecordingNotFound
-from seedbed.recording.format import MANIFEST
+from seedbed.recording.format import MANIFEST, STEPS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and signals")
 
@@ -65,14 +66,15 @@ def is_killed(moment: int, chance: random.Random, path: Path, tier: str) -> bool
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("tier", ["top_k", "full"])
-def test_killed_at_any_moment_it_is_resumed_by_the_same_command(tmp_path: Path, tier: str) -> None:
+@pytest.mark.parametrize("runs", [RUNS, pytest.param(120, marks=pytest.mark.thorough)])
+def test_killed_at_any_moment_it_is_resumed_by_the_same_command(tmp_path: Path, tier: str, runs: int) -> None:
     trio.run(command, tmp_path / "undisturbed", tier)
     want = open_recording(tmp_path / "undisturbed")
     all_of_it = content(want)
     chance, kills, partial = random.Random(tier), 0, set()
     early = list(range(1, 7))
 
-    for number in range(RUNS):
+    for number in range(runs):
         path = tmp_path / str(number)
         for _ in range(3):  # the one that resumes is killed too
             moment = early.pop() if early else chance.randint(1, 160 if tier == "top_k" else 240)
@@ -95,5 +97,38 @@ def test_killed_at_any_moment_it_is_resumed_by_the_same_command(tmp_path: Path, 
         assert recording.runs == want.runs
         assert {file.name for file in path.iterdir()} == {file.name for file in (tmp_path / "undisturbed").iterdir()}
 
-    assert kills > RUNS
+    assert kills > runs
     assert len(partial) > RUNS // 2
+
+
+@pytest.mark.thorough
+def test_fifty_kills_of_the_command_itself(tmp_path: Path) -> None:
+    """In the middle of whatever it does, at random lengths of the file it writes, against a server in another process."""
+    seedbed = [sys.executable, "-u", "-m", "seedbed"]
+    server = subprocess.Popen([*seedbed, "serve", "--port", "0"], stdout=subprocess.PIPE, text=True)
+    chance = random.Random(7)
+    try:
+        url = server.stdout.readline().split(" at ")[1].split(",")[0]
+        words = ["--prompt", "The seed", "-n", "8", "--seed", "7", "--repeats", "2", "--keep", "all"]
+        undisturbed, path = tmp_path / "undisturbed", tmp_path / "killed"
+        subprocess.run([*seedbed, "record", url, undisturbed, *words], check=True, capture_output=True)
+        want = open_recording(undisturbed)
+        size = (undisturbed / STEPS).stat().st_size
+        for kill in range(50):
+            fatal = size * kill // 50 + chance.randint(1, size // 50)
+            process = subprocess.Popen([*seedbed, "record", url, path, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while process.poll() is None and not ((path / STEPS).exists() and (path / STEPS).stat().st_size >= fatal):
+                pass
+            assert process.poll() is None
+            process.kill()
+            process.wait()
+            open_recording(path).verify()
+        subprocess.run([*seedbed, "record", url, path, *words], check=True, capture_output=True)
+    finally:
+        server.kill()
+        server.communicate()
+    have = open_recording(path)
+
+    assert have.is_sealed
+    assert content(have) == content(want)
+    assert have.runs == want.runs

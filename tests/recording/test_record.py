@@ -332,6 +332,20 @@ def test_cancelled_at_any_step_the_recording_is_valid_and_can_be_continued(tmp_p
     assert cancel_at_each_step(main, check) > 8
 
 
+async def test_a_run_that_was_cut_short_is_left_to_be_continued(tmp_path: Path) -> None:
+    path = tmp_path / "recording"
+    async with RecordingLLM(TinyLM(), path, repeats=2) as recorded:
+        await recorded.next_token_logits([1])
+        recorded.leave_unsealed()
+    assert not open_recording(path).is_sealed
+    assert all(len(step.observations) == 1 for step in open_recording(path).steps)
+    async with RecordingLLM(TinyLM(), path, repeats=2) as recorded:
+        await recorded.next_token_logits([1])
+
+    assert open_recording(path).is_sealed
+    assert all(len(step.observations) == 2 for step in open_recording(path).steps)
+
+
 async def test_a_finished_recording_is_extended_only_when_asked(tmp_path: Path) -> None:
     path = tmp_path / "recording"
     async with RecordingLLM(TinyLM(), path) as recorded:

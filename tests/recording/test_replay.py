@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import math
@@ -18,7 +19,7 @@ import pytest
 import trio
 
 from seedbed import RecordingLLM, ReplayLLM, Sampler, TinyLM, connect, generate, open_recording, replay_transport, softmax
-from seedbed.errors import BadRequest, MissingExtra, RecordingBroken, RecordingMiss, UsageError
+from seedbed.errors import MissingExtra, RecordingBroken, RecordingMiss, UsageError, WrongRunner
 from seedbed.protocols import PROTOCOLS
 from seedbed.protocols.rows import top_logprobs
 from seedbed.testing import check_llm
@@ -60,9 +61,16 @@ async def test_so_does_a_respx_mocked_server_without_ever_opening_a_socket(
     assert (result.token_ids, result.sha256) == (KNOWN[name]["token_ids"], KNOWN[name]["sha256"])
 
 
-async def test_the_native_protocol_tells_how_much_of_a_row_there_is() -> None:
-    async with connect("http://nobody.invalid", transport=replay_transport(TINY)) as model:
+@pytest.mark.parametrize("protocol", sorted(set(PROTOCOLS) - {"kserve-v2"}))
+async def test_a_client_that_does_not_say_how_much_of_a_row_it_wants_gets_what_was_kept(protocol: str) -> None:
+    """The default of JSON protocols is 50, and 20 were recorded."""
+    told = {} if protocol in ("native", "llama.cpp") else {"eos_token_ids": [256], "vocab_size": 257}
+    async with connect("http://nobody.invalid", protocol, transport=replay_transport(TINY, protocol), **told) as model:
         assert model.top_k == 20
+        assert await model.next_token_logits(SEED) == await ReplayLLM(TINY).next_token_logits(SEED)
+        with pytest.raises(UsageError, match="the 20 best tokens at most, not 30"):
+            async with connect("http://nobody.invalid", protocol, transport=replay_transport(TINY, protocol), top_k=30, **told):
+                pass
 
 
 @pytest.mark.parametrize("protocol", sorted(set(PROTOCOLS) - {"kserve-v2"}))
@@ -183,9 +191,10 @@ class TestMisses:
         with pytest.raises(UsageError, match="the 20 best tokens at most, not 30"):
             async with connect("http://nobody.invalid", transport=replay_transport(TINY), top_k=30):
                 pass
-        with pytest.raises(BadRequest, match="30 tokens were asked for, 20 are known"):
-            async with connect("http://nobody.invalid", transport=replay_transport(TINY, "llama.cpp"), top_k=30):
-                pass
+        async with httpx.AsyncClient(transport=replay_transport(TINY, "llama.cpp"), base_url="http://nobody.invalid") as client:
+            refused = await client.post("/completion", json={"prompt": SEED, "n_predict": 1, "n_probs": 30})
+        assert refused.status_code == 400
+        assert "30 tokens were asked for, 20 are known" in refused.text
 
 
 async def test_a_recording_spells_tokens_as_numbers_so_that_any_protocol_can_name_its_end() -> None:
@@ -222,6 +231,17 @@ async def test_memory_stays_flat_over_many_requests() -> None:
         tracemalloc.stop()
 
     assert sizes[2] - sizes[1] < 100_000  # respx would keep 900_000
+
+
+def test_awaited_by_anything_but_trio_it_says_what_to_do(tmp_path: Path) -> None:
+    async def record() -> None:
+        async with RecordingLLM(TinyLM(), tmp_path / "recording"):
+            pass
+
+    for awaited in (record(), ReplayLLM(TINY).next_token_logits(SEED)):
+        with pytest.raises(WrongRunner, match="this runs under trio"):
+            asyncio.run(awaited)
+    assert not (tmp_path / "recording").exists()
 
 
 def test_without_respx_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

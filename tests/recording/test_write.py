@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.recording.samples import ALONE, PREFIXES, TIERS, content, info_of, row_of, same_rows, write, writer_of
+from tests.recording.samples import ALONE, PREFIXES, RUN, TIERS, content, info_of, row_of, same_rows, write, writer_of
 
 from seedbed import TopLogprobs
 from seedbed.errors import RecordingBroken, RecordingError, RecordingExists, RecordingLocked
@@ -24,7 +24,6 @@ from seedbed.recording.shards import HEADER, shard_name
 from seedbed.recording.write import RecordingWriter
 
 INFO = info_of("top_k")
-RUN = Run("r", ((1, 2), (3,)), ((4, 5), (4, 5)), 7, "Sampler(chain=[])", ("stop", "length"))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
@@ -309,6 +308,29 @@ def test_after_a_failed_write_the_next_one_succeeds(tmp_path: Path, tier: str, m
     assert [step.prefix for step in recording.steps] == [(1,), (3,)]
     assert same_rows(recording.steps[1].row, row_of(5, tier))
     assert recording.verify() == 2
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_disk_that_is_full_when_it_is_sealed_leaves_it_to_be_continued(
+    tmp_path: Path, tier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "recording", tier, seal=False)
+    before = content(open_recording(path))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for name in ("fsync", "replace"):
+        writer = writer_of(path, tier)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, name, full)
+            with pytest.raises(RecordingError, match="cannot be sealed: No space left on device"):
+                writer.seal()
+        recording = open_recording(path)
+        assert (recording.is_sealed, content(recording)) == (False, before)
+    writer_of(path, tier).seal()
+
+    assert open_recording(path).is_sealed
 
 
 def test_a_closed_writer_says_so(tmp_path: Path) -> None:

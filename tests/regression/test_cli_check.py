@@ -34,11 +34,15 @@ def _run(arguments: list[str]) -> Ran:
     return Ran(ended.value.code, *(stream.buffer.getvalue().decode() for stream in (out, err)))
 
 
-async def ran(llm: object, *arguments: object) -> Ran:
-    """The command in a thread of its own, against a server of ``llm`` in this one."""
+async def ran_command(llm: object, *arguments: object) -> Ran:
+    """A command in a thread of its own, against a server of ``llm`` in this one."""
     async with serve(llm) as server:
         words = [server.url if word == "URL" else str(word) for word in arguments]
-        return await trio.to_thread.run_sync(_run, ["check", *words])
+        return await trio.to_thread.run_sync(_run, words)
+
+
+async def ran(llm: object, *arguments: object) -> Ran:
+    return await ran_command(llm, "check", *arguments)
 
 
 async def test_the_same_server_ends_with_0_and_writes_what_was_asked(recordings, tmp_path):
@@ -78,6 +82,8 @@ async def test_full_rows_come_over_the_wire_bit_by_bit(recordings):
     [
         (["no/such/path", "URL"], 5, "no recording at no/such/path"),
         (["RECORDING", "http://127.0.0.1:1"], 3, "connection refused"),
+        (["URL", "RECORDING"], 2, "give the recording first, then the URL"),
+        (["RECORDING", "URL", "--by", "ada"], 2, "--by says who accepts"),
         (["RECORDING", "URL", "--margin", "0"], 2, "margin must be nats above 0"),
         (["RECORDING", "URL", "--continue", "no-file"], 2, "--continue: no-file is no output"),
         (["RECORDING", "URL", "--html", "no/such/dir/x.html"], 2, "cannot be written"),

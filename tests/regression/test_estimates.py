@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from seedbed.regression.estimates import (
@@ -19,6 +19,7 @@ from seedbed.regression.estimates import (
     ulp,
 )
 from seedbed.regression.quantiles import beta_cdf, clopper_pearson, normal_cdf, t_quantile
+from seedbed.regression.verdict import Verdict, judge
 
 
 class TestQuantiles:
@@ -135,10 +136,39 @@ def test_normal_cdf_is_symmetric():
     assert normal_cdf(-1.3) == pytest.approx(1 - normal_cdf(1.3))
 
 
-def test_rows_needed_settles_the_question_when_they_are_had():
-    estimate = Estimate(0.5, 0.2, 100, 20)
-    needed = rows_needed(estimate, 1.0)
+class TestRowsNeeded:
+    @given(
+        value=st.floats(-1e-3, 1e-3),
+        error=st.floats(1e-9, 1e-2),
+        sequences=st.integers(2, 60),
+        alpha=st.sampled_from([0.001, 0.01, 0.05]),
+    )
+    def test_they_settle_what_the_rows_at_hand_do_not(self, value, error, sequences, alpha):
+        margin = 1e-4
+        estimate = Estimate(value, error, 7 * sequences, sequences)
+        needed = rows_needed(estimate, margin, alpha=alpha)
+        assume(needed is not None)
+        more = Estimate(value, error * math.sqrt(estimate.rows / needed), needed, needed // 7)
 
-    assert needed == math.ceil(100 * (2.9264 * 0.2 / 0.5) ** 2)
-    assert rows_needed(estimate, 0.5) is None
-    assert str(estimate) == "0.500000 ± 0.200000"
+        assert needed > estimate.rows
+        assert _is_settled(more, margin, alpha)
+
+    def test_they_are_the_tables_of_the_one_sided_test_where_there_are_many(self):
+        assert rows_needed(Estimate(0.5, 0.2, 10_000, 2_000), 0.51, alpha=0.05) == pytest.approx(
+            10_000 * (2.9264 * 0.2 / 0.01) ** 2, rel=1e-3
+        )
+
+    def test_none_where_no_number_would(self):
+        assert rows_needed(Estimate(0.5, 0.2, 100, 20), 0.5) is None
+        assert rows_needed(Estimate(0.5, math.inf, 5, 1), 1.0) is None
+
+
+def _is_settled(estimate, margin, alpha):
+    return (
+        judge(estimate, margin=margin, alpha=alpha, is_identical=False, is_exact=False, is_changed=False, is_corrupt=False)
+        is not Verdict.INCONCLUSIVE
+    )
+
+
+def test_an_estimate_is_shown_with_its_error():
+    assert str(Estimate(0.5, 0.2, 100, 20)) == "0.500000 ± 0.200000"

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seedbed import TopLogprobs
 from seedbed.errors import MalformedRow, NonFiniteLogits
-from seedbed.regression.metrics import flip_rate, total_variation
+from seedbed.regression.metrics import common_logprobs, flip_rate, kl_divergence, kl_of_logprobs, total_variation
 from seedbed.sampling import Sampler, softmax
 
 LOGIT = st.one_of(st.floats(-8, 8, width=32), st.integers(-3, 3).map(float), st.just(-math.inf))
@@ -89,3 +90,63 @@ def test_rows_that_cannot_be_compared_are_refused():
         flip_rate([0.0, 1.0], [0.0, 1.0, 2.0])
     with pytest.raises(NonFiniteLogits):
         total_variation([0.0, math.nan], [0.0, 1.0])
+
+
+TOPS = st.lists(st.integers(1, 100), min_size=2, max_size=6).flatmap(
+    lambda weights: st.permutations(range(12)).map(lambda ids: TopLogprobs(ids[: len(weights)], np.log(np.array(weights) / 700), 12))
+)
+
+
+@given(TOPS, TOPS)
+def test_the_union_counts_no_difference_but_what_is_certain(one, other):
+    """A token that only one row lists is, in the other, at most as probable as that one's least listed token, and as its tail."""
+    ids, (p, q) = common_logprobs([one, other], union=True)
+    _, (q_again, p_again) = common_logprobs([other, one], union=True)
+
+    assert set(ids.tolist()) == {*one.token_ids.tolist(), *other.token_ids.tolist()}
+    assert (p.tolist(), q.tolist()) == (p_again.tolist(), q_again.tolist())
+    for row, values, others in ((one, p, q), (other, q, p)):
+        own = dict(zip(row.token_ids.tolist(), row.logprobs.tolist(), strict=True))
+        bound = min(row.logprobs.min(), np.log(row.tail_mass)) + 1e-5
+        for place, token_id in enumerate(ids.tolist()):
+            if token_id in own:
+                assert values[place] == pytest.approx(own[token_id], abs=1e-6)
+            else:
+                assert values[place] <= min(bound, others[place] + 1e-12)
+
+
+def test_rows_of_other_vocabularies_are_not_compared():
+    with pytest.raises(MalformedRow, match="rows of 2 and of 3 tokens"):
+        common_logprobs([[0.0, 1.0], [0.0, 1.0, 2.0]])
+
+
+def test_what_is_not_listed_is_taken_as_probable_as_it_can_be_and_no_more_than_where_it_is():
+    """Of three rows; by hand. The second has hardly any tail, so what it does not list is at most that."""
+    rows = [
+        TopLogprobs([0, 1], np.log([0.5, 0.25]), 9),
+        TopLogprobs([0, 2], np.log([0.75, 0.249]), 9),
+        TopLogprobs([0, 3], np.log([0.5, 0.001]), 9),
+    ]
+    ids, values = common_logprobs(rows, union=True)
+    listed = np.exp(values[:, :-1])
+
+    assert ids.tolist() == [0, 1, 2, 3]
+    assert listed[0] == pytest.approx([0.5, 0.25, 0.249, 0.001], rel=1e-5)  # 0.25 at most, and as where it is listed
+    assert listed[1] == pytest.approx([0.75, 0.001, 0.249, 0.001], rel=1e-4)  # its tail is 0.001
+    assert listed[2] == pytest.approx([0.5, 0.001, 0.001, 0.001], rel=1e-5)  # its least listed token is
+
+
+def test_the_lengths_named_are_the_least_and_the_greatest():
+    with pytest.raises(MalformedRow, match="rows of 2 and of 4 tokens"):
+        common_logprobs([[0.0, 1.0], [0.0, 1.0, 2.0], [0.0] * 4])
+
+
+def test_a_constant_added_to_a_row_changes_nothing_however_large():
+    assert kl_divergence([1000.0, 1001.0], [-1000.0, -1001.0]) == pytest.approx(kl_divergence([0.0, 1.0], [0.0, -1.0]), rel=1e-9)
+
+
+def test_the_divergence_of_many_rows_is_one_number_a_row():
+    rows = np.log([[0.5, 0.5], [0.25, 0.75]])
+
+    assert kl_of_logprobs(rows, rows[::-1]).shape == (2,)
+    assert kl_of_logprobs(rows, rows).tolist() == [0.0, 0.0]

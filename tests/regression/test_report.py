@@ -1,5 +1,6 @@
 """Reports: what people read, what continuous integration reads, and that the page needs nothing from anywhere."""
 
+import json
 import re
 from xml.etree import ElementTree as ET
 
@@ -7,8 +8,11 @@ import pytest
 from tests.regression.conftest import HashLM, model, noisy
 
 from seedbed.regression import check
-from seedbed.regression.report import as_html, as_junit, as_lines
-from seedbed.server.planted import FromPosition, Noise, PlantedLLM, RoundTo
+from seedbed.regression.free_run import FreeRun, Parting
+from seedbed.regression.page import as_html
+from seedbed.regression.report import as_junit, as_lines
+from seedbed.regression.schema import MEMBERS, paths_in
+from seedbed.server.planted import DropBest, FromPosition, Noise, OneIn, PlantedLLM, RoundTo, Scaled
 
 
 @pytest.fixture
@@ -44,12 +48,12 @@ async def test_the_page_is_well_formed_and_loads_nothing(drifted):
 
     assert not re.search(r"<script|<link|src=|url\(|https?://", page)
     plots = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-    assert len(plots) == 3
+    assert len(plots) == 5
     for plot in plots:
         numbers = [float(n) for n in re.findall(r'c[xy]="([^"]+)"', plot)]
         assert all(0 <= n <= 720 for n in numbers)
         ET.fromstring(plot)
-    assert plots[1].count("<circle") == drifted.drift.rows
+    assert plots[2].count("<circle") == drifted.drift.rows
 
 
 async def test_reports_without_a_drift_or_without_rows_are_whole_too(recordings, passed):
@@ -57,7 +61,7 @@ async def test_reports_without_a_drift_or_without_rows_are_whole_too(recordings,
     changed = await check(recordings / "full", PlantedLLM(model(), RoundTo("bfloat16")))
 
     for report in (identical, other, changed, passed):
-        assert as_html(report).count("<svg") == (3 if report.prefixes else 0)
+        assert as_html(report).count("<svg") == (5 if report.prefixes else 0)
         assert as_lines(report)[0].startswith(f"verdict        {report.verdict}")
         ET.fromstring(as_junit(report))
 
@@ -66,3 +70,49 @@ async def test_what_a_server_calls_itself_cannot_break_the_page(recordings, drif
     drifted.subject["live"]["model"] = "<script>alert(1)</script>"
 
     assert "<script" not in as_html(drifted)
+
+
+async def test_json_is_what_its_documentation_says(recordings, drifted, passed):
+    """Every member of a report is documented, and every documented one comes up in some report."""
+    other = await check(recordings / "full", HashLM(300))
+    scaled = await check(recordings / "noisy", noisy(PlantedLLM(model(), Scaled(1.2))))
+    drifted.free_run = FreeRun(1, (Parting("run", 0, 2, 5, 6, 0.5, False),), 0.0, 0)
+    sparse = await check(recordings / "full", PlantedLLM(model(), DropBest(), where=OneIn(40)))
+    transient = await check(recordings / "full", PlantedLLM(model(), DropBest(), where=OneIn(60, each_answer=True)))
+    reports = [json.loads(json.dumps(report.to_dict())) for report in (drifted, passed, other, scaled, sparse, transient)]
+    found = set().union(*map(paths_in, reports))
+
+    assert found <= set(MEMBERS)
+    assert set(MEMBERS) - found == {name for name in MEMBERS if name.startswith("accepted")}
+
+
+async def test_each_figure_has_one_sentence(drifted):
+    sentences = re.findall(r'<h2>[^<]+</h2><p class="dim">([^<]+)</p><svg', as_html(drifted))
+
+    assert len(sentences) == 5
+    assert all(text.endswith(".") and text.count(". ") == 0 for text in sentences)
+
+
+async def test_the_worst_prefixes_stand_with_both_rows_side_by_side(recordings):
+    report = await check(recordings / "full", PlantedLLM(model(), DropBest()))
+    page = as_html(report)
+    worst = report.worst[0]
+
+    assert worst.kl == max(prefix.kl for prefix in report.prefixes)
+    assert [token_id for token_id, _, _ in worst.recorded[1:]] == [token_id for token_id, _, _ in worst.live[:4]]
+    assert worst.live[0][2] == pytest.approx(worst.recorded[1][2] / (1 - worst.recorded[0][2]), rel=1e-3)
+    assert page.count('<div class="worst">') == len(report.worst) == 6
+    assert page.count("<b>recorded</b>") == page.count("<b>live</b>") == 6
+
+
+async def test_both_identities_are_shown_and_what_differs_is_marked(drifted):
+    drifted.subject["live"] = {"model": "other", "server": "s", "fingerprint": ""}
+    page = as_html(drifted)
+
+    assert '<td>hash-lm-257</td><td class="note">other</td>' in page
+    assert '<td class="note">unknown</td>' in page
+
+
+async def test_the_path_of_the_evidence_ends_where_the_evidence_is(drifted):
+    assert drifted.path[-1] == drifted.process.log_e_value
+    assert len(drifted.path) == drifted.process.sequences

@@ -1,46 +1,8 @@
-"""Why the draw is Gumbel-max by token id: how often two nearly equal rows give different tokens under the same randomness.
-
-The rows are families over 50,000 tokens in random id order; the rates are exact, so nothing is sampled. "Inverse CDF" is one uniform
-against the running sum of probabilities, in id order or in descending order.
-"""
+"""Why the draw is Gumbel-max by token id: how often two nearly equal rows give different tokens under the same randomness."""
 
 import numpy as np
 import pytest
-
-from seedbed.regression.metrics import flip_rate, total_variation
-from seedbed.sampling import Sampler, softmax
-
-SIZE, ROWS = 50_000, 3
-
-
-def inverse_cdf_flip_rate(p, q):
-    """1 - the measure of the uniforms that both running sums send to the same token."""
-    upper_p, upper_q = p.cumsum(), q.cumsum()
-    lower_p, lower_q = upper_p - p, upper_q - q
-    return 1 - np.maximum(0.0, np.minimum(upper_p, upper_q) - np.maximum(lower_p, lower_q)).sum()
-
-
-def rates(exponent, noise, *, top_p=1.0):
-    generator = np.random.Generator(np.random.PCG64(1))
-    found = []
-    for _ in range(ROWS):
-        row = -exponent * np.log(np.arange(1, SIZE + 1))[generator.permutation(SIZE)]
-        sampler = Sampler(top_p=top_p)
-        one, other = sampler.process(row), sampler.process(row + generator.normal(0, noise, SIZE))
-        p, q = softmax(one), softmax(other)
-        found.append((total_variation(one, other), flip_rate(one, other), inverse_cdf_flip_rate(p, q), sorted_flip_rate(p, q)))
-    return np.mean(found, axis=0)
-
-
-def sorted_flip_rate(p, q):
-    order_p, order_q = np.argsort(-p, kind="stable"), np.argsort(-q, kind="stable")
-    upper_p, upper_q = p[order_p].cumsum(), q[order_q].cumsum()
-    intervals_p, intervals_q = np.empty((2, SIZE)), np.empty((2, SIZE))
-    intervals_p[:, order_p] = upper_p - p[order_p], upper_p
-    intervals_q[:, order_q] = upper_q - q[order_q], upper_q
-    overlap = np.minimum(intervals_p[1], intervals_q[1]) - np.maximum(intervals_p[0], intervals_q[0])
-    return 1 - np.maximum(0.0, overlap).sum()
-
+from tests.sampling.flips import rates
 
 # Total variation, Gumbel by id, inverse CDF by id, inverse CDF sorted.
 TABLE = [
@@ -55,7 +17,7 @@ TABLE = [
 
 @pytest.mark.parametrize(("exponent", "noise", "expected"), TABLE, ids=[f"zipf-{e}-noise-{n}" for e, n, _ in TABLE])
 def test_gumbel_by_id_flips_little_more_than_it_must_and_an_inverse_cdf_far_more(exponent, noise, expected):
-    tv, gumbel, by_id, by_rank = rates(exponent, noise)
+    tv, gumbel, by_id, by_rank, _ = rates(exponent, noise)
 
     assert tv <= gumbel <= 2 * tv / (1 + tv)
     assert gumbel < 1.8 * tv
@@ -67,7 +29,7 @@ def test_gumbel_by_id_flips_little_more_than_it_must_and_an_inverse_cdf_far_more
 
 
 def test_after_a_truncation_gumbel_still_flips_least():
-    tv, gumbel, by_id, by_rank = rates(1.5, 1e-2, top_p=0.95)
+    tv, gumbel, by_id, by_rank, _ = rates(1.5, 1e-2, top_p=0.95)
 
     assert gumbel <= 2 * tv / (1 + tv)
     assert min(by_id, by_rank) > gumbel

@@ -189,3 +189,22 @@ def test_no_request_is_an_exception(method: str, path: str, body: bytes) -> None
     assert 200 <= response.status < 600
     if response.status == 500:
         assert b"the model failed with" not in response.body
+
+
+@pytest.mark.parametrize(("best", "rows"), [([1, 1, 1, 1], 3), ([1, 0, 1, 1], 2), ([0, 1, 1, 1], 1)])
+async def test_rows_ahead_end_with_the_token_that_ends_a_sequence(best: list[int], rows: int) -> None:
+    """Nothing follows it, so nothing is computed after it."""
+    llm = ScriptedLLM(lambda prefix: [float(token_id == best[len(prefix) - 1]) for token_id in range(4)], info=INFO)
+    request = HttpRequest("POST", "/v1/next_token_logits", (), b'{"token_ids":[1],"ahead":3}')
+    _, ahead = await said(llm, request)
+
+    assert ahead["ahead"]["proposed"] == best[:rows]
+    assert len(ahead["ahead"]["rows"]) == len(llm.asked) == rows
+
+
+async def test_rows_ahead_end_where_the_context_does() -> None:
+    llm = ScriptedLLM({}, default=[0.0, 1.0, 0.0, 0.0], info=INFO)
+    request = HttpRequest("POST", "/v1/next_token_logits", (), b'{"token_ids":[1,1,1,1,1,1],"ahead":4}')
+    _, ahead = await said(llm, request)
+
+    assert len(ahead["ahead"]["rows"]) == 2

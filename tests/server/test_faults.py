@@ -156,11 +156,26 @@ async def sampled(model, steps: int = STEPS, **options):
     return await generate([1, 2], model, n=64, seed=7, max_new_tokens=steps, **options)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in PASSING if kind != "500"])  # twice in a row, that one does not
+def once_each(kind: str):
+    """At the first asking of every twentieth question; twice in a row, a broken engine is given up."""
+    asked: set[bytes] = set()
+
+    def fault(request: HttpRequest) -> Fault | None:
+        if request.route != ASK or request.body in asked:
+            return None
+        asked.add(request.body)
+        return Fault(kind) if len(asked) % 20 == 0 else None
+
+    return fault
+
+
+@pytest.mark.parametrize("kind", [*PASSING, "long length"])
 async def test_faults_that_pass_change_no_token_under_load(kind: str) -> None:
     want = (await sampled(EndlessLM(16))).token_ids
     llm = EndlessLM(16)
-    faults = random_faults(0.05, seed=3, faults=[Fault(kind, seconds=0.001 if kind == "slow" else 0.0)], path=ASK)
+    faults = once_each(kind)
+    if kind != "500":
+        faults = random_faults(0.05, seed=3, faults=[Fault(kind, seconds=0.001 if kind == "slow" else 0.0)], path=ASK)
     retry = Retry(base=0.001, attempts=8)
     async with (
         serve(llm, faults=faults) as server,
@@ -176,7 +191,7 @@ async def test_faults_that_pass_change_no_token_under_load(kind: str) -> None:
     assert sum(count - 1 for count in llm.asked.values()) <= state.retries + state.pool.resent
 
 
-@pytest.mark.parametrize("kind", ["garbage", "oversized", "redirect", "short length", "compressed", "deep", "headers"])
+@pytest.mark.parametrize("kind", [kind for kind, (_, passes) in FATES.items() if not passes])
 async def test_a_fault_that_does_not_pass_ends_its_sequence_and_no_other(kind: str) -> None:
     want = (await sampled(EndlessLM(16), steps=5)).token_ids
     faults = random_faults(0.05, seed=5, faults=[Fault(kind)], path=ASK)
@@ -209,7 +224,7 @@ async def test_ten_thousand_steps_with_five_percent_faults_give_the_same_tokens(
     kinds = [Fault(kind, seconds=0.001 if kind == "slow" else 0.0) for kind in PASSING if kind != "500"]
     async with (
         serve(EndlessLM(16), faults=random_faults(0.05, seed=11, faults=kinds, path=ASK)) as server,
-        connect(server.url, "native", retry=Retry(base=0.001, attempts=10), request_timeout=0.25) as model,
+        connect(server.url, "native", retry=Retry(base=0.001, attempts=10), request_timeout=0.4) as model,
     ):
         result = await sampled(model, steps=steps)
         await nothing_is_left(server, model)

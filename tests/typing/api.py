@@ -51,6 +51,8 @@ async def program() -> None:
     async with serve(TinyLM()) as server, connect(server.url, top_k=20) as model:
         assert_type(model, HTTPModel)
         assert_type(model.info, ModelInfo)
+        async with connect([server.url, "http://other"], headers={"x-team": "seedbed"}) as replicas:
+            assert_type(replicas, HTTPModel)
         ids = await model.tokenize("text")
         assert_type(ids, list[int])
         async with RecordingLLM(model, "path") as recorded:

@@ -10,9 +10,11 @@ import traceback
 import click
 
 from seedbed.cli.check import check_command, selftest_command
+from seedbed.cli.conformance import conformance_command
 from seedbed.cli.doctor import doctor
 from seedbed.cli.generate import generate
 from seedbed.cli.inspect import inspect
+from seedbed.cli.probe import probe_command
 from seedbed.cli.record import record
 from seedbed.cli.serve import replay, serve
 from seedbed.errors import SeedbedError
@@ -21,12 +23,13 @@ __all__ = ["main", "run"]
 
 EXIT_CODES = """\b
 Exit codes: 0 done; 1 a server has drifted; 2 wrong usage; 3 the model server;
-4 a check was inconclusive; 5 a recording; 74 the output; 130 interrupted.
+4 a check was inconclusive; 5 a recording; 74 the output; 130 interrupted; 141 the output was
+not read to its end, as by "| head".
 """
 
 
 @click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="seedbed")
+@click.version_option(package_name="seedbed", prog_name="seedbed")
 def main() -> None:
     """Sample from language-model servers in the client, reproducibly.
 
@@ -37,7 +40,7 @@ def main() -> None:
     """
 
 
-for command in (generate, record, replay, inspect, serve, check_command, selftest_command, doctor):
+for command in (generate, record, replay, inspect, serve, check_command, probe_command, conformance_command, selftest_command, doctor):
     main.add_command(command)
 
 
@@ -52,6 +55,8 @@ def _exit_code() -> int:
         code = _run_main()
     except* KeyboardInterrupt:
         code = _interrupted()
+    except* BrokenPipeError:  # of standard error
+        code = _unread()
     return code
 
 
@@ -69,19 +74,30 @@ def _run_main() -> int:
     except SeedbedError as error:
         _complain(error)
         return error.exit_code
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; keep the interpreter from complaining about it at exit.
-        _give_up_output()
-        return 0
+    except SystemExit:  # told not to exit by itself, click still does when nobody reads its output, and only then
+        return _unread()
     except OSError as error:
+        if _is_unread(error):
+            return _unread()
         if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG):
             return _fault(error)
         _give_up_output()
         click.echo(f"Error: the output cannot be written: {error.strerror}", err=True)
         return 74
     except Exception as error:
-        return _fault(error)
+        return _unread() if _is_unread(error) else _fault(error)
     return result if isinstance(result, int) else 0
+
+
+def _is_unread(error: BaseException) -> bool:
+    """Whether all that went wrong is that whoever read our output has seen enough; a server prints from inside a nursery."""
+    return isinstance(error, BrokenPipeError) or (isinstance(error, ExceptionGroup) and all(map(_is_unread, error.exceptions)))
+
+
+def _unread() -> int:
+    """Quietly, with the code of a program that dies of the signal: a verdict that nobody read must not look like one."""
+    _give_up_output()
+    return 128 + 13  # SIGPIPE, which Windows does not have
 
 
 def _interrupted() -> int:

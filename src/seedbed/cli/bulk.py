@@ -105,7 +105,8 @@ def generate_in_bulk(source: str, options: dict[str, Any], as_json: bool) -> Non
 
 
 def _run(source: str, options: dict[str, Any]) -> tuple[BulkReport, Path]:
-    recipe = Recipe(seed_of(options), options["n"], sampler_of(options), options["max_new_tokens"])
+    seed = None if options["seed"] is None else seed_of(options)  # without one, what is gone on with has its own
+    recipe = Recipe(seed, options["n"], sampler_of(options), options["max_new_tokens"])
     concurrency = options["concurrency"] or 4 * options["connections"]
     pace = Pace(concurrency=concurrency, lookahead=options["lookahead"])
     open_source = partial(open_model, source, options)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import contextmanager
+import getpass
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,16 +11,19 @@ import click
 import orjson
 
 from seedbed.cli.options import as_json_option, connection_options, open_model, run_trio
+from seedbed.cli.progress import counting
 from seedbed.errors import UsageError
+from seedbed.recording import open_recording
+from seedbed.regression.accept import accept
 from seedbed.regression.check import MARGIN, check
-from seedbed.regression.report import as_html, as_junit, as_lines
+from seedbed.regression.page import as_html
+from seedbed.regression.report import as_junit, as_lines
 from seedbed.regression.selftest import selftest
-from seedbed.regression.verdict import EXIT_CODES
+from seedbed.regression.verdict import EXIT_CODES, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from seedbed.regression import CheckReport, Progress
+    from seedbed.recording import Acceptance
+    from seedbed.regression import CheckReport
 
 __all__ = ["check_command", "selftest_command"]
 
@@ -33,7 +35,10 @@ __all__ = ["check_command", "selftest_command"]
 @click.option("--alpha", type=float, default=0.01, show_default=True, help="How often a server that is the same may be called changed.")
 @click.option("--repeats", type=click.IntRange(1), help="Live answers to each prefix.  [default: as many as recorded, at least 2]")
 @click.option("--stop-early", is_flag=True, help="Stop once the evidence is there; a drift is then found, not measured.")
+@click.option("--no-free-running", is_flag=True, help="Do not sample the recorded runs again.")
 @click.option("--continue", "earlier", type=click.Path(), metavar="FILE", help="Go on from the evidence in an earlier --json output.")
+@click.option("--accept", "why", metavar="WHY", help="Make the live answers the new baseline, and note who said so and why.")
+@click.option("--by", "who", metavar="WHO", help="Who accepts.  [default: the name you are logged in with]")
 @click.option("--html", type=click.Path(dir_okay=False, writable=True), metavar="FILE", help="Write a page with plots.")
 @click.option("--junit", type=click.Path(dir_okay=False, writable=True), metavar="FILE", help="Write JUnit XML.")
 @connection_options
@@ -45,7 +50,10 @@ def check_command(
     alpha: float,
     repeats: int | None,
     stop_early: bool,
+    no_free_running: bool,
     earlier: str | None,
+    why: str | None,
+    who: str | None,
     html: str | None,
     junit: str | None,
     as_json: bool,
@@ -60,37 +68,57 @@ def check_command(
     Examples:
       seedbed check recordings/seed http://127.0.0.1:8017
       seedbed check recordings/seed http://127.0.0.1:8017 --html report.html --junit report.xml
+      seedbed check recordings/seed http://127.0.0.1:8017 --accept "llama.cpp b11549: new kernels" --by ada
+
+    A recording is never replaced by a run that fails: only --accept does so, and only with answers that pass a check of their own.
 
     \b
-    Exit codes: 0 the same, or changed by less than the margin; 1 drift; 2 wrong usage; 3 the server failed;
+    Exit codes: 0 the same, changed by less than the margin, or accepted; 1 drift; 2 wrong usage; 3 the server failed;
     4 inconclusive; 5 the recording; 130 interrupted.
     """
+    if "://" in recording:
+        raise UsageError("give the recording first, then the URL of the server to hold against it")
+    if who is not None and why is None:
+        raise UsageError("--by says who accepts: give --accept WHY with it")
     evidence = _evidence_in(earlier) if earlier is not None else None
+    if options["rows"] is None:
+        kept = open_recording(recording).top_k
+        options["rows"] = "all" if kept is None else str(kept)
+    accepted: Acceptance | None = None
 
     async def main() -> CheckReport:
+        nonlocal accepted
         async with open_model(source, options) as model:
-            with _progress(quiet=as_json) as progress:
-                return await check(
+            with counting(quiet=as_json) as show:
+                report = await check(
                     recording,
                     model,
                     margin=margin,
                     alpha=alpha,
                     repeats=repeats,
                     stop_early=stop_early,
+                    free_run=not no_free_running,
                     evidence=evidence,
-                    progress=progress,
+                    progress=lambda progress: show(f"{progress.answers} of {progress.of} answers, e-value {progress.e_value:.3g}"),
                 )
+
+            if why is not None and report.verdict is not Verdict.IDENTICAL:
+                accepted = await accept(recording, model, report, who=who or _logged_in(), why=why)
+            return report
 
     report = run_trio(main)
     for path, text in ((html, as_html), (junit, as_junit)):
         if path is not None:
             _write(path, text(report))
     if as_json:
-        click.echo(orjson.dumps(report.to_dict(), option=orjson.OPT_INDENT_2))
+        told = report.to_dict() | ({"accepted": None if accepted is None else asdict(accepted)} if why is not None else {})
+        click.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2))
     else:
         for line in as_lines(report):
             click.echo(line)
-    return EXIT_CODES[report.verdict]
+        if why is not None:
+            click.echo(f"{'accepted':<14} {_accepted(accepted)}")
+    return 0 if accepted is not None else EXIT_CODES[report.verdict]
 
 
 @click.command("selftest")
@@ -116,6 +144,19 @@ def selftest_command(checks: int, seed: int, as_json: bool) -> int:
     return 0 if all(promise.is_kept for promise in promises) else 1
 
 
+def _logged_in() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError) as error:
+        raise UsageError("who accepts is unknown here: give --by WHO") from error
+
+
+def _accepted(accepted: Acceptance | None) -> str:
+    if accepted is None:
+        return "nothing: the recording stands as it is, and every live row is the recorded one"
+    return f"by {accepted.who}: {accepted.why}; the live answers are the baseline now, and its manifest says so"
+
+
 def _evidence_in(path: str) -> dict[str, Any]:
     try:
         data = orjson.loads(Path(path).read_bytes())
@@ -130,20 +171,3 @@ def _write(path: str, text: str) -> None:
         Path(path).write_text(text, "utf-8")
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from error
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
-    """A line on standard error that counts, if that is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-
-    def show(progress: Progress) -> None:
-        if progress.answers % 10 == 0 or progress.answers == progress.of:
-            click.echo(f"\r{progress.answers} of {progress.of} answers, e-value {progress.e_value:.3g}  ", nl=False, err=True)
-
-    try:
-        yield show
-    finally:
-        click.echo("\r" + " " * 60 + "\r", nl=False, err=True)

@@ -68,7 +68,7 @@ async def _examine(model: LLM) -> dict[str, Any]:
 
 def _rows(row: Any) -> str:
     if isinstance(row, TopLogprobs):
-        return f"the {len(row)} most probable tokens, as log-probabilities"
+        return f"the {len(row)} most probable token{'' if len(row) == 1 else 's'}, as log-probabilities"
     return "full rows"
 
 

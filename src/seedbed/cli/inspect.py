@@ -20,6 +20,7 @@ from seedbed.protocols.rows import logprob_of
 from seedbed.recording import Recording, open_recording
 from seedbed.recording.compare import Comparison, compare
 from seedbed.recording.replay import missed
+from seedbed.recording.spelling import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +100,7 @@ def _print_recording(recording: Recording, verified: int | None, lines: int) -> 
     _grow(tree, recording, None, recording.children[None], left)
     console.print(tree)
     if left.hidden:
-        click.echo(f"... and {left.hidden} more steps: --lines {lines * 4} shows more, --json all of them, --prefix one of them")
+        click.echo(f"... and {counted(left.hidden, 'more step')}: --lines {lines * 4} shows more, --json all of them, --prefix one of them")
 
 
 def _facts(recording: Recording, verified: int | None) -> dict[str, str]:
@@ -111,17 +112,20 @@ def _facts(recording: Recording, verified: int | None) -> dict[str, str]:
     facts = {
         "model": f"{info.model} on {info.server or 'an unknown server'}, fingerprint {info.fingerprint or 'unknown'}",
         "vocabulary": f"{info.vocab_size} tokens, ends with {', '.join(map(str, info.eos_token_ids))}",
-        "recorded": f"{len(recording.steps)} steps, {len(observations)} answers, "
+        "recorded": f"{counted(len(recording.steps), 'step')}, {counted(len(observations), 'answer')}, "
         f"{'full rows' if recording.top_k is None else f'top {recording.top_k}'}, {size / 1e6:.3g} MB"
         f"{'' if recording.is_sealed else '; NOT SEALED: its recorder is running, or was stopped'}",
         "conditions": ", ".join(f"{count} {tag}" for tag, count in tags.most_common()),
     }
+    for place, one in enumerate(recording.manifest.accepted, 1):
+        why = f"by {one.who}: {one.why} (was {one.model}; {one.verdict}{', ' if one.causes else ''}{', '.join(one.causes)})"
+        facts["accepted" if place == len(recording.manifest.accepted) else f"accepted {place}"] = why
     if latencies:
         facts["latency"] = f"median {statistics.median(latencies):.3g} s, at most {max(latencies):.3g} s"
     for name, run in recording.runs.items():
-        facts[f"run {name}"[:12]] = f"{len(run.token_ids)} sequences, seed {run.seed}, {run.sampler or 'tokens only'}"
+        facts[f"run {name}"] = f"{counted(len(run.token_ids), 'sequence')}, seed {run.seed}, {run.sampler or 'tokens only'}"
     if verified is not None:
-        facts["verified"] = f"{verified} answers, every hash matches"
+        facts["verified"] = f"{counted(verified, 'answer')}, every hash matches"
     return facts
 
 
@@ -225,7 +229,7 @@ def _recording_data(recording: Recording, verified: int | None) -> dict[str, Any
 
 
 def _print_step(recording: Recording, step: Step) -> None:
-    click.echo(f"step {step.number}, after {step.length} tokens: {_spelled(recording, step.prefix)}")
+    click.echo(f"step {step.number}, after {counted(step.length, 'token')}: {_spelled(recording, step.prefix)}")
     click.echo(f"sha256 {step.sha256}, margin {step.margin:.4g} nats")
     for place, observation in enumerate(step.observations):
         asked = observation.asked
@@ -268,16 +272,16 @@ def _print_comparison(comparison: Comparison, one: Recording, other: Recording) 
     if not _same_model(one, other):
         click.echo(f"model: {one.info.model} ({one.info.fingerprint}), {one!r}")
         click.echo(f"       {other.info.model} ({other.info.fingerprint}), {other!r}")
-    click.echo(f"{comparison.same} prefixes have the same answer in both")
+    click.echo(f"{counted(comparison.same, 'prefix')} with the same answer in both")
     if comparison.changed:
-        click.echo(f"{len(comparison.changed)} have another; where they differ most:")
+        click.echo(f"{counted(len(comparison.changed), 'prefix')} with another one; where they differ most:")
     for change in comparison.changed[:SHOWN]:
-        place = f"  step {change.one.number} (there {change.other.number}), {change.one.length} tokens"
+        place = f"  step {change.one.number} (there {change.other.number}), {counted(change.one.length, 'token')}"
         click.echo(f"{place}: token {change.token_id} had probability {math.exp(change.want):.4g}, has {math.exp(change.have):.4g}")
     for name, steps in ((one.path.name, comparison.only_in_one), (other.path.name, comparison.only_in_other)):
         if steps:
             numbers = ", ".join(str(step.number) for step in steps[:SHOWN]) + (", ..." if len(steps) > SHOWN else "")
-            click.echo(f"{len(steps)} prefixes only in {name}: steps {numbers}")
+            click.echo(f"{counted(len(steps), 'prefix')} only in {name}: steps {numbers}")
     if comparison.runs:
         click.echo(f"runs with other tokens: {', '.join(comparison.runs)}")
 

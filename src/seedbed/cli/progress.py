@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import sys
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import click
 import trio
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,17 +16,39 @@ from rich.text import Text
 
 from seedbed.errors import SeedbedError
 from seedbed.observing import GenerationBegan, SequenceBegan, SequenceEnded, TokensDrawn, observe
+from seedbed.recording.spelling import counted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from seedbed.llm import LLM
     from seedbed.observing import Event
 
-__all__ = ["shown_text", "watch"]
+__all__ = ["counting", "printable", "shown_text", "watch"]
 
 REFRESH = 0.2  # seconds
 COLOURS = {"": "default", "stop": "green", "length": "cyan", "deadline": "yellow", "error": "red", "cancelled": "yellow"}
+
+
+@contextmanager
+def counting(*, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Show the text handed to what this yields as the one line on standard error, several times a second, if that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    width = shown = 0.0
+
+    def show(text: str) -> None:
+        nonlocal width, shown
+        if trio.current_time() - shown < REFRESH:
+            return
+        width, shown = max(width, len(text)), trio.current_time()
+        click.echo(f"\r{text:<{int(width)}}", nl=False, err=True)
+
+    try:
+        yield show
+    finally:
+        click.echo("\r" + " " * int(width) + "\r", nl=False, err=True)
 
 
 @asynccontextmanager
@@ -95,15 +119,23 @@ class _View:
             text = Text(line.text[-room:], style=COLOURS[line.finish_reason])
             table.add_row(f"{prompt_index}.{index}", str(len(line.token_ids)), text)
         seconds = max(1e-9, trio.current_time() - self._began)
-        speed = f"{self._done} of {self._total} sequences done, {self._tokens} tokens, {self._tokens / seconds:.0f} tokens/s"
-        return Group(table, Text(speed, style="bold"))
+        speed = f"{self._tokens / seconds:.0f} a second"
+        return Group(
+            table, Text(f"{self._done} of {counted(self._total, 'sequence')} done, {counted(self._tokens, 'token')}, {speed}", style="bold")
+        )
 
 
 async def shown_text(model: LLM, token_ids: Sequence[int]) -> str:
     """Token ids as one line of text, or as numbers where the model has no tokenizer."""
     try:
-        text = await model.detokenize(list(token_ids))
+        return printable(await model.detokenize(list(token_ids)), token_ids)
     except SeedbedError:
+        return printable(None, token_ids)
+
+
+def printable(text: str | None, token_ids: Sequence[int]) -> str:
+    """A model's text as one line that a terminal can be shown; the token ids as numbers where there is no text."""
+    if text is None:
         return " ".join(map(str, token_ids))
     # A model may say anything, terminal commands included.
     return "".join(character if character.isprintable() else " " for character in text)

@@ -3,41 +3,63 @@
 from __future__ import annotations
 
 import signal
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 import trio
 
-from seedbed.cli.generate import sample_and_show
-from seedbed.cli.options import as_json_option, connection_options, open_model, run_trio, sampling_options, shown_source
-from seedbed.errors import UsageError
+from seedbed.cli.generate import is_cut_short, sample_and_show
+from seedbed.cli.options import (
+    SamplingCommand,
+    as_json_option,
+    command_again,
+    connection_options,
+    deadline_of,
+    open_model,
+    prompts_of,
+    run_trio,
+    sampler_of,
+    sampling_options,
+    seed_of,
+    shown_source,
+)
+from seedbed.errors import RecordingExists, UsageError
 from seedbed.protocols import PROTOCOLS
 from seedbed.recording import RecordingLLM
+from seedbed.recording.spelling import counted
 from seedbed.server import serve
 
 if TYPE_CHECKING:
-    from seedbed.llm import LLM
+    from collections.abc import AsyncIterator
+
+    from seedbed.generation import GenerationResult
 
 __all__ = ["record"]
 
 
-@click.command()
+NOT_FINISHED = 5
+
+
+@click.command(cls=SamplingCommand)
 @click.argument("url")
 @click.argument("path", type=click.Path())
 @click.option("--keep", default="20", show_default=True, metavar="K|all", help="Tokens of each row to keep; all is the full tier.")
 @click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Answers to each prefix, under varied load.")
+@click.option("--scored", is_flag=True, help="Also ask for each sequence's rows in one request, as vLLM can.")
 @click.option("--extend", is_flag=True, help="Add to a finished recording.")
 @click.option("--listen", metavar="[HOST:]PORT", help="Do not sample: pass on other clients' questions, and record them. 0 is a free port.")
 @sampling_options
 @connection_options
 @as_json_option
-def record(url: str, path: str, keep: str, repeats: int, extend: bool, listen: str | None, as_json: bool, **options: Any) -> None:
+def record(url: str, path: str, keep: str, repeats: int, extend: bool, listen: str | None, as_json: bool, **options: Any) -> int:
     """Sample sequences from the server at URL, and keep its answers in the directory PATH.
 
     What is sampled from is what is kept, so replaying PATH with the same options gives the same tokens. A run that was
-    interrupted goes on where it was when the same command is given again.
+    interrupted, failed, or was cut short by --timeout goes on where it was when the same command is given again.
 
-    With --listen it is a proxy: clients of any protocol ask it instead of the server, until Ctrl-C finishes the recording.
+    With --listen it is a proxy: clients of any protocol ask it instead of the server, one token a request and prompts as token
+    ids, until Ctrl-C finishes the recording.
 
     \b
     Examples:
@@ -46,46 +68,99 @@ def record(url: str, path: str, keep: str, repeats: int, extend: bool, listen: s
       seedbed record http://127.0.0.1:8080 recordings/app --keep all --listen 8017
 
     \b
-    Exit codes: 0 done; 2 wrong usage; 3 the server failed; 5 the recording; 130 interrupted.
+    Exit codes: 0 done; 2 wrong usage; 3 the server failed; 5 the recording, also when a deadline
+    left it unfinished; 130 interrupted.
     """
     if keep != "all" and not (keep.isdecimal() and int(keep) >= 1):
         raise UsageError(f"--keep must be a number of 1 or more, or 'all', not {keep!r}")
     if listen is not None and (options["texts"] or options["id_lists"]):
         raise UsageError("give either prompts to sample from, or --listen to record what other clients ask")
-    host, port = _address_of(listen) if listen is not None else ("", 0)
+    address = _address_of(listen) if listen is not None else None
+    options["seed"] = seed_of(options)
+    sampler_of(options)  # before anything is made
     if options["rows"] is None:
         options["rows"] = keep
 
-    async def main() -> None:
-        tier = {"tier": "full"} if keep == "all" else {"top_k": int(keep)}
-        async with open_model(url, options) as model, RecordingLLM(model, path, repeats=repeats, extend=extend, **tier) as recorded:
-            if listen is not None:
-                await _serve_until_interrupted(recorded, host, port, path)
-            else:
-                result = await sample_and_show(recorded, options, as_json)
-                recorded.note(result)
-        if listen is None and not result.sequences:
-            return
-        if not as_json or listen is not None:
-            click.echo(f"{recorded.steps} steps are recorded in {path}. Replay them without the server:")
-        if listen is not None:
-            click.echo(f"  seedbed replay {shown_source(path)} --port {port}")
-        elif not as_json:
-            prompts = dict.fromkeys((s.prompt_index, s.prompt_token_ids) for s in result.sequences)
-            ids = " ".join(f"--token-ids {','.join(map(str, prompt))}" for _, prompt in prompts)
-            click.echo(f"  seedbed generate {shown_source(path)} {ids} -n {options['n']} --seed {result.seed}{_sampling_words(options)}")
+    async def main() -> int:
+        deadline = deadline_of(options)
+        async with open_model(url, options, deadline) as model:
+            prompts = await prompts_of(model, options, deadline) if address is None else []
+            kept: dict[str, Any] = {"repeats": repeats, "scored": options["scored"]}
+            kept |= {"tier": "full"} if keep == "all" else {"top_k": int(keep)}
+            recorded = RecordingLLM(model, path, extend=extend, **kept)
+            if address is not None:
+                return await _pass_on(recorded, *address, path, options["seed"])
+            return await _sample(recorded, prompts, path, options, as_json, deadline)
 
-    run_trio(main)
+    return run_trio(main)
 
 
-async def _serve_until_interrupted(recorded: LLM, host: str, port: int, path: str) -> None:
-    """Ctrl-C is how this ends well, so it must not leave the recording unfinished."""
+async def _sample(
+    recorded: RecordingLLM, prompts: list[list[int]], path: str, options: dict[str, Any], as_json: bool, deadline: float
+) -> int:
+    async with _recording(recorded, path, options["seed"]):
+        result = await sample_and_show(recorded, prompts, options, as_json, deadline)
+        if is_cut_short(result):
+            recorded.leave_unsealed()
+        else:
+            recorded.note(result)
+    if is_cut_short(result):
+        return _not_finished(recorded, path, options["seed"])
+    if not as_json and result.sequences:
+        click.echo(f"{_are_recorded(recorded, path)}. Replay them without the server:")
+        click.echo(f"  {_replaying(path, result, options)}")
+    return 0
+
+
+async def _pass_on(recorded: RecordingLLM, host: str, port: int, path: str, seed: int) -> int:
+    async with _recording(recorded, path, seed):
+        port = await _serve_until_interrupted(recorded, host, port, path)
+    click.echo(f"{_are_recorded(recorded, path)}. Replay them without the server:")
+    click.echo(f"  seedbed replay {shown_source(path)} --port {port}")
+    return 0
+
+
+@asynccontextmanager
+async def _recording(recorded: RecordingLLM, path: str, seed: int) -> AsyncIterator[None]:
+    """The recording, open; whatever ends it early is followed by what to type."""
+    try:
+        async with recorded:
+            yield
+    except RecordingExists as error:
+        if "finished" in error.message:
+            error.add_note("on the command line: --extend")
+        raise
+    except BaseException as error:
+        if recorded.steps and not isinstance(error, UsageError):
+            _not_finished(recorded, path, seed)
+        raise
+
+
+def _not_finished(recorded: RecordingLLM, path: str, seed: int) -> int:
+    click.echo(f"{_are_recorded(recorded, path)}, which is not finished. The same command goes on where it stopped:", err=True)
+    click.echo(f"  {command_again(seed=seed, timeout=None)}", err=True)
+    return NOT_FINISHED
+
+
+def _are_recorded(recorded: RecordingLLM, path: str) -> str:
+    return f"{counted(recorded.steps, 'step')} {'is' if recorded.steps == 1 else 'are'} recorded in {path}"
+
+
+def _replaying(path: str, result: GenerationResult, options: dict[str, Any]) -> str:
+    prompts = dict.fromkeys((s.prompt_index, s.prompt_token_ids) for s in result.sequences)
+    ids = " ".join(f"--token-ids {','.join(map(str, prompt))}" for _, prompt in prompts)
+    return f"seedbed generate {shown_source(path)} {ids} -n {options['n']} --seed {result.seed}{_sampling_words(options)}"
+
+
+async def _serve_until_interrupted(recorded: RecordingLLM, host: str, port: int, path: str) -> int:
+    """Ctrl-C is how this ends well, so it must not leave the recording unfinished; returns the port it was at."""
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with serve(recorded, host=host, port=port) as server:
-            name = recorded.info.model if recorded.info else repr(recorded)
+            name = recorded.info.model or "the model"
             click.echo(f"{name} at {server.url}, recorded in {path}, speaking {', '.join(PROTOCOLS)}; Ctrl-C finishes the recording.")
             async for _ in signals:
                 break
+    return int(server.url.rpartition(":")[2])
 
 
 def _address_of(listen: str) -> tuple[str, int]:

@@ -12,6 +12,7 @@ from seedbed.cli.options import run_trio
 from seedbed.errors import MissingExtra, UsageError
 from seedbed.protocols import PROTOCOLS
 from seedbed.recording import ReplayLLM
+from seedbed.recording.replay import SHOWN_IN_COMMAND
 from seedbed.server import HashLM, TinyLM
 from seedbed.server import serve as serve_model
 from seedbed.server.asgi import asgi_app
@@ -100,5 +101,11 @@ def _announce(llm: LLM, url: str) -> None:
     name = llm.info.model if llm.info else repr(llm)
     click.echo(f"{name} at {url}, speaking {', '.join(PROTOCOLS)}; Ctrl-C stops it. Try:")
     click.echo(f"  seedbed doctor {url}")
-    prompt = "--token-ids 1,2,3" if isinstance(llm, ReplayLLM) else '--prompt "The seed"'
-    click.echo(f"  seedbed generate {url} {prompt} -n 8 --seed 7")
+    words = f"--token-ids {_recorded_prefix(llm)} --max-new-tokens 1" if isinstance(llm, ReplayLLM) else '--prompt "The seed" -n 8'
+    click.echo(f"  seedbed generate {url} {words} --seed 7")
+
+
+def _recorded_prefix(llm: ReplayLLM) -> str:
+    """A prefix that it has an answer to: the first that was asked for after what every recording begins with, if it is short."""
+    steps = [step for step in llm.recording.steps if step.length <= SHOWN_IN_COMMAND]
+    return ",".join(map(str, steps[2 if len(steps) > 2 else 0].prefix)) if steps else "0"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from seedbed.errors import UsageError
+from seedbed.llm.base import whole_number
 
 __all__ = ["Lookahead", "Pace", "check_lookahead"]
 
@@ -24,11 +25,12 @@ def check_lookahead(lookahead: object) -> Lookahead:
     Raises:
         UsageError: neither "auto" nor an int of 1 or more.
     """
-    if lookahead == "auto":
+    if isinstance(lookahead, str) and lookahead == "auto":
         return "auto"
-    if isinstance(lookahead, bool) or not isinstance(lookahead, int) or lookahead < 1:
-        raise UsageError(f"lookahead must be an int of 1 or more, or 'auto', not {lookahead!r}")
-    return lookahead
+    count = whole_number(lookahead)
+    if count is None or count < 1:
+        raise UsageError(f"lookahead must be an int of 1 or more, or 'auto', not {lookahead!r:.80}")
+    return count
 
 
 class Pace:

@@ -34,6 +34,8 @@ __all__ = ["Generation", "Progress", "generate", "open_generation"]
 
 # Sequences begun and not finished at any time; far more than connections, so servers stay busy, and 100,000 sequences fit in memory.
 MAX_FOLLOWED = 1024
+# Of more sequences than this, those that were never begun are not listed: they would say nothing, and take 700 bytes each.
+MAX_LISTED = 1_000_000
 
 
 @asynccontextmanager
@@ -133,7 +135,8 @@ async def generate(
     Args:
         prompts: one prompt (token ids) or several (a list of prompts); not modified.
         llm: an ``LLM``, ``BlockingLLM`` or look-alike.
-        n: sequences a prompt; 0 is legal and sends nothing.
+        n: sequences a prompt; 0 is legal and sends nothing. They begin in order, a thousand at a time, so n may be far more than will be
+            wanted; of more than a million sequences, those that never began are left out of a partial result.
         sampler: how tokens are drawn; the default samples from the model itself.
         seed: in [0, 2**128); None takes a fresh one, which the result names.
         max_new_tokens: most tokens a sequence; None is what the model's context leaves, or 2048 when that is unknown. 0 sends nothing.
@@ -144,7 +147,8 @@ async def generate(
         on_error: "raise": the first failure cancels the other sequences and comes out as itself, with ``.result`` attached when it is
             seedbed's; "keep": that sequence ends with ``finish_reason`` "error", the others go on.
         lookahead: how many rows to ask for at once, along tokens the model proposes, if it can (``LLM.logits_ahead``); "auto" follows
-            the rate at which the draws agree. Changes how often the model is asked, never the tokens.
+            the rate at which the draws agree, which is always over the native protocol: its server draws with the same noise. Changes
+            how often the model is asked, never the tokens.
         prefix_cache_bytes: how much the rows kept for siblings may take. Equal prefixes, such as the prompt of n sequences, are asked
             once. 0 asks anew each time. When ``llm`` is a ``PrefixCache`` itself, that one is used, and its own bound.
         resume: an earlier partial result, or some of its sequences: each goes on where it was, exactly as if never interrupted. Prompt,
@@ -188,7 +192,13 @@ async def generate(
 
 
 class Progress(NamedTuple):
-    """How far a generation is; cheap to ask at any time."""
+    """How far a generation is; cheap to ask at any time.
+
+    Attributes:
+        finished: sequences that ended, for whatever reason.
+        total: sequences asked for.
+        tokens: generated so far, of all sequences together.
+    """
 
     finished: int
     total: int
@@ -243,10 +253,16 @@ class Generation:
     def sequences(self) -> tuple[SampledSequence, ...]:
         """Every sequence in order as it is now; one that is unfinished, or not begun, reads "cancelled".
 
-        Finished ones are the same objects each time; ``progress`` is cheaper than to count them.
+        Finished ones are the same objects each time; ``progress`` is cheaper than to count them. Of more than a million, those not begun
+        are left out.
         """
         begun = [sequence if isinstance(sequence, SampledSequence) else sequence.result() for sequence in self._begun]
-        return (*begun, *(self._value_before_begun(place) for place in range(len(begun), len(self._plan))))
+        return (*begun, *(self._value_before_begun(place) for place in range(len(begun), self._listed)))
+
+    @property
+    def _listed(self) -> int:
+        """How many sequences the result has."""
+        return len(self._plan) if len(self._plan) <= MAX_LISTED else len(self._begun)
 
     @property
     def progress(self) -> Progress:
@@ -348,12 +364,12 @@ class Generation:
         try:
             while not sequence.is_finished:
                 self._rows += 1
-                await self._answers.read(sequence.prefix(), pace.count(sequence.room), self._drawing(sequence, pace))
+                await self._answers.read(sequence.prefix(), pace.count(sequence.room), self._reader(sequence, pace), sequence.drawing())
         except Exception as error:
             self._note(error, sequence)
             sequence.fail(error)
 
-    def _drawing(self, sequence: FollowedSequence, pace: Pace) -> Callable[[Ahead], None]:
+    def _reader(self, sequence: FollowedSequence, pace: Pace) -> Callable[[Ahead], None]:
         """What a sequence does with the answer to a question it asks now."""
         asked, step = trio.current_time(), sequence.step
         listening = observers()  # here, and not where the answer lands: that may be in a task of another generation
@@ -388,7 +404,7 @@ class Generation:
         self._send.send_nowait(result)
 
     def _expire_the_rest(self) -> None:
-        for place in range(len(self._plan)):
+        for place in range(self._listed):
             sequence = self._begun[place] if place < len(self._begun) else self._begin(place)
             if isinstance(sequence, FollowedSequence):
                 if not sequence.is_finished:  # a resumed one may have been finished before it began

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Self
 
 from seedbed.errors import InvalidPrompt, InvalidSampler, UsageError
 from seedbed.generation.result import GenerationResult, SampledSequence, configuration_of
 from seedbed.generation.sequence import FollowedSequence, StopRules
-from seedbed.sampling.randomness import check_seed, fresh_seed
+from seedbed.llm.base import whole_number
+from seedbed.sampling.randomness import Address, check_seed, fresh_seed
 from seedbed.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from seedbed.llm.base import LLM
 
-__all__ = ["DEFAULT_MAX_NEW_TOKENS", "Deadlines", "Plan", "check_count"]
+__all__ = ["DEFAULT_MAX_NEW_TOKENS", "Deadlines", "Plan", "check_count", "check_index", "check_prompt", "stop_rules"]
 
 # When neither the caller nor the model bounds a sequence. (vLLM: 16, transformers: 20, SGLang: 128, llama.cpp: none.)
 DEFAULT_MAX_NEW_TOKENS = 2048
@@ -31,8 +36,8 @@ class Deadlines:
 
     def __post_init__(self) -> None:
         for name, seconds in (("timeout", self.total), ("sequence_timeout", self.sequence)):
-            if not isinstance(seconds, (int, float)) or not seconds >= 0:
-                raise UsageError(f"{name} must be seconds >= 0, or math.inf for none, not {seconds!r}")
+            if isinstance(seconds, bool) or not isinstance(seconds, Real) or not seconds >= 0:
+                raise UsageError(f"{name} must be seconds >= 0, or math.inf for none, not {_shown(seconds)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +90,9 @@ class Plan:
         earlier = _resume_table(resume)
         if seed is None:
             seed = next(iter(earlier.values())).resume.seed if earlier else fresh_seed()
-        stops = frozenset(_check_ids(stop_token_ids, None, "stop_token_ids", may_be_empty=True)) | frozenset(model.eos_token_ids)
         sampler = Sampler() if sampler is None else sampler
         if not isinstance(sampler, Sampler):
-            raise InvalidSampler(f"sampler must be a Sampler, not {sampler!r:.80}")
+            raise InvalidSampler(f"sampler must be a Sampler, as Sampler(temperature=0.8) is one, not {_shown(sampler)}")
         plan = cls(
             prompts=checked,
             indices=indices,
@@ -96,12 +100,16 @@ class Plan:
             seed=check_seed(seed),
             sampler=sampler,
             configuration=configuration_of(sampler),
-            stop=StopRules(stops, tuple(_check_ids(stop, None, "a stop sequence") for stop in stop_sequences)),
+            stop=stop_rules(stop_token_ids, stop_sequences, model.eos_token_ids, vocab_size),
             max_new_tokens=[
                 _max_new_tokens(max_new_tokens, context, len(prompt), place) for place, prompt in enumerate(checked, first_prompt)
             ],
             resume=earlier,
         )
+        if len(checked) * len(indices) > sys.maxsize:
+            raise UsageError(
+                f"{len(indices)} sequences of {len(checked)} prompts are more than can be counted; leave open_generation early"
+            )
         for sequence in earlier.values():
             plan._check_resumable(sequence)
         return plan
@@ -144,39 +152,75 @@ class Plan:
             raise UsageError(f"{what} went on where these stop rules would have ended it")
 
 
+def stop_rules(token_ids: object, sequences: object, eos_token_ids: Sequence[int], vocab_size: int | None = None) -> StopRules:
+    """The rules that the arguments of ``generate`` and a model's own end tokens make.
+
+    Raises:
+        InvalidPrompt: one of them is no token id of the vocabulary, or a sequence is empty.
+        UsageError: the sequences are no lists of them.
+    """
+    ids = _check_ids(tuple(token_ids) if isinstance(token_ids, AbstractSet) else token_ids, vocab_size, "stop_token_ids", may_be_empty=True)
+    if isinstance(sequences, (str, bytes, Mapping, AbstractSet)) or not isinstance(sequences, Iterable):
+        raise UsageError(f"stop_sequences must be several lists of token ids, not {_shown(sequences)}")
+    return StopRules(
+        frozenset(ids) | frozenset(eos_token_ids), tuple(_check_ids(stop, vocab_size, "a stop sequence") for stop in sequences)
+    )
+
+
 def check_count(n: int) -> int:
     """``n``, when it can be a number of sequences.
 
     Raises:
         UsageError: it cannot.
     """
-    if isinstance(n, bool) or not hasattr(n, "__index__") or n < 0:
-        raise UsageError(f"n must be an int of 0 or more, not {n!r}")
-    return n
+    count = whole_number(n)
+    if count is None or not 0 <= count <= sys.maxsize:
+        raise UsageError(f"n must be an int of 0 or more, and below 2**63, not {_shown(n)}")
+    return count
+
+
+def check_index(place: object) -> int:
+    """``place`` as the number of a sequence.
+
+    Raises:
+        InvalidSeed: it can be none.
+    """
+    return Address(0, index=place).index  # type: ignore[arg-type]  # checks it
+
+
+def check_prompt(token_ids: Sequence[int]) -> tuple[int, ...]:
+    """The ids of the one prompt there is.
+
+    Raises:
+        InvalidPrompt: no token ids.
+    """
+    return _check_ids(token_ids, None, "the prompt")
 
 
 def _several(prompts: Sequence[int] | Sequence[Sequence[int]]) -> list[Sequence[int]]:
     if isinstance(prompts, (str, bytes)):
         raise InvalidPrompt("a prompt is a list of token ids, not text: tokenize it first, for instance with HTTPModel.tokenize()")
+    if isinstance(prompts, (Mapping, AbstractSet)):
+        raise InvalidPrompt(f"prompts must be token ids, or several lists of them, in order, not {_shown(prompts)}")
     try:
         several = list(prompts)
     except TypeError as error:
-        raise InvalidPrompt(f"prompts must be token ids, or several lists of them, not {prompts!r:.80}") from error
+        raise InvalidPrompt(f"prompts must be token ids, or several lists of them, not {_shown(prompts)}") from error
     if several and not hasattr(several[0], "__len__"):
         return [several]  # type: ignore[list-item]
     return several  # type: ignore[return-value]
 
 
-def _check_ids(ids: Sequence[int], vocab_size: int | None, what: str, *, may_be_empty: bool = False) -> tuple[int, ...]:
+def _check_ids(ids: object, vocab_size: int | None, what: str, *, may_be_empty: bool = False) -> tuple[int, ...]:
     if isinstance(ids, (str, bytes)):
         raise InvalidPrompt(f"{what} must be token ids, not text: tokenize it first, for instance with HTTPModel.tokenize()")
-    if not hasattr(ids, "__iter__"):
-        raise InvalidPrompt(f"{what} must be a list of token ids, not {ids!r:.80}")
+    if isinstance(ids, (Mapping, AbstractSet)) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) != 1:
+        raise InvalidPrompt(f"{what} must be a list of token ids, not {_shown(ids)}")
     checked = []
     for place, token_id in enumerate(ids):
-        if isinstance(token_id, bool) or not hasattr(token_id, "__index__"):
-            raise InvalidPrompt(f"{what} holds {token_id!r} at place {place}, which is no token id")
-        value = token_id.__index__()
+        value = whole_number(token_id)
+        if value is None:
+            raise InvalidPrompt(f"{what} holds {_shown(token_id)} at place {place}, which is no token id")
         if value < 0 or (vocab_size is not None and value >= vocab_size):
             bound = f"the model's vocabulary has ids 0 to {vocab_size - 1}" if vocab_size is not None else "ids are 0 or more"
             raise InvalidPrompt(f"{what} holds token id {value} at place {place}; {bound}")
@@ -187,24 +231,30 @@ def _check_ids(ids: Sequence[int], vocab_size: int | None, what: str, *, may_be_
 
 
 def _max_new_tokens(asked: int | None, context: int | None, prompt: int, place: int) -> int:
-    if asked is not None and (isinstance(asked, bool) or not hasattr(asked, "__index__") or asked < 0):
-        raise UsageError(f"max_new_tokens must be an int of 0 or more, or None, not {asked!r}")
+    most = whole_number(asked)
+    if asked is not None and (most is None or most < 0):
+        raise UsageError(f"max_new_tokens must be an int of 0 or more, or None, not {_shown(asked)}")
     if context is None:
-        return DEFAULT_MAX_NEW_TOKENS if asked is None else asked
+        return DEFAULT_MAX_NEW_TOKENS if most is None else most
     if prompt >= context:
         raise InvalidPrompt(f"prompt {place} has {prompt} tokens; the model's context holds {context}, the continuation included")
-    return min(context - prompt, context if asked is None else asked)
+    return min(context - prompt, context if most is None else most)
 
 
 def _resume_table(resume: GenerationResult | Iterable[SampledSequence]) -> dict[tuple[int, int], SampledSequence]:
     if not isinstance(resume, GenerationResult) and not hasattr(resume, "__iter__"):
-        raise UsageError(f"resume takes a GenerationResult or several SampledSequences, not {resume!r:.80}")
+        raise UsageError(f"resume takes a GenerationResult or several SampledSequences, not {_shown(resume)}")
     table: dict[tuple[int, int], SampledSequence] = {}
     for sequence in resume.sequences if isinstance(resume, GenerationResult) else resume:
         if not isinstance(sequence, SampledSequence):
-            raise UsageError(f"resume takes a GenerationResult or several SampledSequences, not {sequence!r:.80}")
+            raise UsageError(f"resume takes a GenerationResult or several SampledSequences, not {_shown(sequence)}")
         key = (sequence.prompt_index, sequence.index)
         if key in table:
             raise UsageError(f"sequence {sequence.index} of prompt {sequence.prompt_index} is to be resumed twice")
         table[key] = sequence
     return table
+
+
+def _shown(value: object) -> str:
+    """A wrong argument in a message of one line."""
+    return " ".join(repr(value).split())[:80]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
@@ -42,7 +43,7 @@ class ResumePoint:
     sampler: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SampledSequence:
     """One sampled continuation.
 
@@ -121,6 +122,12 @@ class SampledSequence:
         arguments: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
         return cls(**arguments)
 
+    def __repr__(self) -> str:
+        head = ", ".join(map(str, self.token_ids[:5]))
+        tokens = f"{_many(len(self.token_ids), 'token')} [{head}{', ...' if len(self.token_ids) > 5 else ''}]"
+        ended = self.finish_reason if self.error is None else f"{self.finish_reason}: {self.error:.80}"
+        return f"<SampledSequence {self.index} of prompt {self.prompt_index}: {tokens}, {ended}>"
+
 
 @dataclass(frozen=True, slots=True)
 class Stats:
@@ -157,7 +164,7 @@ class Stats:
         return cls(tokens=tokens, rows=rows, waited=waited, **since)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class GenerationResult:
     """All sequences of a generation, in order: by prompt, then by index, whatever order they finished in.
 
@@ -214,6 +221,16 @@ class GenerationResult:
             return cls(sequences, int(values["seed"]), str(values["sampler"]), Stats(**values["stats"]))
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"this is not a generation result as to_dict() writes it: {error}") from error
+
+    def __repr__(self) -> str:
+        ended = Counter(sequence.finish_reason for sequence in self.sequences)
+        reasons = "".join(f", {ended[reason]} {reason}" for reason in get_args(FinishReason) if ended[reason])
+        tokens = sum(len(sequence.token_ids) for sequence in self.sequences)
+        return f"<GenerationResult of seed {self.seed}: {_many(len(self.sequences), 'sequence')}, {_many(tokens, 'token')}{reasons}>"
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _json_number(value: float) -> float | str:

@@ -21,6 +21,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Literal
 
 from seedbed.generation.result import FinishReason, ResumePoint, SampledSequence, configuration_of
+from seedbed.sampling.drawing import Drawing
 from seedbed.sampling.randomness import Address
 
 if TYPE_CHECKING:
@@ -158,6 +159,10 @@ class FollowedSequence:
         """The question: prompt and tokens so far, a new list each time."""
         return [*self.prompt_token_ids, *self._token_ids]
 
+    def drawing(self) -> Drawing:
+        """What the next token is going to be drawn with."""
+        return Drawing(self._sampler, self._address(), self._sampler_state)
+
     def receive(self, row: Row) -> int:
         """The answer: draw the next token from it, and return it.
 
@@ -166,8 +171,7 @@ class FollowedSequence:
             IllegalEvent: the sequence is finished.
         """
         self._require("token")
-        address = Address(self.seed, self.prompt_index, self.index, self.step)
-        draw = self._sampler.sample(row, address, self.prompt_token_ids, self._token_ids, state=self._sampler_state)
+        draw = self._sampler.sample(row, self._address(), self.prompt_token_ids, self._token_ids, state=self._sampler_state)
         self._sampler_state = draw.state
         self._token_ids.append(draw.token_id)
         self._logprobs.append(draw.logprob)
@@ -219,6 +223,9 @@ class FollowedSequence:
             started=self.started,
             finished=self.finished,
         )
+
+    def _address(self) -> Address:
+        return Address(self.seed, self.prompt_index, self.index, self.step)
 
     def _event_of_last_token(self) -> Event:
         self._stop_match = self._stop.match(self._token_ids)

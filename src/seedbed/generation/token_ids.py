@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from seedbed.errors import DeadlineExceeded
 from seedbed.generation.nursery import Generation
-from seedbed.generation.plan import Deadlines, Plan, check_count
+from seedbed.generation.plan import Deadlines, Plan, check_count, check_index, check_prompt
 from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
 
@@ -39,6 +39,7 @@ async def generate_token_ids(
     The others are those of ``generate``.
 
     Raises:
+        UsageError: a wrong argument; nothing was sent.
         DeadlineExceeded: not done after ``timeout`` seconds; ``.result`` has what there was.
 
     Concurrency:
@@ -54,7 +55,8 @@ async def generate_token_ids(
     """
     require_trio()
     model = as_llm(llm)
-    plan = Plan.of([input_token_ids], model, range(index, index + 1), sampler=sampler, seed=seed, max_new_tokens=max_new_tokens)
+    prompt, index = check_prompt(input_token_ids), check_index(index)
+    plan = Plan.of([prompt], model, range(index, index + 1), sampler=sampler, seed=seed, max_new_tokens=max_new_tokens)
     return (await _token_ids_within(plan, model, timeout))[0]
 
 
@@ -70,7 +72,10 @@ async def generate_token_ids_multiple(
 ) -> list[list[int]]:
     """Sample n sequences of one prompt; returns their generated ids in order. Raises when the deadline fires.
 
-    Arguments, errors and concurrency are those of ``generate_token_ids``.
+    Arguments and errors are those of ``generate_token_ids``, n and ``DeadlineExceeded`` for all of them together included.
+
+    Concurrency:
+        As ``generate``.
 
     Example:
         >>> import trio
@@ -82,7 +87,8 @@ async def generate_token_ids_multiple(
     """
     require_trio()
     model = as_llm(llm)
-    plan = Plan.of([input_token_ids], model, range(check_count(n)), sampler=sampler, seed=seed, max_new_tokens=max_new_tokens)
+    prompt = check_prompt(input_token_ids)
+    plan = Plan.of([prompt], model, range(check_count(n)), sampler=sampler, seed=seed, max_new_tokens=max_new_tokens)
     return await _token_ids_within(plan, model, timeout)
 
 

@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from seedbed.http.model import HTTPModel, HTTPStatistics, connect
+    from seedbed.http.endpoint import HTTPStatistics
+    from seedbed.http.model import HTTPModel, connect
     from seedbed.http.pool import PoolStatistics
     from seedbed.http.retry import Retry
     from seedbed.http.transport import TrioTransport
@@ -18,7 +19,7 @@ __all__ = ["HTTPModel", "HTTPStatistics", "PoolStatistics", "Retry", "TrioTransp
 
 _FILES = {
     "HTTPModel": "model",
-    "HTTPStatistics": "model",
+    "HTTPStatistics": "endpoint",
     "PoolStatistics": "pool",
     "Retry": "retry",
     "TrioTransport": "transport",

@@ -57,6 +57,10 @@ class Retry:
     def __post_init__(self) -> None:
         if isinstance(self.attempts, bool) or not isinstance(self.attempts, int):
             raise UsageError(f"attempts must be an int, not {self.attempts!r}")
+        for name in ("base", "cap", "budget"):
+            seconds = getattr(self, name)
+            if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+                raise UsageError(f"{name} must be seconds, not {seconds!r:.80}")
         if self.attempts < 1 or not self.base >= 0 or not self.cap >= 0 or not self.budget >= 0:
             raise UsageError(f"retry needs attempts >= 1 and waits >= 0, not {self}")
 

@@ -1,6 +1,10 @@
 """How many requests may be under way at once: whoever comes when all turns are taken waits, first come, first served.
 
-``trio.CapacityLimiter`` does this too, and remembers who borrowed what; not remembering costs half.
+How many turns there are is found by trying. At the beginning there are few, and each answer adds one; the first refusal ends that. From
+then on a refusal takes three tenths away, and as many answers as there are turns add one: a server is kept as busy as it can be, and is
+not stormed. Requests that were sent before the last cut say nothing new when they are refused too.
+
+``trio.CapacityLimiter`` cannot do that, and remembers who borrowed what; not remembering costs half.
 """
 
 from __future__ import annotations
@@ -13,17 +17,22 @@ from seedbed.errors import UsageError
 
 __all__ = ["Turns"]
 
+AT_FIRST = 16
+KEPT = 0.7  # of the turns, after a refusal; TCP's CUBIC keeps as much
+
 
 class Turns:
     """So many turns.
 
     Args:
-        total: at least 1; ``math.inf`` for no limit.
+        most: at least 1; ``math.inf`` for no limit.
 
     Raises:
         UsageError: any other number.
 
     Attributes:
+        most: how many there are at most.
+        allowed: how many there are now; of a fraction only the whole part counts.
         taken: how many are taken now.
 
     Concurrency:
@@ -35,13 +44,18 @@ class Turns:
         (True, True, False, <Turns: 2 of 2 taken, 0 waiting>)
     """
 
-    __slots__ = ("_lot", "_total", "taken")
+    __slots__ = ("_is_refused", "_latest_at_cut", "_lot", "_turned_away", "allowed", "most", "taken")
 
-    def __init__(self, total: float) -> None:
-        if isinstance(total, bool) or not total >= 1 or (total != math.inf and total != int(total)):
-            raise UsageError(f"max_connections must be an int of 1 or more, not {total!r}")
+    def __init__(self, most: float) -> None:
+        if isinstance(most, bool) or not isinstance(most, int | float) or not most >= 1 or (most != math.inf and most != int(most)):
+            raise UsageError(f"max_connections must be an int of 1 or more, not {most!r:.80}")
         self.taken = 0
-        self._total, self._lot = total, trio.lowlevel.ParkingLot()
+        self.most = most
+        self.allowed = float(min(most, AT_FIRST))
+        self._is_refused = False  # whether any request has been
+        self._latest_at_cut = 0
+        self._lot = trio.lowlevel.ParkingLot()
+        self._turned_away: set[trio.lowlevel.Task] = set()
 
     @property
     def waiting(self) -> int:
@@ -50,20 +64,51 @@ class Turns:
 
     def take_nowait(self) -> bool:
         """Take a turn, if one is free. Turns given back go to those who wait, so nobody is overtaken."""
-        if self.taken >= self._total:
+        if self.taken + 1 > self.allowed:
             return False
         self.taken += 1
         return True
 
-    async def take(self) -> None:
-        """Take a turn, waiting for it if need be. A checkpoint only if it waits."""
-        if not self.take_nowait():
-            await self._lot.park()  # who wakes us has left its turn taken, for us
+    async def take(self) -> bool:
+        """Take a turn, waiting for it if need be; False when it was turned away instead. A checkpoint only if it waits."""
+        if self.take_nowait():
+            return True
+        await self._lot.park()
+        task = trio.lowlevel.current_task()
+        if task not in self._turned_away:
+            return True  # who woke us has taken a turn for us
+        self._turned_away.discard(task)
+        return False
+
+    def turn_away(self) -> None:
+        """Wake all who wait now, without a turn."""
+        self._turned_away.update(self._lot.unpark_all())
 
     def give_back(self) -> None:
         """Give a turn back, to whoever has waited longest."""
-        if not self._lot.unpark():
-            self.taken -= 1
+        self.taken -= 1
+        self._hand_over()
+
+    def grow(self) -> None:
+        """A request has been answered well, before its turn is given back: if all turns are taken there may be more."""
+        if self.allowed < self.most and self.taken + 1 > self.allowed:
+            self.allowed = min(self.most, self.allowed + (1 / self.allowed if self._is_refused else 1))
+
+    def shrink(self, number: int, latest: int) -> None:
+        """A request has been refused for there being too many.
+
+        Args:
+            number: which one, counted in the order they were sent.
+            latest: the latest that has been sent.
+        """
+        self._is_refused = True
+        if number > self._latest_at_cut:
+            self._latest_at_cut = latest
+            self.allowed = max(1.0, self.allowed * KEPT)
+
+    def _hand_over(self) -> None:
+        while self.taken + 1 <= self.allowed and self._lot.unpark():
+            self.taken += 1
 
     def __repr__(self) -> str:
-        return f"<Turns: {self.taken} of {self._total} taken, {self.waiting} waiting>"
+        return f"<Turns: {self.taken} of {math.floor(self.allowed) if self.allowed < math.inf else 'any'} taken, {self.waiting} waiting>"

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-__all__ = ["LLM", "Ahead", "BlockingLLM", "ModelInfo", "Row", "TopLogprobs", "as_ahead", "as_row"]
+    from seedbed.sampling.drawing import Drawing
+
+__all__ = ["LLM", "Ahead", "BlockingLLM", "ModelInfo", "Row", "TopLogprobs", "as_ahead", "as_row", "whole_number"]
 
 # float32 running sums over a vocabulary leave a log-softmax off by up to 2e-4 (llama.cpp, V = 49,152); beyond 1e-3 it is no distribution.
 NORMALISATION_TOLERANCE = 1e-3
@@ -43,6 +45,10 @@ class ModelInfo:
         max_top_k: most tokens of a row that can be had; None is all of them.
         kind: what rows hold: "logits" up to any additive constant, or normalised "logprobs" in nats.
         notes: what discovery noticed that a user should know, such as a server flag that makes rows repeatable; not compared by ``==``.
+
+    Example:
+        >>> ModelInfo(model="mine", vocab_size=100, eos_token_ids=(0,)).kind
+        'logits'
     """
 
     model: str = ""
@@ -88,7 +94,8 @@ class TopLogprobs:
 
     def __init__(self, token_ids: ArrayLike, logprobs: ArrayLike, vocab_size: int) -> None:
         ids = np.array(token_ids, dtype=np.int64)
-        values = np.array(logprobs, dtype=np.float32)
+        with np.errstate(over="ignore"):  # beyond float32 becomes inf: refused when it is +inf, and -inf is allowed
+            values = np.array(logprobs, dtype=np.float32)
         if ids.ndim != 1 or ids.shape != values.shape or not ids.size:
             raise MalformedRow(f"top logprobs need k >= 1 ids and as many values, not shapes {ids.shape} and {values.shape}")
         # On lists of some 50 Python's own functions cost half of numpy's, and this is the largest part of decoding an answer.
@@ -103,10 +110,10 @@ class TopLogprobs:
             reals = values.tolist()
         # A NaN is sorted last.
         if not reals[0] <= NORMALISATION_TOLERANCE or isnan(reals[-1]):
-            raise MalformedRow(f"the top logprobs hold {values.max()!s}, which is no log-probability; are these logits?")
+            raise MalformedRow(f"the top logprobs hold {values.max()!s}, which is no log-probability; are these {_what_else(reals)}?")
         mass = sum(map(exp, reals))
         if mass > 1 + NORMALISATION_TOLERANCE:
-            raise MalformedRow(f"the top logprobs sum to probability {mass:.6g} > 1; are these logits?")
+            raise MalformedRow(f"the top logprobs sum to probability {mass:.6g} > 1; are these {_what_else(reals)}?")
         self.token_ids, self.logprobs, self.vocab_size = ids, values, int(vocab_size)
         self.token_ids.setflags(write=False)
         self.logprobs.setflags(write=False)
@@ -217,6 +224,22 @@ class LLM(ABC):
         """
         return (), [await self.next_token_logits(prev_token_ids)]
 
+    async def logits_along(
+        self, prev_token_ids: Sequence[int], count: int, drawing: Drawing
+    ) -> tuple[Sequence[int], Sequence[ArrayLike | TopLogprobs]]:
+        """As ``logits_ahead``, told what the caller is going to draw with; the default pays no heed to it.
+
+        This is what ``generate(lookahead=)`` asks. With ``drawing.take(row, prefix)`` a model can propose the very tokens that will be
+        drawn, so that every proposal is accepted. For wrappers, and for models behind which somebody else can draw.
+
+        Args:
+            drawing: of the token that follows ``prev_token_ids``; of one of the callers, where several share an answer.
+
+        Returns, Raises, Concurrency:
+            As ``logits_ahead``.
+        """
+        return await self.logits_ahead(prev_token_ids, count)
+
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """All tokens that end a sequence, for models with several."""
@@ -263,6 +286,19 @@ class BlockingLLM(ABC):
 
     Passed wherever an ``LLM`` can be; its ``next_token_logits`` (and ``logits_ahead``, if it has one) then runs in worker threads (see
     ``as_llm``), several at once, so it must be thread-safe.
+
+    Example:
+        >>> import trio
+        >>> from seedbed import generate_token_ids
+        >>> class Uniform(BlockingLLM):
+        ...     def next_token_logits(self, prev_token_ids):
+        ...         return [0.0, 0.0, 0.0]
+        ...     def get_stop_token_id(self):
+        ...         return 0
+        >>> async def main():
+        ...     return await generate_token_ids([1], Uniform(), seed=7, index=1)
+        >>> trio.run(main)
+        [1, 1, 2, 1, 2, 1, 0]
     """
 
     @abstractmethod
@@ -323,6 +359,19 @@ def as_ahead(answer: tuple[Sequence[int], Sequence[ArrayLike | TopLogprobs]], co
     return Ahead(proposed, rows)
 
 
+def whole_number(value: object) -> int | None:
+    """``value`` as a plain int, if it is an int of Python's or numpy's, and no bool; else None.
+
+    Example:
+        >>> whole_number(np.uint16(3)), whole_number(3.0), whole_number(True)
+        (3, None, None)
+    """
+    try:
+        return None if isinstance(value, (bool, np.bool_)) else index(value)  # type: ignore[arg-type]  # asked here
+    except TypeError:
+        return None
+
+
 def _as_float32(answer: ArrayLike) -> NDArray[np.float32]:
     try:
         raw = np.asarray(answer)
@@ -335,6 +384,11 @@ def _as_float32(answer: ArrayLike) -> NDArray[np.float32]:
     if row.ndim != 1 or not row.size:
         raise MalformedRow(f"a row must have shape (vocab_size,), not {row.shape}")
     return row
+
+
+def _what_else(values: list[float]) -> str:
+    """What numbers that are no log-probabilities look like."""
+    return "probabilities" if values[-1] >= 0 and sum(values) <= 1 + NORMALISATION_TOLERANCE else "logits"
 
 
 def _first_outside(ids: NDArray[np.int64], vocab_size: int) -> int:

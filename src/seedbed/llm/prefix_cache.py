@@ -21,7 +21,7 @@ import outcome
 import trio
 
 from seedbed.errors import UsageError
-from seedbed.llm.base import LLM, Ahead, ModelInfo, Row, as_ahead, as_row
+from seedbed.llm.base import LLM, Ahead, ModelInfo, Row, as_ahead, as_row, whole_number
 from seedbed.llm.kept_rows import KeptRows, unspoilable
 from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
+
+    from seedbed.sampling.drawing import Drawing
 
 __all__ = ["DEFAULT_BYTES", "PrefixCache"]
 
@@ -72,10 +74,11 @@ class PrefixCache(LLM):
     """
 
     def __init__(self, llm: object, max_bytes: int = DEFAULT_BYTES) -> None:
-        if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 0:
-            raise UsageError(f"a prefix cache holds an int of 0 bytes or more, not {max_bytes!r}")
-        self._model, self._max_bytes = as_llm(llm), max_bytes
-        self._kept = KeptRows(max_bytes)
+        bound = whole_number(max_bytes)
+        if bound is None or bound < 0:
+            raise UsageError(f"a prefix cache holds an int of 0 bytes or more, not {max_bytes!r:.80}")
+        self._model, self._max_bytes = as_llm(llm), bound
+        self._kept = KeptRows(bound)
         self._flights: dict[bytes, _Flight] = {}
         self._hits = self._round_trips = 0
         self._manager: AbstractAsyncContextManager[trio.Nursery] | None = None
@@ -97,7 +100,13 @@ class PrefixCache(LLM):
         self._kept.clear()
         self._nursery.cancel_scope.cancel()
         # The block's own error is not told to the nursery, which would wrap it in a group; it goes on by itself when this returns.
-        await self._manager.__aexit__(None, None, None)  # noqa: ASYNC102  a nursery waits for its tasks even when cancelled
+        try:
+            await self._manager.__aexit__(None, None, None)  # noqa: ASYNC102  a nursery waits for its tasks even when cancelled
+        finally:
+            # Only now: whoever waits inside the block is cancelled with it, and not to be told of a failure that is none.
+            for flight in self._flights.values():
+                flight.fail(trio.ClosedResourceError("the prefix cache was closed before the answer came"))
+            self._flights.clear()
 
     async def next_token_logits(self, prev_token_ids: Sequence[int]) -> Row:
         """The model's row for a prefix; read-only, unless the cache is off."""
@@ -107,13 +116,18 @@ class PrefixCache(LLM):
         """The model's rows ahead, read-only likewise; just the first, and no proposal, when that one is known already."""
         return await self.read(prev_token_ids, count, lambda ahead: ahead)
 
-    async def read(self, prev_token_ids: Sequence[int], count: int, reader: Callable[[Ahead], T]) -> T:
+    async def logits_along(self, prev_token_ids: Sequence[int], count: int, drawing: Drawing) -> Ahead:
+        """Likewise, along what whoever asks first is going to draw."""
+        return await self.read(prev_token_ids, count, lambda ahead: ahead, drawing)
+
+    async def read(self, prev_token_ids: Sequence[int], count: int, reader: Callable[[Ahead], T], drawing: Drawing | None = None) -> T:
         """What ``reader`` makes of the answer; it is called when that lands, so that no row waits in memory for its turn to be read.
 
         Args:
             prev_token_ids: the prefix.
             count: how many rows ahead to ask for, if the model has to be asked.
             reader: synchronous; what it raises comes out here, and nowhere else.
+            drawing: what the tokens are going to be drawn with, for the model to propose by.
 
         Concurrency:
             As the class says. Cancelled: ``reader`` was not called. When a deadline fires in the very moment the answer lands, the
@@ -124,7 +138,7 @@ class PrefixCache(LLM):
             for observer in observers():
                 observer.notice(QuestionTaken("asked"))
             await trio.lowlevel.checkpoint()
-            return reader(await self._ask(prev_token_ids, count))
+            return reader(await self._ask(prev_token_ids, count, drawing))
         passed = hashlib.blake2b(array("q", prev_token_ids), digest_size=16)
         key = passed.digest()
         row = self._kept.get(key)
@@ -137,7 +151,8 @@ class PrefixCache(LLM):
             return reader(Ahead((), (row,)))
         if flight is None:
             flight = self._flights[key] = _Flight()
-            nursery.start_soon(self._fly, flight, passed, [*prev_token_ids], count)  # a copy: the caller may go before the flight ends
+            # A copy: the caller may go before the flight ends.
+            nursery.start_soon(self._fly, flight, passed, [*prev_token_ids], count, drawing)
         else:
             self._hits += 1
         try:
@@ -149,31 +164,33 @@ class PrefixCache(LLM):
             raise
         return read.unwrap()
 
-    async def _fly(self, flight: _Flight, passed: hashlib.blake2b, prefix: list[int], count: int) -> None:
+    async def _fly(self, flight: _Flight, passed: hashlib.blake2b, prefix: list[int], count: int, drawing: Drawing | None) -> None:
         """``passed``: the hash of the prefix, which goes on over what is proposed."""
         key = passed.digest()
         with flight.scope:
             try:
                 if not flight.waiting:  # given up before it was sent
                     return
-                ahead = await self._ask(prefix, count)
+                ahead = await self._ask(prefix, count, drawing)
                 ahead = Ahead(ahead.proposed, tuple(map(unspoilable, ahead.rows)))
                 self._keep(ahead, passed, again=len(flight.waiting) > 1)
                 await flight.serve(ahead)
             except Exception as error:
                 flight.fail(error)
             finally:
-                self._forget(flight, key)
-                flight.fail(trio.ClosedResourceError("the prefix cache was closed before the answer came"))
+                if not flight.waiting:  # otherwise the cache is closing, or a KeyboardInterrupt closes it
+                    self._forget(flight, key)
 
-    async def _ask(self, prefix: Sequence[int], count: int) -> Ahead:
+    async def _ask(self, prefix: Sequence[int], count: int, drawing: Drawing | None) -> Ahead:
         info = self._model.info
         vocab_size = info.vocab_size if info else None
         self._round_trips += 1
         try:
             if count == 1:
                 return Ahead((), (as_row(await self._model.next_token_logits(prefix), vocab_size),))
-            return as_ahead(await self._model.logits_ahead(prefix, count), count, vocab_size)
+            model = self._model
+            answer = await (model.logits_ahead(prefix, count) if drawing is None else model.logits_along(prefix, count, drawing))
+            return as_ahead(answer, count, vocab_size)
         except BaseExceptionGroup as group:
             # A model with tasks of its own, one of which failed to clean up while it was cancelled. Nobody waits for that error any
             # more; together with Cancelled it would get past every ``except Exception`` and come out of all nurseries as a group.

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from seedbed.errors import UsageError
 from seedbed.llm.base import LLM, BlockingLLM, ModelInfo, TopLogprobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike
+
+    from seedbed.sampling.drawing import Drawing
 
 __all__ = ["as_llm"]
 
@@ -28,7 +31,7 @@ def as_llm(model: object, *, limiter: trio.CapacityLimiter | None = None) -> LLM
         limiter: how many blocking calls may run at once; the default is a limiter of 64, made for this model alone.
 
     Raises:
-        TypeError: the object lacks one of the two methods; the message names it.
+        UsageError: the object lacks one of the two methods, or is a class; the message says what to pass instead.
 
     Concurrency:
         A blocking call that is cancelled is abandoned: the task goes on at once, the thread runs to its end and keeps its
@@ -45,9 +48,12 @@ def as_llm(model: object, *, limiter: trio.CapacityLimiter | None = None) -> LLM
     """
     if isinstance(model, LLM):
         return model
+    if isinstance(model, type):
+        raise UsageError(f"{model.__name__} is a class: pass one of its objects, as in {model.__name__}()")
     for name in ("next_token_logits", "get_stop_token_id"):
         if not callable(getattr(model, name, None)):
-            raise TypeError(f"{type(model).__name__} is no language model: it has no method {name}()")
+            hint = "; a server becomes one by connect(url)" if isinstance(model, str) else ""
+            raise UsageError(f"{model!r:.80} is no language model: it has no method {name}(){hint}")
     return _Adapted(model, limiter)
 
 
@@ -65,6 +71,13 @@ class _Adapted(LLM):
         if not hasattr(self._model, "logits_ahead"):
             return await super().logits_ahead(prev_token_ids, count)
         return await self._call(self._model.logits_ahead, prev_token_ids, count)  # type: ignore[no-any-return]
+
+    async def logits_along(
+        self, prev_token_ids: Sequence[int], count: int, drawing: Drawing
+    ) -> tuple[Sequence[int], Sequence[ArrayLike | TopLogprobs]]:
+        if not hasattr(self._model, "logits_along"):
+            return await super().logits_along(prev_token_ids, count, drawing)
+        return await self._call(self._model.logits_along, prev_token_ids, count, drawing)  # type: ignore[no-any-return]
 
     async def _call(self, method: Callable[..., Any], *args: object) -> Any:
         if not isinstance(self._model, BlockingLLM) and inspect.iscoroutinefunction(inspect.unwrap(method)):

@@ -10,14 +10,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
-from seedbed.errors import BadRequest, ContextOverflow, UnknownModel
+from seedbed.errors import BadRequest, ContextOverflow, UnknownModel, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     from seedbed.errors import SeedbedError
     from seedbed.llm.base import LLM, Ahead, ModelInfo, Row
-    from seedbed.protocols.exchange import Answer, Ask, Describe, HttpRequest, HttpResponse, Question
+    from seedbed.protocols.exchange import Answer, Ask, Describe, HttpRequest, HttpResponse, Question, Sample, Score
+    from seedbed.sampling.presets import Order
 
 __all__ = ["Discovery", "Protocol", "check_ask"]
 
@@ -33,11 +34,18 @@ class Protocol(ABC):
         name: what ``connect(protocol=)`` and ``serve(protocols=)`` call it.
         default_top_k: how many tokens to ask for when the caller does not say; None is the full row.
         looks_ahead: whether one answer can carry several rows, along the tokens the server would take itself.
+        can_bypass_cache: whether a request can forbid the server to use its prefix cache; ours then do, unless ``Ask.reuse`` is set.
+        scores: whether one answer can carry the rows of all beginnings of a prefix. They are another computation than one row a request,
+            and may differ from it.
+        samples_as: whose order and rules a server's own sampler follows; None where servers draw no tokens themselves.
     """
 
     name: ClassVar[str]
     default_top_k: ClassVar[int | None]
     looks_ahead: ClassVar[bool] = False
+    can_bypass_cache: ClassVar[bool] = False
+    scores: ClassVar[bool] = False
+    samples_as: ClassVar[Order | None] = None
 
     # The client's half.
 
@@ -69,6 +77,38 @@ class Protocol(ABC):
     @abstractmethod
     def answer_bound(self, ask: Ask, info: ModelInfo) -> int:
         """An honest answer's body is not longer than this, in bytes."""
+
+    def encode_score(self, score: Score, info: ModelInfo) -> HttpRequest:
+        """Ask for the rows of all beginnings as a request.
+
+        Raises:
+            UsageError: the protocol has no such question.
+        """
+        raise UsageError(f"the {self.name} protocol answers with one row a request")
+
+    def decode_scores(self, score: Score, info: ModelInfo, response: HttpResponse) -> tuple[Row, ...]:
+        """The row after each beginning of ``score.token_ids``, the shortest first.
+
+        Raises:
+            RequestRefused, BrokenAnswer, RowError: as ``decode_response``.
+        """
+        raise UsageError(f"the {self.name} protocol answers with one row a request")
+
+    def encode_sample(self, sample: Sample, info: ModelInfo) -> HttpRequest:
+        """Ask for the server's own draws as a request.
+
+        Raises:
+            UsageError: the protocol has none.
+        """
+        raise UsageError(f"in the {self.name} protocol a server draws no tokens itself")
+
+    def decode_samples(self, sample: Sample, info: ModelInfo, response: HttpResponse) -> tuple[tuple[int, ...], ...]:
+        """The tokens drawn, of each of ``sample.n`` samples.
+
+        Raises:
+            RequestRefused, BrokenAnswer: as ``decode_response``.
+        """
+        raise UsageError(f"in the {self.name} protocol a server draws no tokens itself")
 
     @abstractmethod
     def encode_tokenize(self, text: str) -> HttpRequest:
@@ -130,6 +170,18 @@ class Protocol(ABC):
         """
         raise BadRequest(f"{self.name} answers with one row a request", status=400)
 
+    def encode_scores(self, score: Score, request: HttpRequest, rows: Sequence[Row], llm: LLM) -> HttpResponse:
+        """The rows of all beginnings as a response; only of a protocol that ``scores``.
+
+        Raises:
+            RowError: as ``encode_row``.
+        """
+        raise BadRequest(f"{self.name} answers with one row a request", status=400)
+
+    def encode_samples(self, sample: Sample, request: HttpRequest, drawn: Sequence[Sequence[int]], llm: LLM) -> HttpResponse:
+        """Tokens drawn as a response; only of a protocol with ``samples_as``."""
+        raise BadRequest(f"{self.name} has no sampling of the server's own", status=400)
+
     @abstractmethod
     def encode_description(self, question: Describe, info: ModelInfo, llm: LLM) -> HttpResponse:
         """What the model is, as a response."""
@@ -151,7 +203,7 @@ class Protocol(ABC):
         """What went wrong, in this protocol's envelope."""
 
 
-def check_ask(ask: Ask, info: ModelInfo) -> None:
+def check_ask(ask: Ask | Sample | Score, info: ModelInfo) -> None:
     """Whether a model can be asked that.
 
     Raises:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from seedbed.llm.base import Row
+    from seedbed.sampling.drawing import Drawing
 
-__all__ = ["Answer", "Ask", "Describe", "Detokenize", "Health", "HttpRequest", "HttpResponse", "Question", "Tokenize"]
+__all__ = ["Answer", "Ask", "Describe", "Detokenize", "Health", "HttpRequest", "HttpResponse", "Question", "Sample", "Score", "Tokenize"]
 
 Headers: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -64,6 +65,9 @@ class Ask:
         force: a token the server is to choose whatever the row says, for protocols where its choice can withhold the row; None lets it
             choose the best, which checks ids against values.
         ahead: the most rows wanted, along the tokens the server would take itself; only of a protocol that ``looks_ahead``.
+        reuse: the server may answer from what its prefix cache holds; only a protocol that ``can_bypass_cache`` forbids it otherwise.
+        drawing: what the client is going to draw with, so that the server can take the same tokens; without it, or where the protocol
+            cannot tell it, it takes the best.
     """
 
     token_ids: tuple[int, ...]
@@ -71,6 +75,47 @@ class Ask:
     model: str | None = None
     force: int | None = None
     ahead: int = 1
+    reuse: bool = False
+    drawing: Drawing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What would you draw yourself after ``token_ids``? Every parameter is said, so that no default of the server's has a say.
+
+    Attributes:
+        token_ids: the prefix.
+        temperature: 0 is greedy.
+        top_k, top_p, min_p: 0, 1 and 0 are off.
+        seed: of the server's own randomness.
+        tokens: how many to draw one after another, unless one ends the sequence.
+        n: how many such samples in one request.
+        model: for servers with several.
+    """
+
+    token_ids: tuple[int, ...]
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+    tokens: int = 1
+    n: int = 1
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What rows follow each beginning of ``token_ids``, all in one request: the rows of ``Ask`` for its first token, its first two, ...
+
+    Attributes:
+        token_ids: the longest prefix.
+        top_k, model: as in ``Ask``.
+    """
+
+    token_ids: tuple[int, ...]
+    top_k: int | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +144,7 @@ class Health:
     """Are you ready?"""
 
 
-Question: TypeAlias = Ask | Describe | Tokenize | Detokenize | Health
+Question: TypeAlias = Ask | Sample | Score | Describe | Tokenize | Detokenize | Health
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,15 @@ Rule: whatever a body holds, these functions return what they promise or raise o
 
 from __future__ import annotations
 
+import json
+import math
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer, UsageError
+from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer, NonFiniteLogits, UsageError
 from seedbed.protocols.exchange import HttpRequest, HttpResponse
 from seedbed.protocols.refusal import refusal
 
@@ -33,13 +36,13 @@ __all__ = [
     "json_response",
     "known_vocab_size",
     "listed_model",
-    "one_token_only",
+    "loads",
     "parse_json",
     "text_in",
     "text_of",
     "token_ids_in",
     "token_ids_of",
-    "whole_and_once",
+    "tokens_asked",
 ]
 
 JSON = (("content-type", "application/json"),)
@@ -53,15 +56,38 @@ def parse_json(response: HttpResponse) -> Any:
 
     Raises:
         RequestRefused: the server said no.
+        NonFiniteLogits: NaN or Infinity in it.
         BrokenAnswer: not JSON; quotes its beginning.
     """
     if response.status != 200:
         raise refusal(response)
     try:
-        return orjson.loads(response.body)
+        return loads(response.body)
     except orjson.JSONDecodeError as error:
-        begin = bytes(response.body[:60])
-        raise BrokenAnswer(f"the answer is not JSON ({error}); it begins {begin!r}") from error
+        raise BrokenAnswer(f"the answer is not JSON ({error}); it begins {bytes(response.body[:60])!r}") from error
+
+
+def loads(text: bytes | bytearray | memoryview) -> Any:
+    """JSON; and -Infinity, which Python's own writer makes of it.
+
+    Raises:
+        NonFiniteLogits: NaN or Infinity in it, which that writes too.
+        orjson.JSONDecodeError: not JSON.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        octets = bytes(text)
+        if b"NaN" in octets or b"Infinity" in octets:
+            with suppress(ValueError, RecursionError):
+                return json.loads(octets, parse_constant=_constant)
+        raise
+
+
+def _constant(name: str) -> float:
+    if name == "-Infinity":
+        return -math.inf
+    raise NonFiniteLogits(f"the server's answer holds {name}")
 
 
 def text_in(response: HttpResponse, *names: str) -> str:
@@ -229,34 +255,37 @@ def text_of(data: Any, what: str) -> str:
     return data
 
 
-def one_token_only(data: dict[str, Any], limit: str) -> None:
-    """Whether a request asks for one token, whole: the servers in the box answer nothing else, and say so instead of doing less.
+def tokens_asked(data: dict[str, Any], limit: str, most: int = 1) -> int:
+    """How many tokens a request asks for, whole: the servers in the box answer with few, and say so instead of doing less.
 
     Args:
         data: the request's JSON, or the part of it with the sampling parameters.
         limit: the protocol's name for the most tokens to generate.
+        most: how many it may be.
 
     Raises:
-        BadRequest: more than one token, several samples, or a stream.
+        BadRequest: more tokens than that, several samples, or a stream.
     """
-    if data.get(limit) not in (0, 1) or isinstance(data.get(limit), bool):
-        raise BadRequest(f'this server answers with one token a request: "{limit}" must be 1', status=400)
-    whole_and_once(data)
-
-
-def whole_and_once(data: dict[str, Any]) -> None:
-    """Whether a request asks for one answer in one piece.
-
-    Raises:
-        BadRequest: several samples, or a stream.
-    """
+    asked = data.get(limit)
+    if type(asked) is not int or not 0 <= asked <= most:
+        few, number = ("one token", "1") if most == 1 else ("few tokens", f"an int up to {most}")
+        raise BadRequest(f'this server answers with {few} a request: "{limit}" must be {number}', status=400)
     if data.get("stream") or data.get("n", 1) != 1:
         raise BadRequest('this server answers whole and once: no "stream", and "n" 1', status=400)
+    return max(asked, 1)
 
 
 def json_request(path: str, data: object, *headers: tuple[str, str]) -> HttpRequest:
-    """A JSON request; token ids are plain ints."""
-    return HttpRequest("POST", path, (*JSON, *headers), orjson.dumps(data))
+    """A JSON request; numpy's ints are ints, too.
+
+    Raises:
+        UsageError: something in it is neither a number nor a text.
+    """
+    try:
+        body = orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError as error:
+        raise UsageError(f"the request cannot be written as JSON: {error}; token ids must be ints") from error
+    return HttpRequest("POST", path, (*JSON, *headers), body)
 
 
 def json_response(data: object, status: int = 200, *headers: tuple[str, str], content_type: str = "application/json") -> HttpResponse:

@@ -40,7 +40,7 @@ from seedbed.errors import (
 from seedbed.llm.base import ModelInfo, Row
 from seedbed.protocols.base import Discovery, Protocol
 from seedbed.protocols.exchange import Answer, Ask, Describe, Health, HttpRequest, HttpResponse, Question
-from seedbed.protocols.fields import as_count, as_facts, as_text, facts_in, json_body, json_request, json_response
+from seedbed.protocols.fields import as_count, as_facts, as_text, facts_in, json_body, json_request, json_response, loads
 from seedbed.protocols.refusal import refusal, retry_after_header, status_for, told
 from seedbed.protocols.rows import check_choice, full_row, numbers, token_id_array, top_logprobs
 
@@ -432,7 +432,7 @@ def _parts(
             raise error(f"Inference-Header-Content-Length is {header_length!r:.40}")
         text, octets = body[: int(header_length)], body[int(header_length) :]
     try:
-        data = orjson.loads(text)
+        data = loads(text)
     except orjson.JSONDecodeError as problem:
         raise error(f"the JSON is none ({problem}); it begins {bytes(text[:60])!r}") from problem
     described = data.get(kind) if isinstance(data, dict) else None

@@ -32,7 +32,7 @@ from seedbed.errors import (
 )
 from seedbed.llm.base import ModelInfo, TopLogprobs
 from seedbed.protocols.base import Discovery, Protocol
-from seedbed.protocols.exchange import Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Tokenize
+from seedbed.protocols.exchange import Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Sample, Tokenize
 from seedbed.protocols.fields import (
     as_count,
     as_facts,
@@ -51,12 +51,15 @@ from seedbed.protocols.fields import (
     text_of,
     token_ids_in,
     token_ids_of,
-    whole_and_once,
+    tokens_asked,
 )
 from seedbed.protocols.refusal import refusal, retry_after_header, status_for, told
 from seedbed.protocols.rows import LOWEST, check_choice, logprob_of, numbers, row_of, token_id_array, top_logprobs
+from seedbed.protocols.sampled import sample_of, sampled_ids
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from seedbed.llm.base import LLM, Ahead, Row
 
 __all__ = ["LlamaCpp"]
@@ -73,6 +76,18 @@ AHEAD_FIELDS = ["tokens", *FIELDS]
 ID_BOUND = 2**31
 MAX_AHEAD = 64  # of the server in the box; a real one has no bound
 FORCING_BIAS = 1000.0
+# What else may touch a draw, whatever the server was started with. The order of its own filters is not said: it is what is looked at.
+OFF = {
+    "repeat_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "dry_multiplier": 0.0,
+    "xtc_probability": 0.0,
+    "typical_p": 1.0,
+    "top_n_sigma": -1.0,
+    "dynatemp_range": 0.0,
+    "mirostat": 0,
+}
 # A token's text comes as a JSON string and again as a list of octets; the longest tokens of known vocabularies are runs of 128 blanks.
 OCTETS_AN_ENTRY = 1024
 
@@ -83,6 +98,8 @@ class LlamaCpp(Protocol):
     name = "llama.cpp"
     default_top_k = 50
     looks_ahead = True
+    can_bypass_cache = True
+    samples_as = "llama.cpp"
 
     def discover(self, model: str | None = None) -> Discovery:
         props = yield HttpRequest("GET", "/props")
@@ -106,20 +123,20 @@ class LlamaCpp(Protocol):
             eos_token_ids=(eos_ids[0],) if isinstance(eos_ids, list) and understood else (),
             context_length=as_count(as_facts(facts.get("default_generation_settings")).get("n_ctx")),
             protocol=self.name,
+            max_top_k=as_count(meta.get("max_top_k")),  # a server in the box says so: a recording lists no more than it keeps
             kind="logprobs",
             notes=_notes(facts),
         )
 
     def encode_request(self, ask: Ask, info: ModelInfo) -> HttpRequest:
-        if max(ask.token_ids) >= ID_BOUND:
-            raise InvalidPrompt(f"token id {max(ask.token_ids)}: llama.cpp would read it as another one")
+        _check_ids(ask.token_ids)
         data: dict[str, object] = {
             "prompt": ask.token_ids,
             "n_predict": ask.ahead,
             "n_probs": entries_asked(ask, info),
             "temperature": 0,
             "samplers": ["temperature"],
-            "cache_prompt": False,
+            "cache_prompt": ask.reuse,
             "response_fields": FIELDS if ask.ahead == 1 else AHEAD_FIELDS,
         }
         if ask.ahead > 1:
@@ -162,6 +179,32 @@ class LlamaCpp(Protocol):
     def answer_bound(self, ask: Ask, info: ModelInfo) -> int:
         return 65_536 + OCTETS_AN_ENTRY * entries_asked(ask, info) * ask.ahead
 
+    def encode_sample(self, sample: Sample, info: ModelInfo) -> HttpRequest:
+        _check_ids(sample.token_ids)
+        data: dict[str, object] = {
+            "prompt": sample.token_ids,
+            "n_predict": sample.tokens,
+            "temperature": sample.temperature,
+            "top_k": sample.top_k,
+            "top_p": sample.top_p,
+            "min_p": sample.min_p,
+            "seed": sample.seed,
+            "cache_prompt": False,
+            "return_tokens": True,
+            "response_fields": ["tokens"],
+            **OFF,
+        }
+        if sample.n > 1:
+            data["n"] = sample.n
+        if sample.model is not None:
+            data["model"] = sample.model
+        return json_request("/completion", data)
+
+    def decode_samples(self, sample: Sample, info: ModelInfo, response: HttpResponse) -> tuple[tuple[int, ...], ...]:
+        data = parse_json(response)
+        answers = data if isinstance(data, list) else [data]
+        return sampled_ids([as_facts(answer).get("tokens") for answer in answers], sample)
+
     def encode_tokenize(self, text: str) -> HttpRequest:
         return json_request("/tokenize", {"content": text, "add_special": False, "parse_special": True})
 
@@ -197,6 +240,13 @@ class LlamaCpp(Protocol):
     def encode_ahead(self, ask: Ask, request: HttpRequest, ahead: Ahead, llm: LLM) -> HttpResponse:
         return _completion(ask, json_body(request.body), [_step(ask, row, llm) for row in ahead.rows], llm)
 
+    def encode_samples(self, sample: Sample, request: HttpRequest, drawn: Sequence[Sequence[int]], llm: LLM) -> HttpResponse:
+        data = [
+            {"index": index, "tokens": list(ids), "content": b"".join(map(llm.token_bytes, ids)).decode("utf-8", "replace"), "stop": True}
+            for index, ids in enumerate(drawn)
+        ]
+        return json_response(data if sample.n > 1 else data[0], 200, *KEPT, content_type=CONTENT_TYPE)
+
     def encode_description(self, question: Describe, info: ModelInfo, llm: LLM) -> HttpResponse:
         if question.path == "/props":
             eos = b"".join(llm.token_bytes(token_id) for token_id in info.eos_token_ids[:1])
@@ -212,6 +262,8 @@ class LlamaCpp(Protocol):
             }
         else:
             meta = {"n_vocab": info.vocab_size, "n_ctx": info.context_length, "ftype": info.fingerprint}
+            if info.max_top_k is not None:
+                meta["max_top_k"] = info.max_top_k
             models = [{"id": info.model, "object": "model", "created": 0, "owned_by": "llamacpp", "meta": meta}]
             data = {"object": "list", "data": models}
         return json_response(data, 200, *KEPT, content_type=CONTENT_TYPE)
@@ -229,6 +281,11 @@ class LlamaCpp(Protocol):
         status = status_for(error)
         data = {"error": {"code": status, "message": told(error), "type": _type_of(error, status)}}
         return json_response(data, status, *CLOSED, *retry_after_header(error), content_type=CONTENT_TYPE)
+
+
+def _check_ids(token_ids: tuple[int, ...]) -> None:
+    if max(token_ids) >= ID_BOUND:
+        raise InvalidPrompt(f"token id {max(token_ids)}: llama.cpp would read it as another one")
 
 
 def _row_in(step: dict[str, Any], ask: Ask, info: ModelInfo) -> tuple[Row, int]:
@@ -298,20 +355,20 @@ def _forced(data: dict[str, Any]) -> int | None:
     return None
 
 
-def _ask_from(data: dict[str, Any]) -> Ask:
+def _ask_from(data: dict[str, Any]) -> Ask | Sample:
     prompt, n_probs = data.get("prompt"), data.get("n_probs", 0)
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
         prompt = prompt[0]
-    whole_and_once(data)
-    n_predict = data.get("n_predict")
-    if type(n_predict) is not int or not 0 <= n_predict <= MAX_AHEAD:
-        raise BadRequest(f'this server answers with few tokens a request: "n_predict" must be an int up to {MAX_AHEAD}', status=400)
+    if "return_tokens" in data and "n_probs" not in data:
+        # A client that wants tokens and no probabilities.
+        return sample_of(token_ids_of(prompt, '"prompt"'), data, tokens="n_predict", model=data.get("model"))
+    ahead = tokens_asked(data, "n_predict", MAX_AHEAD)
     if type(n_probs) is not int:
         raise BadRequest(f"Field 'n_probs': type must be number, but is {orjson.dumps(n_probs).decode():.100}", status=400)
     if n_probs < 1 or data.get("post_sampling_probs"):
         raise BadRequest('this server answers with logprobs only: "n_probs" must be 1 or more, no "post_sampling_probs"', status=400)
     model = data.get("model")
-    return Ask(token_ids_of(prompt, '"prompt"'), n_probs, model if isinstance(model, str) else None, _forced(data), max(1, n_predict))
+    return Ask(token_ids_of(prompt, '"prompt"'), n_probs, model if isinstance(model, str) else None, _forced(data), ahead)
 
 
 def _entry(token_id: int, value: float, llm: LLM) -> dict[str, Any]:

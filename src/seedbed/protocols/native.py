@@ -4,7 +4,7 @@
 
     GET  /v1/model                  -> {"model", "server", "vocab_size", "eos_token_ids", "context_length", "fingerprint",
                                         "max_top_k"?}
-    POST /v1/next_token_logits      {"token_ids": [...], "top_k": k?, "model": name?, "ahead": m?}
+    POST /v1/next_token_logits      {"token_ids": [...], "top_k": k?, "model": name?, "ahead": m?, "drawing": {...}?}
          Accept: application/octet-stream and no top_k
                                     -> little-endian row; Seedbed-Dtype: float32 | float16 | bfloat16, Seedbed-Rows: 1
          no top_k                   -> {"logits": [...]}, null for -inf
@@ -12,10 +12,20 @@
          ahead: m            up to m rows, along the tokens the server would take itself, greedily:
                                     -> octets row after row, Seedbed-Rows: r, Seedbed-Proposed: id,id,...
                                     or {"ahead": {"proposed": [...], "rows": [{"logits"} or {"top"}, ...]}}
+         ahead and drawing: {"seed", "prompt_index", "index", "step", "state", "chain", "draw"}
+                            as well, but along the tokens the client is going to draw itself
     POST /v1/tokenize               {"text"} -> {"token_ids"}
     POST /v1/detokenize             {"token_ids"} -> {"text"}
     GET  /health                    -> {"status": "ok"}
     errors                          -> {"error": {"type", "message", "flag"?}}, the type one of ours: "context_overflow", "not_ready", ...
+
+A client's draw is a function of the row, its sampler and the address of its randomness (``sampling.randomness``). A client that tells the
+last two has them drawn with by the server as well, from the same rows, so all it proposes is accepted. "seed" is a decimal string;
+"index", "step" and "prompt_index" are the rest of the address, "step" being how many of ``token_ids``, at their end, were drawn by the
+client; "state" is mirostat's number, or null; "chain" has the processors in order, each as ``{name: {parameter: value, ...}}``, "draw" is
+"gumbel" or another of the sampler's schemes (``sampling.drawing``). A sampler with a function of the caller's own cannot be told, and the
+server's choice is then greedy, as without "drawing"; so is that of a server that does not know the field. Nothing is trusted: the client
+draws from each row itself, and drops the rows behind a token it did not draw.
 """
 
 from __future__ import annotations
@@ -25,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer, FeatureOff
+from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer, FeatureOff, UsageError
 from seedbed.llm.base import ModelInfo, Row, TopLogprobs
 from seedbed.protocols.base import Discovery, Protocol
 from seedbed.protocols.exchange import Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Tokenize
@@ -48,6 +58,7 @@ from seedbed.protocols.fields import (
 from seedbed.protocols.refusal import error_type, refusal, retry_after_header, status_for
 from seedbed.protocols.rows import full_row, numbers, row_of, token_id_array, top_logprobs
 from seedbed.sampling.candidates import Candidates
+from seedbed.sampling.drawing import Drawing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,6 +108,8 @@ class Native(Protocol):
             data["model"] = ask.model
         if ask.ahead > 1:
             data["ahead"] = ask.ahead
+            if ask.drawing is not None and (drawing := ask.drawing.to_dict()) is not None:
+                data["drawing"] = drawing
         accept = (("accept", OCTETS),) if ask.top_k is None else ()
         return json_request("/v1/next_token_logits", data, *accept)
 
@@ -194,7 +207,20 @@ def _ask_from(data: dict[str, Any]) -> Ask:
         raise BadRequest("model must be a string", status=400)
     if type(ahead) is not int or not 1 <= ahead <= MAX_AHEAD:
         raise BadRequest(f"ahead must be an int from 1 to {MAX_AHEAD}, or absent for one row", status=400)
-    return Ask(token_ids_of(data.get("token_ids"), "token_ids"), top_k, model, ahead=ahead)
+    token_ids = token_ids_of(data.get("token_ids"), "token_ids")
+    return Ask(token_ids, top_k, model, ahead=ahead, drawing=_drawing_of(data.get("drawing"), len(token_ids)))
+
+
+def _drawing_of(data: Any, length: int) -> Drawing | None:
+    if data is None:
+        return None
+    try:
+        drawing = Drawing.from_dict(data)
+    except UsageError as error:
+        raise BadRequest(f"drawing: {error}", status=400) from error
+    if drawing.address.step >= length:
+        raise BadRequest(f"drawing: {drawing.address.step} tokens drawn of {length} leave no prompt", status=400)
+    return drawing
 
 
 def _octets_wanted(ask: Ask, request: HttpRequest) -> bool:

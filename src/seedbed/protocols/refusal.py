@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from seedbed.errors import SeedbedError
     from seedbed.protocols.exchange import HttpResponse
 
-__all__ = ["error_text", "error_type", "refusal", "retry_after_header", "status_for", "told"]
+__all__ = ["error_text", "error_type", "refusal", "retry_after", "retry_after_header", "status_for", "told"]
 
 _OVERFLOW_WORDS = (
     "maximum context length",
@@ -104,7 +104,7 @@ def refusal(response: HttpResponse) -> RequestRefused:
     if meant is FeatureOff:
         return FeatureOff(message, status=status, flag=flag)
     if meant is Overloaded:
-        return Overloaded(message, status=status, retry_after=_retry_after(response))
+        return Overloaded(message, status=status, retry_after=retry_after(response))
     if meant is Unauthorized:
         message += "; give the server's key with api_key="
     if meant is NonFiniteAtServer:
@@ -159,8 +159,8 @@ def _one_line(text: object) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words)[:MESSAGE_LENGTH]
 
 
-def _retry_after(response: HttpResponse) -> float | None:
-    """Seconds only: the date form would need a wall clock, and no model server sends it."""
+def retry_after(response: HttpResponse) -> float | None:
+    """Seconds to wait, if the server says so. Seconds only: the date form would need a wall clock, and no model server sends it."""
     try:
         seconds = float(response.header("retry-after") or "")
     except ValueError:

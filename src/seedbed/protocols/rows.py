@@ -175,7 +175,8 @@ def complete_row(token_ids: NDArray[np.int64], values: NDArray[np.float32], voca
         # tokens that was 1.1e-3 in all, with room for 7.8e-3.
         tolerance = max(NORMALISATION_TOLERANCE, vocab_size * 2.0**-25)
         if not abs(mass - 1) <= tolerance or row.max() > NORMALISATION_TOLERANCE:
-            raise MalformedRow(f"the full row sums to probability {mass:.6g}, not 1: that is no distribution; are these logits?")
+            other = "probabilities" if row.min() >= 0 and abs(float(row.sum(dtype=np.float64)) - 1) <= tolerance else "logits"
+            raise MalformedRow(f"the full row sums to probability {mass:.6g}, not 1: that is no distribution; are these {other}?")
     return row
 
 

@@ -32,7 +32,7 @@ from seedbed.errors import (
 )
 from seedbed.llm.base import ModelInfo, TopLogprobs
 from seedbed.protocols.base import Discovery, Protocol, check_ask
-from seedbed.protocols.exchange import Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Tokenize
+from seedbed.protocols.exchange import Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Sample, Tokenize
 from seedbed.protocols.fields import (
     as_count,
     as_facts,
@@ -47,17 +47,20 @@ from seedbed.protocols.fields import (
     json_response,
     known_vocab_size,
     listed_model,
-    one_token_only,
     parse_json,
     text_in,
     text_of,
     token_ids_in,
     token_ids_of,
+    tokens_asked,
 )
 from seedbed.protocols.refusal import error_text, refusal, retry_after_header, status_for, told
 from seedbed.protocols.rows import LOWEST, check_choice, numbers, row_of, token_id_array, top_logprobs
+from seedbed.protocols.sampled import UNTOUCHED, sample_of, sampled_ids
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from seedbed.llm.base import LLM, Row
@@ -77,6 +80,7 @@ class SGLang(Protocol):
 
     name = "sglang"
     default_top_k = 50
+    samples_as = "sglang"
 
     def discover(self, model: str | None = None) -> Discovery:
         facts: dict[str, Any] = {}
@@ -101,13 +105,13 @@ class SGLang(Protocol):
             vocab_size=vocab_size,
             context_length=as_count(entry.get("max_model_len")) or as_count(as_facts(entry.get("meta")).get("n_ctx")),
             protocol=self.name,
+            max_top_k=as_count(settings.get("max_top_k")),  # a server in the box says so: a recording lists no more than it keeps
             kind="logprobs",
             notes=_notes(settings),
         )
 
     def encode_request(self, ask: Ask, info: ModelInfo) -> HttpRequest:
-        if max(ask.token_ids) >= known_vocab_size(info):
-            raise InvalidPrompt(f"token id {max(ask.token_ids)} is outside the vocabulary of {info.vocab_size}, and would end the server")
+        _check_ids(ask.token_ids, info)
         return json_request("/generate", _request(ask.token_ids, entries_asked(ask, info)) | ({"model": ask.model} if ask.model else {}))
 
     def decode_response(self, ask: Ask, info: ModelInfo, response: HttpResponse) -> Answer:
@@ -133,6 +137,20 @@ class SGLang(Protocol):
 
     def answer_bound(self, ask: Ask, info: ModelInfo) -> int:
         return 65_536 + OCTETS_AN_ENTRY * entries_asked(ask, info)
+
+    def encode_sample(self, sample: Sample, info: ModelInfo) -> HttpRequest:
+        _check_ids(sample.token_ids, info)
+        sampling = {"max_new_tokens": sample.tokens, "sampling_seed": sample.seed, "n": sample.n, **UNTOUCHED}
+        sampling |= {"temperature": sample.temperature, "top_k": sample.top_k or -1, "top_p": sample.top_p, "min_p": sample.min_p}
+        data = {"input_ids": sample.token_ids, "sampling_params": sampling}
+        return json_request("/generate", data | ({"model": sample.model} if sample.model else {}))
+
+    def decode_samples(self, sample: Sample, info: ModelInfo, response: HttpResponse) -> tuple[tuple[int, ...], ...]:
+        data = parse_json(response)
+        answers = [as_facts(answer) for answer in (data if isinstance(data, list) else [data])]
+        for answer in answers:
+            _refuse_aborted(as_facts(answer.get("meta_info")))
+        return sampled_ids([answer.get("output_ids") for answer in answers], sample)
 
     def encode_tokenize(self, text: str) -> HttpRequest:
         return json_request("/tokenize", {"prompt": text, "add_special_tokens": False})
@@ -197,6 +215,13 @@ class SGLang(Protocol):
         nested = isinstance(prompt, list) and isinstance(prompt[0], list)
         return json_response([answer] if nested else answer, 200, *ALWAYS)
 
+    def encode_samples(self, sample: Sample, request: HttpRequest, drawn: Sequence[Sequence[int]], llm: LLM) -> HttpResponse:
+        data = [
+            {"output_ids": list(ids), "meta_info": {"finish_reason": {"type": "length", "length": len(ids)}, "completion_tokens": len(ids)}}
+            for ids in drawn
+        ]
+        return json_response(data if sample.n > 1 else data[0], 200, *ALWAYS)
+
     def encode_description(self, question: Describe, info: ModelInfo, llm: LLM) -> HttpResponse:
         match question.path:
             case "/server_info":
@@ -208,6 +233,8 @@ class SGLang(Protocol):
                     "enable_deterministic_inference": True,
                     "disable_radix_cache": True,
                 }
+                if info.max_top_k is not None:
+                    data["max_top_k"] = info.max_top_k
             case "/v1/models":
                 entry = {"id": info.model, "object": "model", "created": 0, "owned_by": "sglang", "max_model_len": info.context_length}
                 data = {"object": "list", "data": [entry]}
@@ -244,6 +271,11 @@ class SGLang(Protocol):
 
 
 # The client's half.
+
+
+def _check_ids(token_ids: tuple[int, ...], info: ModelInfo) -> None:
+    if max(token_ids) >= known_vocab_size(info):
+        raise InvalidPrompt(f"token id {max(token_ids)} is outside the vocabulary of {info.vocab_size}, and would end the server")
 
 
 def _request(token_ids: tuple[int, ...], k: int) -> dict[str, Any]:
@@ -345,13 +377,16 @@ def _lists(token_ids: NDArray[np.int64], values: NDArray[np.float32], asked: dic
     }
 
 
-def _ask_from(data: dict[str, Any]) -> Ask:
+def _ask_from(data: dict[str, Any]) -> Ask | Sample:
     prompt, k, sampling, model = data.get("input_ids"), data.get("top_logprobs_num"), data.get("sampling_params"), data.get("model")
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
         prompt = prompt[0]
     if not isinstance(sampling, dict):
         raise BadRequest("sampling_params must be an object", status=400)
-    one_token_only(sampling | {"stream": data.get("stream")}, "max_new_tokens")
+    if "sampling_seed" in sampling and not data.get("return_logprob"):
+        ids = token_ids_of(prompt, "input_ids")
+        return sample_of(ids, sampling, tokens="max_new_tokens", seed="sampling_seed", model=model)
+    tokens_asked(sampling | {"stream": data.get("stream")}, "max_new_tokens")
     if type(k) is not int or k < 1 or not data.get("return_logprob"):
         raise BadRequest("this server answers with logprobs only: return_logprob, and top_logprobs_num an int of 1 or more", status=400)
     return Ask(token_ids_of(prompt, "input_ids"), k, model if isinstance(model, str) else None)

@@ -1,4 +1,4 @@
-"""vLLM's OpenAI-like server: ``POST /v1/completions`` with ``max_tokens`` 1 and ``logprobs`` k.
+"""vLLM's OpenAI-like server: ``POST /v1/completions`` with ``max_tokens`` 1 and ``logprobs`` k; or m, for m rows along its own choices.
 
 What it reports is set by ``--logprobs-mode`` and not said in the answer: ``raw_logprobs`` (the default) or ``raw_logits``, both before
 temperature, bias and penalties. Discovery finds out which; of logits only full rows are asked for, since nothing is known of the logits
@@ -8,9 +8,9 @@ that are not listed. A list has k entries, or k + 1 when the token taken is not 
 k is at most 20, unless the server is started with ``--max-logprobs``; -1 there is the whole vocabulary. No route tells the vocabulary's
 size or the end tokens: the size is in the refusal of a bias for a token that cannot be, the end tokens are for the caller to give.
 
-Sent on purpose: temperature 0 (its own choice is then the best token, which checks ids against values at every step) and
-``return_tokens_as_token_ids`` (keys are texts without it, and tokens of equal text fall together). Never sent: stop strings, and the
-prompt is not asked back: its length is in the usage.
+Sent on purpose: temperature 0 (its own choice is then the best token, which checks ids against values at every step), no repetition
+penalty (which it would take from the model's own defaults) and ``return_tokens_as_token_ids`` (keys are texts without it, and tokens of
+equal text fall together). Never sent: stop strings, and the prompt is not asked back: its length is in the usage.
 """
 
 from __future__ import annotations
@@ -34,7 +34,19 @@ from seedbed.errors import (
 )
 from seedbed.llm.base import NORMALISATION_TOLERANCE, ModelInfo, Row, TopLogprobs
 from seedbed.protocols.base import Discovery, Protocol, check_ask
-from seedbed.protocols.exchange import Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Tokenize
+from seedbed.protocols.exchange import (
+    Answer,
+    Ask,
+    Describe,
+    Detokenize,
+    Health,
+    HttpRequest,
+    HttpResponse,
+    Question,
+    Sample,
+    Score,
+    Tokenize,
+)
 from seedbed.protocols.fields import (
     as_count,
     as_facts,
@@ -49,28 +61,44 @@ from seedbed.protocols.fields import (
     json_response,
     known_vocab_size,
     listed_model,
-    one_token_only,
     parse_json,
     text_in,
     text_of,
     token_ids_in,
     token_ids_of,
+    tokens_asked,
 )
 from seedbed.protocols.refusal import error_text, refusal, retry_after_header, status_for, told
-from seedbed.protocols.rows import check_choice, full_row, numbers, row_of, token_id_array, top_logprobs
+from seedbed.protocols.rows import check_choice, full_row, logprob_of, numbers, row_of, token_id_array, top_logprobs
+from seedbed.protocols.sampled import UNTOUCHED, sample_of, sampled_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
-    from seedbed.llm.base import LLM
+    from numpy.typing import NDArray
 
-__all__ = ["ALWAYS", "VLLM", "check_allowed", "check_limits", "entries_of", "learn", "logprobs_asked", "row_from", "usage", "usage_of"]
+    from seedbed.llm.base import LLM, Ahead
+
+__all__ = [
+    "ALWAYS",
+    "MAX_AHEAD",
+    "VLLM",
+    "answer_of",
+    "check_allowed",
+    "check_limits",
+    "entries_of",
+    "learn",
+    "logprobs_asked",
+    "sampling_of",
+    "usage",
+]
 
 LogprobsMode = Literal["raw_logprobs", "raw_logits"]
 
 ALWAYS = (("server", "uvicorn"),)
 SENTINEL = -9999.0  # how -inf is spelled
 AT_SENTINEL = -9998.5
+MAX_AHEAD = 64  # of the server in the box; a real one has no bound
 KEY = "token_id:"
 TOO_MANY = 1_000_000_000  # logprobs; no vocabulary has as many, so the refusal tells the cap and nothing is computed
 NO_TOKEN = 2**31 - 1  # no vocabulary has it, so the refusal of a bias for it tells the size
@@ -93,6 +121,9 @@ class VLLM(Protocol):
 
     name = "vllm"
     default_top_k = 50
+    looks_ahead = True
+    scores = True
+    samples_as = "vllm"
 
     logprobs_mode: LogprobsMode = "raw_logprobs"
 
@@ -102,27 +133,53 @@ class VLLM(Protocol):
 
     def encode_request(self, ask: Ask, info: ModelInfo) -> HttpRequest:
         check_allowed(ask, info)
-        return json_request("/v1/completions", _request(ask.model or info.model, ask.token_ids, -1 if ask.top_k is None else ask.top_k))
+        logprobs = -1 if ask.top_k is None else ask.top_k
+        return json_request("/v1/completions", _request(ask.model or info.model, ask.token_ids, logprobs, ask.ahead))
 
     def decode_response(self, ask: Ask, info: ModelInfo, response: HttpResponse) -> Answer:
         data = parse_json(response)
         try:
             choices = data["choices"]
             logprobs = choices[0]["logprobs"]
-            listed, taken = logprobs["top_logprobs"][0], logprobs["tokens"][0]
-            ids, values = _ids_in([*listed, taken]), list(listed.values())
-        except (TypeError, KeyError, IndexError, AttributeError) as error:
+            taken = logprobs["tokens"]
+            steps = [_listed_in(listed, token) for listed, token in zip(logprobs["top_logprobs"], taken, strict=True)]
+        except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
             raise BrokenAnswer("the answer has no choices with top_logprobs; was logprobs understood?") from error
-        if len(choices) != 1 or len(logprobs["tokens"]) != 1:
-            raise DishonestAnswer(
-                f"one token was asked for, the answer has {len(choices)} choices, the first with {len(logprobs['tokens'])}"
-            )
-        prompt_tokens, cached_tokens = usage_of(ask, data)
-        row, chosen = row_from(ask, info, ids[:-1], values, ids[-1])
-        return Answer(row, chosen, prompt_tokens, cached_tokens)
+        return answer_of(ask, info, data, steps)
 
     def answer_bound(self, ask: Ask, info: ModelInfo) -> int:
-        return 65_536 + OCTETS_AN_ENTRY * entries_asked(ask, info)
+        return 65_536 + OCTETS_AN_ENTRY * entries_asked(ask, info) * ask.ahead
+
+    def encode_score(self, score: Score, info: ModelInfo) -> HttpRequest:
+        if not self.scores:
+            return super().encode_score(score, info)
+        check_allowed(Ask(score.token_ids, score.top_k, score.model), info)
+        count = -1 if score.top_k is None else score.top_k
+        data = _request(score.model or info.model, score.token_ids, count)
+        return json_request("/v1/completions", data | {"prompt_logprobs": count})
+
+    def decode_scores(self, score: Score, info: ModelInfo, response: HttpResponse) -> tuple[Row, ...]:
+        ask = Ask(score.token_ids, score.top_k, score.model)
+        last = self.decode_response(ask, info, response).row
+        try:
+            listed = parse_json(response)["choices"][0]["prompt_logprobs"]
+            entries = [[(int(key), entry["logprob"]) for key, entry in place.items()] for place in listed[1:]]
+        except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
+            raise BrokenAnswer("the answer has no prompt_logprobs; was that understood?") from error
+        if len(entries) != len(score.token_ids) - 1 or listed[0] is not None:
+            raise DishonestAnswer(f"{len(score.token_ids)} places were to be scored, the answer has {len(listed)}")
+        follows = zip(entries, score.token_ids[1:], strict=True)
+        return (*(_scored(ask, info, place, next_id) for place, next_id in follows), last)
+
+    def encode_sample(self, sample: Sample, info: ModelInfo) -> HttpRequest:
+        model = sample.model or info.model
+        data = {"prompt": sample.token_ids, **sampling_of(sample), "return_token_ids": True}
+        return json_request("/v1/completions", {"model": model, **data} if model else data)
+
+    def decode_samples(self, sample: Sample, info: ModelInfo, response: HttpResponse) -> tuple[tuple[int, ...], ...]:
+        choices = as_facts(parse_json(response)).get("choices")
+        answers = [as_facts(choice) for choice in choices] if isinstance(choices, list) else []
+        return sampled_ids([answer.get("token_ids") for answer in answers], sample)
 
     def encode_tokenize(self, text: str) -> HttpRequest:
         return json_request("/tokenize", {"prompt": text, "add_special_tokens": False})
@@ -155,27 +212,34 @@ class VLLM(Protocol):
         check_limits(ask, json_body(request.body), info)
 
     def encode_row(self, ask: Ask, request: HttpRequest, row: Row, llm: LLM) -> HttpResponse:
-        asked = json_body(request.body)
-        as_ids = bool(asked.get("return_tokens_as_token_ids"))
-        entries = [
-            (f"{KEY}{token_id}" if as_ids else llm.token_bytes(token_id).decode("utf-8", "replace"), token_id, value)
-            for token_id, value in entries_of(row, ask.top_k, self.logprobs_mode)
+        return self._completion(ask, json_body(request.body), (row,), llm)
+
+    def encode_ahead(self, ask: Ask, request: HttpRequest, ahead: Ahead, llm: LLM) -> HttpResponse:
+        return self._completion(ask, json_body(request.body), ahead.rows, llm)
+
+    def _completion(self, ask: Ask, asked: dict[str, Any], rows: tuple[Row, ...], llm: LLM) -> HttpResponse:
+        steps = [entries_of(row, ask.top_k, self.logprobs_mode) for row in rows]
+        taken = [entries[0][0] for entries in steps]
+        texts = [llm.token_bytes(token_id).decode("utf-8", "replace") for token_id in taken]
+        ended = taken[-1] in llm.eos_token_ids
+        key = KEY + "{}" if asked.get("return_tokens_as_token_ids") else None
+        listed = [
+            {key.format(token_id) if key else llm.token_bytes(token_id).decode("utf-8", "replace"): value for token_id, value in entries}
+            for entries in steps
         ]
-        key, best, value = entries[0]
-        ended = best in llm.eos_token_ids
         echo_ids = bool(asked.get("return_token_ids"))
         choice = {
             "index": 0,
-            "text": "" if ended else llm.token_bytes(best).decode("utf-8", "replace"),
+            "text": "".join(texts[:-1] if ended else texts),
             "logprobs": {
-                "text_offset": [0],
-                "token_logprobs": [value],
-                "tokens": [key],
-                "top_logprobs": [{name: number for name, _, number in entries}],
+                "text_offset": [len("".join(texts[:place])) for place in range(len(texts))],
+                "token_logprobs": [entries[0][1] for entries in steps],
+                "tokens": [next(iter(entries)) for entries in listed],
+                "top_logprobs": listed,
             },
             "finish_reason": "stop" if ended else "length",
             "stop_reason": None,
-            "token_ids": [best] if echo_ids else None,
+            "token_ids": taken if echo_ids else None,
             "prompt_logprobs": None,
             "prompt_token_ids": ask.token_ids if echo_ids else None,
             "routed_experts": None,
@@ -189,12 +253,28 @@ class VLLM(Protocol):
             "choices": [choice],
             "service_tier": None,
             "system_fingerprint": info.fingerprint,
-            "usage": usage(ask),
+            "usage": usage(ask, len(rows)),
             "kv_transfer_params": None,
             "ec_transfer_params": None,
             "metrics": None,
         }
         return json_response(data, 200, *ALWAYS)
+
+    def encode_scores(self, score: Score, request: HttpRequest, rows: Sequence[Row], llm: LLM) -> HttpResponse:
+        data = orjson.loads(bytes(self.encode_row(Ask(score.token_ids, score.top_k), request, rows[-1], llm).body))
+        places: list[dict[str, Any] | None] = [None]
+        for row, next_id in zip(rows, score.token_ids[1:], strict=False):
+            entries = entries_of(row, score.top_k, self.logprobs_mode)
+            if next_id not in (token_id for token_id, _ in entries):
+                entries.append((next_id, max(logprob_of(row, next_id), SENTINEL)))
+            places.append({str(token_id): {"logprob": value, "rank": rank} for rank, (token_id, value) in enumerate(entries, 1)})
+        data["choices"][0]["prompt_logprobs"] = places
+        return json_response(data, 200, *ALWAYS)
+
+    def encode_samples(self, sample: Sample, request: HttpRequest, drawn: Sequence[Sequence[int]], llm: LLM) -> HttpResponse:
+        choices = [{"index": index, "token_ids": list(ids), "finish_reason": "length"} for index, ids in enumerate(drawn)]
+        info = llm.info or ModelInfo()
+        return json_response({"object": "text_completion", "model": info.model, "choices": choices}, 200, *ALWAYS)
 
     def encode_description(self, question: Describe, info: ModelInfo, llm: LLM) -> HttpResponse:
         if question.path == "/version":
@@ -277,7 +357,15 @@ def learn(
         are_logits = mode.endswith("logits")
     else:
         answer = yield completion(_request(name, (0,), min(k for k in (cap, vocab_size, PROBE_LOGPROBS) if k is not None)))
-        are_logits, fingerprint = _are_logits(answer, vocab_size), as_text(facts_in(answer).get("system_fingerprint"))
+        values = _values_in(answer)
+        if values.size and values.max() > -np.inf == values.min():
+            raise FeatureOff(
+                "the server lists tokens as impossible among the best: it reports what its filters left; start it with --logprobs-mode "
+                "raw_logprobs",
+                status=200,
+                flag="--logprobs-mode raw_logprobs",
+            )
+        are_logits, fingerprint = _are_logits(values, vocab_size), as_text(facts_in(answer).get("system_fingerprint"))
     return ModelInfo(
         model=name,
         server=f"vLLM {version}",
@@ -314,7 +402,21 @@ def check_allowed(ask: Ask, info: ModelInfo) -> None:
         )
 
 
-def row_from(ask: Ask, info: ModelInfo, ids: list[Any], values: list[Any], taken: Any) -> tuple[Row, int]:
+def answer_of(ask: Ask, info: ModelInfo, data: Any, steps: list[tuple[list[Any], list[Any], Any]]) -> Answer:
+    """What an answer says, given what it lists at each step: ids, values, and the token it took.
+
+    Raises:
+        NonFiniteAtServer, DishonestAnswer, BrokenAnswer, RowError: no such answer can be.
+    """
+    if len(data["choices"]) != 1 or not 1 <= len(steps) <= ask.ahead:
+        wanted = "one token was" if ask.ahead == 1 else f"{ask.ahead} tokens were"
+        raise DishonestAnswer(f"{wanted} asked for, the answer has {len(data['choices'])} choices, the first with {len(steps)}")
+    prompt_tokens, cached_tokens = _usage_of(ask, data)
+    rows, chosen = zip(*(_row_from(ask, info, *step) for step in steps), strict=True)
+    return Answer(rows[0], chosen[0], prompt_tokens, cached_tokens, proposed=chosen if ask.ahead > 1 else (), beyond=rows[1:])
+
+
+def _row_from(ask: Ask, info: ModelInfo, ids: list[Any], values: list[Any], taken: Any) -> tuple[Row, int]:
     """The row that a list of k or k + 1 entries is, and the token the server took.
 
     Raises:
@@ -343,7 +445,23 @@ def row_from(ask: Ask, info: ModelInfo, ids: list[Any], values: list[Any], taken
     return row, chosen
 
 
-def usage_of(ask: Ask, data: Any) -> tuple[int | None, int | None]:
+def _scored(ask: Ask, info: ModelInfo, entries: list[tuple[int, Any]], next_id: int) -> Row:
+    """The row at one place of a prompt: the token that stands next is listed besides, where it is not among the best."""
+    if len(entries) == entries_asked(ask, info) + 1:
+        entries = [entry for entry in entries if entry[0] != next_id]
+    check_entries(len(entries), entries_asked(ask, info))
+    logits = numbers([value for _, value in entries], AT_SENTINEL)
+    ids = token_id_array([token_id for token_id, _ in entries])
+    return row_of(ids, logits, known_vocab_size(info), full=ask.top_k is None, kind=info.kind)
+
+
+def sampling_of(sample: Sample) -> dict[str, Any]:
+    """The sampling parameters of a question for the server's own draws."""
+    filters = {"temperature": sample.temperature, "top_k": sample.top_k or -1, "top_p": sample.top_p, "min_p": sample.min_p}
+    return {"max_tokens": sample.tokens, **filters, "seed": sample.seed, "n": sample.n, **UNTOUCHED}
+
+
+def _usage_of(ask: Ask, data: Any) -> tuple[int | None, int | None]:
     """How many tokens the server read, and how many of them it had in its prefix cache; None where it does not say.
 
     Raises:
@@ -354,15 +472,22 @@ def usage_of(ask: Ask, data: Any) -> tuple[int | None, int | None]:
     return check_prompt_tokens(ask, said.get("prompt_tokens")), cached if type(cached) is int else None
 
 
-def _request(model: str, token_ids: tuple[int, ...], logprobs: int) -> dict[str, Any]:
+def _request(model: str, token_ids: tuple[int, ...], logprobs: int, ahead: int = 1) -> dict[str, Any]:
     data: dict[str, Any] = {
         "prompt": token_ids,
-        "max_tokens": 1,
+        "max_tokens": ahead,
         "temperature": 0,
+        "repetition_penalty": 1,
         "logprobs": logprobs,
         "return_tokens_as_token_ids": True,
     }
     return {"model": model, **data} if model else data
+
+
+def _listed_in(listed: dict[str, Any], taken: Any) -> tuple[list[Any], list[Any], Any]:
+    """What one step lists: ids, values, and the token taken."""
+    *ids, token_id = _ids_in([*listed, taken])
+    return ids, list(listed.values()), token_id
 
 
 def _ids_in(keys: list[Any]) -> list[int]:
@@ -391,25 +516,27 @@ def _number_in(response: HttpResponse, pattern: re.Pattern[str]) -> int | None:
     return as_count(int(found[1])) if found and len(found[1]) < 19 else None
 
 
-def _are_logits(answer: HttpResponse, vocab_size: int | None) -> bool:
-    """Whether what a list holds cannot be logprobs. When it could be, each later row is still held to it."""
+def _values_in(answer: HttpResponse) -> NDArray[np.float32]:
+    """The scores that an answer lists, whatever they are; none when there is no list of them."""
     try:
-        values = numbers(_values_in(facts_in(answer)), AT_SENTINEL)
+        logprobs = facts_in(answer)["choices"][0]["logprobs"]
+        if "content" in logprobs:
+            listed = [entry["logprob"] for entry in logprobs["content"][0]["top_logprobs"]]
+        else:
+            listed = list(logprobs["top_logprobs"][0].values())
+        return numbers(listed, AT_SENTINEL)
     except (SeedbedError, TypeError, KeyError, IndexError, AttributeError):
-        return False
+        return np.empty(0, np.float32)
+
+
+def _are_logits(values: NDArray[np.float32], vocab_size: int | None) -> bool:
+    """Whether what a list holds cannot be logprobs. When it could be, each later row is still held to it."""
     if not values.size:
         return False
     with np.errstate(over="ignore"):
         p = np.exp(values, dtype=np.float64)
     unlisted = np.inf if vocab_size is None else (vocab_size - values.size) * float(p.min())
     return bool(p.sum() > 1 + NORMALISATION_TOLERANCE or p.sum() + unlisted < 1 - NORMALISATION_TOLERANCE)
-
-
-def _values_in(data: dict[str, Any]) -> list[Any]:
-    logprobs = data["choices"][0]["logprobs"]
-    if "content" in logprobs:
-        return [entry["logprob"] for entry in logprobs["content"][0]["top_logprobs"]]
-    return list(logprobs["top_logprobs"][0].values())
 
 
 # The server's half, shared likewise.
@@ -455,24 +582,29 @@ def check_limits(ask: Ask, data: dict[str, Any], info: ModelInfo) -> None:
         raise BadRequest("this server has no logit_bias", status=400)
 
 
-def usage(ask: Ask) -> dict[str, Any]:
-    """What an answer says of its cost."""
+def usage(ask: Ask, tokens: int) -> dict[str, Any]:
+    """What an answer of so many tokens says of its cost."""
     n = len(ask.token_ids)
     return {
         "prompt_tokens": n,
-        "total_tokens": n + 1,
-        "completion_tokens": 1,
+        "total_tokens": n + tokens,
+        "completion_tokens": tokens,
         "prompt_tokens_details": None,
         "completion_tokens_details": None,
     }
 
 
-def _ask_from(data: dict[str, Any]) -> Ask:
+def _ask_from(data: dict[str, Any]) -> Ask | Sample | Score:
     prompt, logprobs, model = data.get("prompt"), data.get("logprobs"), data.get("model")
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
         prompt = prompt[0]
-    one_token_only(data, "max_tokens")
-    return Ask(token_ids_of(prompt, "prompt"), logprobs_asked(logprobs), model if isinstance(model, str) else None)
+    if data.get("return_token_ids") and logprobs is None:
+        return sample_of(token_ids_of(prompt, "prompt"), data, tokens="max_tokens", model=model)
+    ahead = tokens_asked(data, "max_tokens", MAX_AHEAD)
+    named = model if isinstance(model, str) else None
+    if data.get("prompt_logprobs") is not None:
+        return Score(token_ids_of(prompt, "prompt"), logprobs_asked(data["prompt_logprobs"]), named)
+    return Ask(token_ids_of(prompt, "prompt"), logprobs_asked(logprobs), named, ahead=ahead)
 
 
 def logprobs_asked(logprobs: Any) -> int | None:

@@ -12,27 +12,29 @@ from typing import TYPE_CHECKING, Any
 from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer
 from seedbed.llm.base import ModelInfo, Row
 from seedbed.protocols.base import Discovery, check_ask
-from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse, Question
+from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse, Question, Sample
 from seedbed.protocols.fields import (
     entries_asked,
     json_body,
     json_request,
     json_response,
-    one_token_only,
     parse_json,
     token_ids_of,
+    tokens_asked,
 )
+from seedbed.protocols.sampled import sample_of
 from seedbed.protocols.vllm import (
     ALWAYS,
+    MAX_AHEAD,
     VLLM,
+    answer_of,
     check_allowed,
     check_limits,
     entries_of,
     learn,
     logprobs_asked,
-    row_from,
+    sampling_of,
     usage,
-    usage_of,
 )
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ class VLLMGenerate(VLLM):
     """See the module; all that is not about this one path is as in ``vllm``."""
 
     name = "vllm-generate"
+    can_bypass_cache = True
+    scores = False
 
     def discover(self, model: str | None = None) -> Discovery:
         info = yield from learn(self.name, model, _from_completion)
@@ -55,7 +59,7 @@ class VLLMGenerate(VLLM):
 
     def encode_request(self, ask: Ask, info: ModelInfo) -> HttpRequest:
         check_allowed(ask, info)
-        sampling = _sampling(-1 if ask.top_k is None else ask.top_k)
+        sampling = _sampling(-1 if ask.top_k is None else ask.top_k, ask.ahead, reuse=ask.reuse)
         model = ask.model or info.model
         return json_request(PATH, ({"model": model} if model else {}) | {"token_ids": ask.token_ids, "sampling_params": sampling})
 
@@ -63,20 +67,20 @@ class VLLMGenerate(VLLM):
         data = parse_json(response)
         try:
             choices = data["choices"]
-            steps = choices[0]["logprobs"]["content"]
-            listed, taken, tokens = steps[0]["top_logprobs"], steps[0]["token_id"], choices[0]["token_ids"]
-            ids = [entry["token_id"] for entry in listed]
-            values = [entry["logprob"] for entry in listed]
+            tokens, steps = choices[0]["token_ids"], [_listed_in(step) for step in choices[0]["logprobs"]["content"]]
         except (TypeError, KeyError, IndexError) as error:
             raise BrokenAnswer("the answer has no choices with logprobs; was logprobs understood?") from error
-        if len(choices) != 1 or len(steps) != 1 or tokens != [taken]:
-            raise DishonestAnswer(f"one token was asked for, the answer has {len(choices)} choices, the first with tokens {tokens!r:.40}")
-        prompt_tokens, cached_tokens = usage_of(ask, data)
-        row, chosen = row_from(ask, info, ids, values, taken)
-        return Answer(row, chosen, prompt_tokens, cached_tokens)
+        if tokens != [taken for _, _, taken in steps]:
+            raise DishonestAnswer(f"the answer has {len(steps)} rows in {len(choices)} choices, the first with tokens {tokens!r:.40}")
+        return answer_of(ask, info, data, steps)
+
+    def encode_sample(self, sample: Sample, info: ModelInfo) -> HttpRequest:
+        model = sample.model or info.model
+        sampling = sampling_of(sample) | {"detokenize": False, "skip_reading_prefix_cache": True}
+        return json_request(PATH, ({"model": model} if model else {}) | {"token_ids": sample.token_ids, "sampling_params": sampling})
 
     def answer_bound(self, ask: Ask, info: ModelInfo) -> int:
-        return 65_536 + OCTETS_AN_ENTRY * entries_asked(ask, info)
+        return 65_536 + OCTETS_AN_ENTRY * entries_asked(ask, info) * ask.ahead
 
     def decode_request(self, request: HttpRequest) -> Question | None:
         match request.method, request.route:
@@ -90,28 +94,25 @@ class VLLMGenerate(VLLM):
         check_ask(ask, info)
         check_limits(ask, json_body(request.body)["sampling_params"], info)
 
-    def encode_row(self, ask: Ask, request: HttpRequest, row: Row, llm: LLM) -> HttpResponse:
-        listed = [
-            {"token_id": token_id, "logprob": value, "rank": rank}
-            for rank, (token_id, value) in enumerate(entries_of(row, ask.top_k, self.logprobs_mode), 1)
-        ]
-        best = listed[0]["token_id"]
+    def _completion(self, ask: Ask, asked: dict[str, Any], rows: tuple[Row, ...], llm: LLM) -> HttpResponse:
+        steps = [_step(entries_of(row, ask.top_k, self.logprobs_mode)) for row in rows]
+        taken = [step["token_id"] for step in steps]
         info = llm.info or ModelInfo()
         choice = {
             "index": 0,
-            "finish_reason": "stop" if best in llm.eos_token_ids else "length",
+            "finish_reason": "stop" if taken[-1] in llm.eos_token_ids else "length",
             "stop_reason": None,
-            "token_ids": [best],
+            "token_ids": taken,
             "routed_experts": None,
             "sampling_mask": None,
-            "weight_versions": [{"version": "default", "start": 0, "end": 1}],
-            "logprobs": {"content": [{**listed[0], "top_logprobs": listed}]},
+            "weight_versions": [{"version": "default", "start": 0, "end": len(taken)}],
+            "logprobs": {"content": steps},
         }
         data = {
             "request_id": "generate-tokens-seedbed",
             "model": info.model,
             "created": 0,
-            "usage": usage(ask),
+            "usage": usage(ask, len(rows)),
             "prompt_logprobs": None,
             "prompt_token_id_logprobs": None,
             "prompt_token_ids": None,
@@ -125,8 +126,19 @@ class VLLMGenerate(VLLM):
         return json_response(data, 200, *ALWAYS)
 
 
-def _sampling(logprobs: int) -> dict[str, Any]:
-    return {"max_tokens": 1, "temperature": 0, "logprobs": logprobs, "detokenize": False, "skip_reading_prefix_cache": True}
+def _listed_in(step: dict[str, Any]) -> tuple[list[Any], list[Any], Any]:
+    """What one step lists: ids, values, and the token taken."""
+    listed = step["top_logprobs"]
+    return [entry["token_id"] for entry in listed], [entry["logprob"] for entry in listed], step["token_id"]
+
+
+def _step(entries: list[tuple[int, float]]) -> dict[str, Any]:
+    listed = [{"token_id": token_id, "logprob": value, "rank": rank} for rank, (token_id, value) in enumerate(entries, 1)]
+    return {**listed[0], "top_logprobs": listed}
+
+
+def _sampling(logprobs: int, ahead: int = 1, *, reuse: bool = False) -> dict[str, Any]:
+    return {"max_tokens": ahead, "temperature": 0, "logprobs": logprobs, "detokenize": False, "skip_reading_prefix_cache": not reuse}
 
 
 def _from_completion(data: dict[str, Any]) -> HttpRequest:
@@ -135,13 +147,16 @@ def _from_completion(data: dict[str, Any]) -> HttpRequest:
     return json_request(PATH, {"model": data["model"], "token_ids": data["prompt"], "sampling_params": sampling})
 
 
-def _ask_from(data: dict[str, Any]) -> Ask:
+def _ask_from(data: dict[str, Any]) -> Ask | Sample:
     sampling, model = data.get("sampling_params"), data.get("model")
     if not isinstance(sampling, dict):
         raise BadRequest("sampling_params must be an object", status=400)
-    one_token_only(sampling, "max_tokens")
+    if "seed" in sampling and sampling.get("logprobs") is None:
+        return sample_of(token_ids_of(data.get("token_ids"), "token_ids"), sampling, tokens="max_tokens", model=model)
+    ahead = tokens_asked(sampling, "max_tokens", MAX_AHEAD)
     return Ask(
         token_ids_of(data.get("token_ids"), "token_ids"),
         logprobs_asked(sampling.get("logprobs")),
         model if isinstance(model, str) else None,
+        ahead=ahead,
     )

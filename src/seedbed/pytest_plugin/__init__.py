@@ -27,7 +27,7 @@ Rule 3: no mode or setting of another plugin is touched.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import pytest
 
@@ -56,7 +56,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="What to do with answers that tests ask for: see seedbed.pytest_plugin. [none]",
     )
     group.addoption("--seedbed-url", metavar="URL", help="The model server that is recorded.")
-    group.addoption("--seedbed-block-network", action="store_true", help="A test that opens a connection fails, naming the host.")
+    group.addoption(
+        "--seedbed-block-network",
+        action="store_true",
+        help="A test that opens a connection fails, naming the host; what is recorded may be asked.",
+    )
     parser.addini("seedbed_recordings", "Directory of recordings whose marker names none. [recordings, beside each test file]", default="")
     parser.addini("seedbed_allowed_hosts", "Hosts that --seedbed-block-network lets through.", type="linelist")
 
@@ -65,8 +69,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and refuse options that contradict each other."""
     config.addinivalue_line("markers", MARKER)
     mode, url = config.getoption("--seedbed-record"), config.getoption("--seedbed-url")
-    if mode != "none" and config.getoption("--seedbed-block-network"):
-        raise pytest.UsageError(f"--seedbed-record={mode} asks a server, and --seedbed-block-network forbids it: give one of them")
     if mode != "none" and (hasattr(config, "workerinput") or getattr(config.option, "numprocesses", None)):
         raise pytest.UsageError(f"--seedbed-record={mode} writes recordings that tests share: run it in one process, with -n 0")
     config.stash[SESSION] = Session(mode, url, config.rootpath)
@@ -74,7 +76,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def seedbed_source(request: pytest.FixtureRequest) -> object:
-    """What is recorded: the server at ``--seedbed-url``. Override it to record another URL, or a model in this process."""
+    """What is recorded: the server at ``--seedbed-url``.
+
+    Override it to record another URL, a model in this process, or what a function opens, for servers that must be told more:
+    ``return lambda: connect(URL, eos_token_ids=[2])``.
+    """
     return request.config.stash[SESSION].url
 
 
@@ -90,16 +96,20 @@ def seedbed_llm(request: pytest.FixtureRequest, seedbed_source: object) -> Gener
     session = request.config.stash[SESSION]
     try:
         settings = settings_of(request.node)
-    except WrongMarker as error:
-        pytest.fail(str(error), pytrace=False)
-    try:
         model = RecordedModel(session, settings, seedbed_source)
+    except WrongMarker as error:
+        _fail(str(error))
     except SeedbedError as error:
         session.failed.setdefault(settings.path, settings.node_id)
         hint = f"; to make it: {settings.command('new', url=seedbed_source is None)}" if isinstance(error, RecordingNotFound) else ""
-        pytest.fail(f"{error}{hint}", pytrace=False)
+        _fail(f"{error}{hint}")
     yield model
     model.close(failed=request.node.stash.get(FAILED, True))
+
+
+def _fail(message: str) -> NoReturn:
+    """Fail the test with one line; the error that says the same is not shown as its cause."""
+    raise pytest.fail.Exception(message, pytrace=False) from None
 
 
 @pytest.fixture
@@ -129,7 +139,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     """Block the network around the test and its fixtures."""
     if not item.config.getoption("--seedbed-block-network"):
         return (yield)
-    with blocked(item.config.getini("seedbed_allowed_hosts")):
+    session = item.config.stash[SESSION]
+    with blocked([*item.config.getini("seedbed_allowed_hosts"), *session.hosts_to_record]):
         return (yield)
 
 
@@ -150,7 +161,10 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Say which recordings were written, and which nothing used."""
-    lines = config.stash[SESSION].report(whole=not any("::" in argument for argument in config.args), verbose=config.get_verbosity() > 0)
+    whole: Literal["suite", "modules", ""] = "" if any("::" in argument for argument in config.args) else "modules"
+    if config.args_source is not pytest.Config.ArgsSource.ARGS:
+        whole = "suite"
+    lines = config.stash[SESSION].report(whole=whole, verbose=config.get_verbosity() > 0)
     if lines:
         terminalreporter.section("seedbed recordings", sep="-")
         for line in lines:

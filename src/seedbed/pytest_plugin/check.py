@@ -11,6 +11,7 @@ from seedbed.llm.base import TopLogprobs, as_row
 from seedbed.protocols.rows import logprob_of
 from seedbed.recording.compare import furthest, same_row
 from seedbed.recording.runs import Run
+from seedbed.recording.spelling import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +85,7 @@ class Check:
         raise AssertionError(
             "\n".join(
                 [
-                    f"the row after {len(prefix)} tokens is not the one recorded in {recording.path.name} (step {step.number})",
+                    f"the row after {counted(len(prefix), 'token')} is not the one recorded in {recording.path.name} (step {step.number})",
                     f"  want: token {token_id} {_probability(want_logprob)}",
                     f"  have: token {token_id} {_probability(have_logprob)}, the largest difference of all tokens",
                     *self._hints(prefix, settings.command("all", url=True)),
@@ -94,7 +95,7 @@ class Check:
 
     def _difference(self, want: Run, have: Run) -> str:
         if len(want.token_ids) != len(have.token_ids):
-            places = f"want {len(want.token_ids)} sequences, have {len(have.token_ids)}"
+            places = f"want {counted(len(want.token_ids), 'sequence')}, have {len(have.token_ids)}"
             return "\n".join([places, *self._hints((), self._model.settings.command("new", url=False))])
         index = next(i for i, (one, other) in enumerate(zip(want.token_ids, have.token_ids, strict=True)) if one != other)
         one, other = want.token_ids[index], have.token_ids[index]
@@ -122,7 +123,7 @@ class Check:
         at = f" --prefix {','.join(map(str, prefix))}" if prefix else ""
         shown = ",".join(map(str, prefix)) if len(prefix) <= 2 * SHOWN else f"...,{','.join(map(str, prefix[-2 * SHOWN :]))}"
         return [
-            *([f"  prefix: {shown} ({len(prefix)} tokens)"] if prefix else []),
+            *([f"  prefix: {shown} ({counted(len(prefix), 'token')})"] if prefix else []),
             f"  to look closer:       seedbed inspect {path}{at}",
             f"  to accept the change: {accept}",
         ]

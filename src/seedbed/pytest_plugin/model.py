@@ -15,6 +15,7 @@ from seedbed.errors import RecordingExists, UsageError, WrongRunner
 from seedbed.generation import generate
 from seedbed.http import connect
 from seedbed.llm.base import LLM, ModelInfo, Row, as_row
+from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
 from seedbed.recording.format import MANIFEST, Recording, open_recording
 from seedbed.recording.merge import replace_recording, restore_interrupted
@@ -104,17 +105,28 @@ class RecordedModel(LLM):
         if isinstance(self._source, str):
             async with connect(self._source, top_k="all" if self._kept is None else self._kept) as model:
                 yield model
+        elif callable(self._source) and not hasattr(self._source, "next_token_logits"):
+            async with self._source() as model:
+                yield model
         else:
             yield as_llm(self._source)
 
     @asynccontextmanager
     async def _open_http(self) -> AsyncIterator[LLM]:
         assert self.settings.protocol is not None
-        transport = mock_transport(_InProcess(self), self.settings.protocol)
-        async with connect("http://recording.invalid", self.settings.protocol, transport=transport, top_k=self.recording.top_k) as model:
+        info = self.recording.info
+        async with connect(
+            "http://recording.invalid",
+            self.settings.protocol,
+            transport=mock_transport(_InProcess(self), self.settings.protocol),
+            top_k="all" if self.recording.top_k is None else self.recording.top_k,
+            eos_token_ids=info.eos_token_ids or None,  # not every protocol tells these two
+            vocab_size=info.vocab_size,
+        ) as model:
             yield model
 
     async def next_token_logits(self, prev_token_ids: Sequence[int]) -> Row:
+        require_trio()
         if self.settings.protocol is None:
             return await self.answer(prev_token_ids)
         http = await self._http.get()
@@ -260,6 +272,6 @@ def replace_recordings(session: Session) -> None:
         elif Path(fresh, MANIFEST).exists():
             merged = replace_recording(path, fresh, keep_unasked=session.mode == "all")
             session.notes.append(
-                f"replaced: {session.shown(path)}: {merged.same} steps are the same, {merged.changed} changed, {merged.added} added, "
+                f"replaced: {session.shown(path)}: {merged.same} unchanged, {merged.changed} changed, {merged.added} added, "
                 f"{merged.dropped} dropped"
             )

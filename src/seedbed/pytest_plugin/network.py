@@ -20,6 +20,8 @@ _NOTHING = object()
 def blocked(allowed: Collection[str]) -> Generator[None, None, None]:
     """Refuse every connection and name look-up of this process to hosts that are not ``allowed``; local (Unix) sockets pass.
 
+    A host that is allowed by its name is allowed by the addresses it is found to have.
+
     Raises:
         NetworkBlocked: out of the call that would have left, naming the host.
 
@@ -32,7 +34,7 @@ def blocked(allowed: Collection[str]) -> Generator[None, None, None]:
         for name in ("sendto", "sendmsg"):
             patches.enter_context(_patched(socket.socket, name, guard.datagram))
         for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):
-            patches.enter_context(_patched(socket, name, guard.name))
+            patches.enter_context(_patched(socket, name, guard.name, guard.found))
         yield
 
 
@@ -40,7 +42,7 @@ class _Guard:
     """Looks at the arguments of calls that would leave."""
 
     def __init__(self, allowed: Collection[str]) -> None:
-        self._allowed = allowed
+        self._allowed = set(allowed)
 
     def connection(self, arguments: tuple[Any, ...]) -> None:
         try:
@@ -56,6 +58,14 @@ class _Guard:
         host = arguments[0]
         if host not in (None, "", b"") and not _is_number(host):  # a number is looked up without the network
             self._host(host)
+
+    def found(self, arguments: tuple[Any, ...], answer: Any) -> None:
+        """A name that could be looked up is allowed, and so is what it stands for."""
+        if not _is_number(arguments[0]):
+            addresses = (
+                [entry[4][0] for entry in answer] if isinstance(answer, list) else [answer] if isinstance(answer, str) else answer[2]
+            )
+            self._allowed.update(addresses)
 
     def _address(self, address: object) -> None:
         if isinstance(address, tuple) and address:
@@ -75,15 +85,23 @@ class _Guard:
 
 
 @contextmanager
-def _patched(owner: Any, name: str, check: Callable[[tuple[Any, ...]], None]) -> Generator[None, None, None]:
+def _patched(
+    owner: Any,
+    name: str,
+    check: Callable[[tuple[Any, ...]], None],
+    learn: Callable[[tuple[Any, ...], Any], None] = lambda _, __: None,
+) -> Generator[None, None, None]:
     real, own = getattr(owner, name, None), vars(owner).get(name, _NOTHING)
     if real is None:  # not every system has sendmsg
         yield
         return
 
     def checked(*arguments: Any, **more: Any) -> Any:
-        check(arguments or tuple(more.values()))
-        return real(*arguments, **more)
+        given = arguments or tuple(more.values())
+        check(given)
+        answer = real(*arguments, **more)
+        learn(given, answer)
+        return answer
 
     setattr(owner, name, checked)
     try:

@@ -8,6 +8,7 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     import pytest
@@ -20,6 +21,7 @@ MARKER = (
     "relative to pytest's root directory, by default one of the test's own; protocol sends every question through HTTP to a mocked server "
     "of that protocol; top_k and tier are those of a recording that is made"
 )
+RECORDINGS = "recordings"  # the directory beside a test module, unless a setting names another
 SLUG = 40
 
 
@@ -73,7 +75,7 @@ def settings_of(item: pytest.Item) -> Settings:
 def derived_directory(item: pytest.Item) -> Path:
     """Where recordings of a test module lie when its markers do not say."""
     directory = item.config.getini("seedbed_recordings")
-    return (item.config.rootpath / directory if directory else item.path.parent / "recordings") / item.path.stem
+    return (item.config.rootpath / directory if directory else item.path.parent / RECORDINGS) / item.path.stem
 
 
 def short_name(item: pytest.Item) -> str:
@@ -113,6 +115,12 @@ class Session:
     _referred: set[str] = field(default_factory=set)
     _directories: set[str] = field(default_factory=set)
 
+    @property
+    def hosts_to_record(self) -> list[str]:
+        """The host that a mode that records has to reach."""
+        host = urlsplit(self.url or "").hostname if self.mode != "none" else None
+        return [] if host is None else [host]
+
     def collected(self, item: pytest.Item) -> None:
         """A test was found: its recording is referred to."""
         path = getattr(item, "path", None)
@@ -151,11 +159,17 @@ class Session:
             self._referred.update(output["referred"])
             self._directories.update(output["directories"])
 
-    def report(self, *, whole: bool, verbose: bool) -> list[str]:
-        """What to say at the end: what was written, and, when ``whole`` test modules were collected, what none of their tests refers to."""
+    def report(self, *, whole: Literal["suite", "modules", ""], verbose: bool) -> list[str]:
+        """What to say at the end: what was written, and what no test refers to, as far as it is known.
+
+        Args:
+            whole: what was collected without exception: all there is, or all of some modules.
+            verbose: whether what was used is listed too.
+        """
         lines = list(self.notes)
         if whole:
-            lines += [f"unused: {self.shown(path)}: no test refers to it; delete it, or name it in a marker" for path in self._unused()]
+            unused = self._unused(also_of_modules_that_are_gone=whole == "suite")
+            lines += [f"unused: {self.shown(path)}: no test refers to it; delete it, or name it in a marker" for path in unused]
         for path, steps in sorted(self.asked.items()):
             if not steps and self.mode == "none":
                 lines.append(f"unused: {self.shown(path)}: a test opened it and asked for nothing")
@@ -163,8 +177,16 @@ class Session:
                 lines.append(f"{self.shown(path)}: {len(steps)} of {self.totals[path]} steps were asked for")
         return lines
 
-    def _unused(self) -> list[str]:
-        found = [path for directory in sorted(self._directories) for path in sorted(Path(directory).glob("*"))]
+    def _unused(self, *, also_of_modules_that_are_gone: bool) -> list[str]:
+        searched = set(map(Path, self._directories))
+        if also_of_modules_that_are_gone:
+            beside = {
+                directory
+                for parent in {path.parent for path in searched if path.parent.name == RECORDINGS}
+                for directory in parent.glob("*")
+            }
+            searched |= {directory for directory in beside if not (directory.parents[1] / f"{directory.name}.py").exists()}
+        found = [path for directory in sorted(searched) for path in sorted(directory.glob("*"))]
         return [str(path) for path in found if (path / "manifest.json").exists() and str(path) not in self._referred]
 
     def shown(self, path: Path | str) -> str:

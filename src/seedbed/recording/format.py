@@ -2,7 +2,8 @@
 
 ::
 
-    manifest.json             the model, tier and top_k; once sealed also the number of steps, SHA-256 of the text files, the shards
+    manifest.json             the model, tier and top_k; once sealed also the number of steps, SHA-256 of the text files, the shards;
+                              "accepted": who replaced which earlier baseline by this one, and why
     steps.jsonl               {"step":1,"parent":0,"tokens":[7],"top":{"token_ids":[4,9],"logprobs":[-0.5,-1.25]},"concurrency":1,
                                "cache":"warm","latency":0.021,"crc32":"5a0c3e11"}                                   (tier top_k)
                               {"step":1,"parent":0,"tokens":[7],"row":[1,12],"sha256":"90ab...","top":{the 5 best},"logsumexp":9.5,
@@ -13,6 +14,8 @@
 
 1. A step's prefix is its parent's, which stands on an earlier line, then its ``tokens``, at least one. So no tree has a cycle.
 2. No prefix is a step twice; another answer to it is a repeat. So no look-up has two answers to choose from.
+   Members of its condition, where known: concurrency, cache, latency, and "phase":"decode" for a row that was had ahead,
+   "phase":"scored" for one that was had with those of all beginnings of a longer prefix.
 3. Log-probabilities are float32 in the shortest decimal form that gives the same float32 back, -inf is null, NaN does not exist.
 4. Every line, and the manifest, ends with a CRC-32 of the text before it; a full row has a SHA-256 over its prefix and its float32 values.
    So nothing damaged is believed: not a line, not a row, nor a row in another's place. Numbers computed from a row, which depend on
@@ -55,7 +58,7 @@ STEPS = "steps.jsonl"
 
 
 class Recording:
-    """A recording, open for reading. Full rows stay on disk until they are asked for.
+    """A recording, open for reading. Made by ``open_recording``. Full rows stay on disk until they are asked for.
 
     Attributes:
         path: its directory.

@@ -16,7 +16,7 @@ from seedbed.recording.files import read_file, replace_file
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["MANIFEST", "VERSION", "Manifest", "Seal", "read_manifest", "write_manifest"]
+__all__ = ["MANIFEST", "VERSION", "Acceptance", "Manifest", "Seal", "read_manifest", "write_manifest"]
 
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "seedbed recording", 1
@@ -38,6 +38,28 @@ class Seal:
 
 
 @dataclass(frozen=True, slots=True)
+class Acceptance:
+    """Somebody's decision that answers which failed a check are right, and the earlier ones are not to be held against them any more.
+
+    Attributes:
+        who, why: as they said.
+        verdict: of the check that was overruled.
+        drift: what it measured, in nats; None when nothing could be compared.
+        causes: names of what had changed, the strongest first.
+        replaced: SHA-256 of the ``steps.jsonl`` that was replaced.
+        model: what the model replaced was: its name, server and fingerprint.
+    """
+
+    who: str
+    why: str
+    verdict: str
+    drift: float | None
+    causes: tuple[str, ...]
+    replaced: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What the manifest says.
 
@@ -46,12 +68,14 @@ class Manifest:
         top_k: how many tokens of each row are kept; None is the full row.
         seal: None while the recording grows.
         token_texts: how tokens that occur are spelled, where the model told; for people only.
+        accepted: every replacement of a baseline by ``seedbed check --accept`` that led to this one, the latest last.
     """
 
     info: ModelInfo
     top_k: int | None
     seal: Seal | None = None
     token_texts: dict[int, str] = field(default_factory=dict)
+    accepted: tuple[Acceptance, ...] = ()
 
     @property
     def tier(self) -> Literal["full", "top_k"]:
@@ -80,7 +104,8 @@ def read_manifest(where: Path) -> Manifest:
         if values["tier"] != ("full" if top_k is None else "top_k") or not (top_k is None or (type(top_k) is int and top_k >= 1)):
             raise ValueError("tier or top_k is wrong")
         texts = {int(token_id): str(text) for token_id, text in values["token_texts"].items()}
-        return Manifest(_info_from(values["model"]), top_k, _seal_from(values) if values["sealed"] else None, texts)
+        accepted = tuple(_acceptance_from(one) for one in values.get("accepted", ()))
+        return Manifest(_info_from(values["model"]), top_k, _seal_from(values) if values["sealed"] else None, texts, accepted)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RecordingBroken(f"{where}: {MANIFEST} is damaged, or not a recording's: {error}") from error
 
@@ -114,6 +139,8 @@ def write_manifest(where: Path, manifest: Manifest) -> None:
     if manifest.seal is not None:
         values |= {"steps": manifest.seal.steps, "sha256": manifest.seal.sha256, "shards": manifest.seal.shards}
     values["token_texts"] = {str(token_id): text for token_id, text in sorted(manifest.token_texts.items())}
+    if manifest.accepted:
+        values["accepted"] = [asdict(acceptance) for acceptance in manifest.accepted]
     replace_file(where / MANIFEST, lines.checked(values, indent=True))
 
 
@@ -122,6 +149,14 @@ def _seal_from(values: dict[str, Any]) -> Seal:
     if type(steps) is not int or not isinstance(hashes, dict) or not isinstance(shards, list):
         raise ValueError("steps, sha256 or shards is wrong")
     return Seal(steps, hashes, shards)
+
+
+def _acceptance_from(data: dict[str, Any]) -> Acceptance:
+    drift, causes = data["drift"], data["causes"]
+    if not isinstance(causes, list) or not (drift is None or type(drift) in (int, float)):
+        raise ValueError("an acceptance is wrong")
+    who, why, verdict = (str(data[name]) for name in ("who", "why", "verdict"))
+    return Acceptance(who, why, verdict, drift, tuple(map(str, causes)), str(data["replaced"]), str(data["model"]))
 
 
 def _info_from(data: dict[str, Any]) -> ModelInfo:

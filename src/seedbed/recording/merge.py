@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from seedbed.errors import RecordingExists
 from seedbed.recording.format import MANIFEST, Recording, open_recording
+from seedbed.recording.manifest import read_manifest, write_manifest
 from seedbed.recording.write import RecordingWriter
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
     from seedbed.recording.steps import Step
 
-__all__ = ["Merged", "replace_recording", "restore_interrupted"]
+__all__ = ["Merged", "put_in_place", "replace_recording", "restore_interrupted"]
 
 
 class Merged(NamedTuple):
@@ -43,15 +45,21 @@ def replace_recording(path: Path, fresh: Path, *, keep_unasked: bool) -> Merged:
     old = open_recording(path) if (path / MANIFEST).exists() else None
     if keep_unasked and old is not None and (old.info, old.top_k) != (new.info, new.top_k):
         raise RecordingExists(f"{path} records another model than {fresh}, and the answers of two models do not mix")
-    merging, aside = path.with_name(f".{path.name}.merging"), _aside(path)
+    merging = path.with_name(f".{path.name}.merging")
     shutil.rmtree(merging, ignore_errors=True)
     merged = _write(merging, old, new, keep_unasked=keep_unasked)
-    if old is not None:
-        path.rename(aside)
-    merging.rename(path)
-    shutil.rmtree(aside, ignore_errors=True)
+    put_in_place(path, merging)
     shutil.rmtree(fresh)
     return merged
+
+
+def put_in_place(path: Path, new: Path) -> None:
+    """Give a recording's directory the name of another, which goes; killed at any moment, one of the two is there, whole."""
+    aside = _aside(path)
+    if path.exists():
+        path.rename(aside)
+    new.rename(path)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def restore_interrupted(path: Path) -> None:
@@ -92,4 +100,6 @@ def _write(path: Path, old: Recording | None, new: Recording, *, keep_unasked: b
         for run in runs.values():
             writer.note(run)
         writer.seal((old.manifest.token_texts if old is not None else {}) | new.manifest.token_texts)
+    if old is not None and old.manifest.accepted:
+        write_manifest(path, replace(read_manifest(path), accepted=old.manifest.accepted))
     return Merged(same, changed, added, dropped)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Self
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypeVar
 
 import trio
 
-from seedbed.errors import UsageError
-from seedbed.llm.base import LLM, ModelInfo, Row, as_row
+from seedbed.errors import RowError, UsageError
+from seedbed.llm.base import LLM, Ahead, ModelInfo, Row, as_ahead, as_row
+from seedbed.llm.company import Company
+from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
 from seedbed.protocols.rows import full_row, top_logprobs
 from seedbed.recording.runs import Run, default_name
@@ -21,14 +24,22 @@ from seedbed.sampling.candidates import Candidates
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from types import TracebackType
 
+    from numpy.typing import ArrayLike
+
     from seedbed.generation.result import GenerationResult
+    from seedbed.llm.base import TopLogprobs
     from seedbed.recording.format import Recording
     from seedbed.recording.steps import Step
+    from seedbed.sampling.drawing import Drawing
 
 __all__ = ["Recorder", "RecordingLLM"]
+
+T = TypeVar("T")
+
+AskAhead: TypeAlias = "Callable[[Sequence[int], int], Awaitable[tuple[Sequence[int], Sequence[ArrayLike | TopLogprobs]]]]"
 
 # How many repeats are under way together, drawn anew for each group: half of them alone, as a server's batch of one is a kernel of its own.
 CONCURRENCIES = (1, 1, 1, 1, 2, 4, 8, 16)
@@ -41,6 +52,9 @@ class RecordingLLM(LLM):
     the first run, so that a run and its replay draw from the same. A prefix that is already recorded is answered from the recording, so
     every prefix has one answer, whoever asks first, and a run that was killed is resumed by running it again.
 
+    It looks ahead as far as the model does. All rows of an answer are recorded, those behind the first marked "decode"; a check compares
+    rows had alike only, and asks for each by itself: of what is recorded with ``lookahead`` it compares the repeats (``repeats=2``).
+
     Args:
         llm: the model to record.
         path: the directory of the recording; made if missing.
@@ -50,11 +64,14 @@ class RecordingLLM(LLM):
         repeats: how many answers to each prefix to have in the end. Those after the first are asked for when the block is left, in an
             order and with a concurrency drawn at random, each marked with the condition it was had under: from their differences a later
             check learns what this server's noise is.
+        scored: also ask for the rows of all beginnings of each sequence in one request, as often as ``repeats`` says; such answers are a
+            condition of their own. Only of a model that can: a vLLM server behind ``connect``.
         extend: continue a finished recording; the default refuses.
 
     Used as an async context manager: entering opens the recording and locks it, leaving asks for the repeats and seals it. When an
-    exception leaves the block the recording stays unsealed and can be continued. Recorded first are the rows after the stop token
-    alone and after token 0 alone: what ``connect`` asks any server, whatever the protocol, so that it can ask a replay too.
+    exception leaves the block, or after ``leave_unsealed()``, the recording stays unsealed and can be continued. Recorded first are the
+    rows after the stop token alone and after token 0 alone: what ``connect`` asks any server, whatever the protocol, so that it can ask
+    a replay too.
 
     Raises:
         UsageError: the model does not tell its vocabulary's size, or lists fewer tokens than are to be kept.
@@ -89,17 +106,22 @@ class RecordingLLM(LLM):
         top_k: int = 20,
         repeats: int = 1,
         *,
+        scored: bool = False,
         extend: bool = False,
     ) -> None:
+        if scored and not getattr(llm, "can_score", False):
+            raise UsageError("this model cannot score a whole sequence in one request: of the servers known only vLLM's can")
         if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
             raise UsageError(f"repeats must be an int of 1 or more, not {repeats!r}")
         self._model = as_llm(llm)
-        self._path, self._repeats, self._extend = path, repeats, extend
+        self._path, self._repeats, self._scored, self._extend = path, repeats, scored, extend
         self._kept = kept_of(tier, top_k)
         self._info = recorded_info(self._model, self._kept)
         self._recorder: Recorder | None = None
+        self._seals = True
 
     async def __aenter__(self) -> Self:
+        require_trio()
         writer = RecordingWriter(self._path, self._info, self._kept, extend=self._extend)
         self._recorder = Recorder(self._model, writer)
         try:
@@ -114,9 +136,11 @@ class RecordingLLM(LLM):
         assert self._recorder is not None
         writer = self._recorder.writer
         try:
-            if error is None:
+            if error is None and self._seals:
                 # Cancelled here, the recording stays unsealed and can be continued, which is what a caller who cancels wants.
                 await self._recorder.ask_for_repeats(self._repeats)  # noqa: ASYNC102
+                if self._scored:
+                    await self._recorder.ask_for_scores(self._repeats)  # noqa: ASYNC102
                 writer.seal(token_texts(self._model, writer.recording))
         finally:
             writer.abandon()
@@ -126,6 +150,19 @@ class RecordingLLM(LLM):
         if self._recorder is None:
             raise UsageError("enter the recording first: async with RecordingLLM(...) as model")
         return await self._recorder.answer(prev_token_ids)
+
+    async def logits_ahead(self, prev_token_ids: Sequence[int], count: int) -> Ahead:
+        """The model's rows ahead, recorded; just the first, and no proposal, when that one is recorded already."""
+        return await self._answer_ahead(prev_token_ids, count, self._model.logits_ahead)
+
+    async def logits_along(self, prev_token_ids: Sequence[int], count: int, drawing: Drawing) -> Ahead:
+        """Likewise, along what is going to be drawn, as far as the model can tell."""
+        return await self._answer_ahead(prev_token_ids, count, partial(self._model.logits_along, drawing=drawing))
+
+    async def _answer_ahead(self, prefix: Sequence[int], count: int, ask: AskAhead) -> Ahead:
+        if count == 1 or self._recorder is None:
+            return Ahead((), (await self.next_token_logits(prefix),))
+        return await self._recorder.answer_ahead(prefix, count, ask)
 
     def note(self, result: GenerationResult, name: str | None = None) -> None:
         """Keep which tokens were sampled, with their seed and sampler, so that a later run can be held against them.
@@ -137,9 +174,21 @@ class RecordingLLM(LLM):
         Raises:
             RecordingError: it cannot be written.
         """
+        self.keep(Run.of(name or default_name(result), result))
+
+    def keep(self, run: Run) -> None:
+        """Keep a run as it is.
+
+        Raises:
+            RecordingError: it cannot be written.
+        """
         if self._recorder is None:
             raise UsageError("enter the recording first: async with RecordingLLM(...) as model")
-        self._recorder.writer.note(Run.of(name or default_name(result), result))
+        self._recorder.writer.note(run)
+
+    def leave_unsealed(self) -> None:
+        """Leave the recording unsealed when the block ends: for a run that was cut short, and is to be continued by running it again."""
+        self._seals = False
 
     def get_stop_token_id(self) -> int:
         return self._model.get_stop_token_id()
@@ -183,13 +232,6 @@ class RecordingLLM(LLM):
         return f"<RecordingLLM of {self._model!r}: {self.steps} steps>"
 
 
-@dataclass(slots=True, eq=False)
-class _UnderWay:
-    """One question: the most that were under way at any moment since it was asked."""
-
-    most: int
-
-
 class Recorder:
     """Answers from a recording, and from a model what the recording does not have yet, which is then written to it.
 
@@ -200,7 +242,7 @@ class Recorder:
 
     def __init__(self, model: LLM, writer: RecordingWriter) -> None:
         self.model, self.writer = model, writer
-        self._under_way: set[_UnderWay] = set()
+        self._company = Company()
         self._asked: set[int] = set()  # numbers of the steps that were asked for by this recorder
 
     async def answer(self, prefix: Sequence[int]) -> Row:
@@ -214,12 +256,35 @@ class Recorder:
         if known is not None:
             await trio.lowlevel.checkpoint()
             return known.row
-        row, asked = await self._ask(tuple(prefix), recording.nearest(prefix))
-        # Somebody else may have asked the same meanwhile; the first answer is the one that counts.
+        answer, asked = await self._ask(partial(self.model.next_token_logits, prefix), recording.nearest(prefix))
+        return self._keep(tuple(prefix), answer, asked)
+
+    async def answer_ahead(self, prefix: Sequence[int], count: int, ask: AskAhead) -> Ahead:
+        """The recorded row, or the model's rows ahead, recorded; those behind one that cannot be are left out.
+
+        Concurrency:
+            As ``RecordingLLM.next_token_logits``.
+        """
+        recording = self.writer.recording
         known = recording.get(prefix)
         if known is not None:
+            await trio.lowlevel.checkpoint()
+            return Ahead((), (known.row,))
+        answer, asked = await self._ask(partial(ask, prefix, count), recording.nearest(prefix))
+        ahead = as_ahead(answer, count, recording.manifest.info.vocab_size)
+        kept = [self._keep(tuple(prefix), ahead.rows[0], asked)]
+        with suppress(RowError):  # whoever gets there asks for that row by itself
+            for place, row in enumerate(ahead.rows[1:], 1):
+                kept.append(self._keep((*prefix, *ahead.proposed[:place]), row, replace(asked, phase="decode")))
+        return Ahead(ahead.proposed, tuple(kept))
+
+    def _keep(self, prefix: tuple[int, ...], answer: ArrayLike | TopLogprobs, asked: Asked) -> Row:
+        """Record an answer, unless somebody else has had one meanwhile: the first is the one that counts."""
+        known = self.writer.recording.get(prefix)
+        if known is not None:
             return known.row
-        self._asked.add(self.writer.append(tuple(prefix), row, asked).number)
+        row = self._kept(answer)
+        self._asked.add(self.writer.append(prefix, row, asked).number)
         return row
 
     async def ask_for_repeats(self, count: int) -> None:
@@ -228,7 +293,7 @@ class Recorder:
         Concurrency:
             Cancelled: what was answered is recorded.
         """
-        missing = [step for step in self.writer.recording.steps for _ in range(count - len(step.observations))]
+        missing = [step for step in self.writer.recording.steps for _ in range(count - step.asked_alone)]
         chance = random.Random()  # noqa: S311 - which conditions are met must not depend on any seed of the user's
         chance.shuffle(missing)
         while missing:
@@ -236,13 +301,30 @@ class Recorder:
             group, missing = missing[:size], missing[size:]
             await self._repeat_together(group)
 
+    async def ask_for_scores(self, count: int) -> None:
+        """Have the rows of every sequence in one request, until each of its steps has ``count`` answers so.
+
+        Concurrency:
+            As ``ask_for_repeats``.
+        """
+        recording = self.writer.recording
+        longer = {step.parent.number for step in recording.steps if step.parent is not None}
+        for end in [step for step in recording.steps if step.number not in longer]:
+            prefix = end.prefix
+            steps = [recording.get(prefix[:length]) for length in range(1, len(prefix) + 1)]
+            for place in range(count):
+                rows = await self.model.score(prefix)  # type: ignore[attr-defined]
+                for step, row in zip(steps, rows, strict=True):
+                    if step is not None and len(step.observations) - step.asked_alone <= place:
+                        self.writer.append_repeat(step, self._kept(row), Asked(phase="scored"))
+
     async def _repeat_together(self, group: list[Step]) -> None:
         errors: list[Exception] = []
 
         async def repeat(step: Step) -> None:
             try:
-                row, asked = await self._ask(step.prefix, step)
-                self.writer.append_repeat(step, row, asked)
+                answer, asked = await self._ask(partial(self.model.next_token_logits, step.prefix), step)
+                self.writer.append_repeat(step, self._kept(answer), asked)
                 self._asked.add(step.number)
             except Exception as error:
                 errors.append(error)
@@ -254,24 +336,13 @@ class Recorder:
         if errors:
             raise errors[0]
 
-    async def _ask(self, prefix: tuple[int, ...], beginning: Step | None) -> tuple[Row, Asked]:
+    async def _ask(self, question: Callable[[], Awaitable[T]], beginning: Step | None) -> tuple[T, Asked]:
         began = trio.current_time()
         is_warm = beginning is not None and beginning.number in self._asked
-        with self._counted() as question:
-            answer = await self.model.next_token_logits(prefix)
+        with self._company.counted() as under_way:
+            answer = await question()
         latency = trio.current_time() - began
-        return self._kept(answer), Asked(question.most, "warm" if is_warm else "cold", latency)
-
-    @contextmanager
-    def _counted(self) -> Iterator[_UnderWay]:
-        question = _UnderWay(0)
-        self._under_way.add(question)
-        for other in self._under_way:
-            other.most = max(other.most, len(self._under_way))
-        try:
-            yield question
-        finally:
-            self._under_way.discard(question)
+        return answer, Asked(under_way.most, "warm" if is_warm else "cold", latency)
 
     def _kept(self, answer: object) -> Row:
         manifest = self.writer.recording.manifest

@@ -13,11 +13,12 @@ import trio
 
 from seedbed.errors import MissingExtra, RecordingError, RecordingMiss, UsageError
 from seedbed.llm.base import LLM, ModelInfo, Row, TopLogprobs
+from seedbed.llm.running import require_trio
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import HttpRequest
 from seedbed.protocols.rows import logprob_of
 from seedbed.recording.format import Recording, open_recording
-from seedbed.recording.spelling import ids_spelled, spelled
+from seedbed.recording.spelling import counted, ids_spelled, spelled
 from seedbed.server.answer import answer
 
 if TYPE_CHECKING:
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
     from seedbed.recording.steps import Step
 
-__all__ = ["ReplayLLM", "missed", "mock_transport", "replay_transport"]
+__all__ = ["SHOWN_IN_COMMAND", "ReplayLLM", "missed", "mock_transport", "replay_transport"]
 
-# A command with a longer prompt is not typed but rerun: the run that missed has it.
 SHOWN_IN_COMMAND = 64
+"""Token ids; a command with a longer prompt is not typed but rerun: the run that missed has it."""
 
 
 class ReplayLLM(LLM):
@@ -49,6 +50,17 @@ class ReplayLLM(LLM):
     Concurrency:
         Any number of tasks. Always a checkpoint. A full row is read from disk through a memory map, and its hash checked, when it is
         asked for first; otherwise no I/O after construction.
+
+    Example:
+        >>> import tempfile, trio
+        >>> from seedbed import RecordingLLM, TinyLM, generate
+        >>> async def main(path):
+        ...     async with RecordingLLM(TinyLM(), path) as model:
+        ...         live = await generate(list(b"The "), model, n=2, seed=7, max_new_tokens=8)
+        ...     return live == await generate(list(b"The "), ReplayLLM(path), n=2, seed=7, max_new_tokens=8)
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     trio.run(main, directory + "/recording")
+        True
     """
 
     def __init__(self, path: str | os.PathLike[str] | Recording, *, how_to_extend: str | None = None) -> None:
@@ -64,7 +76,9 @@ class ReplayLLM(LLM):
             RecordingMiss: none was recorded for exactly this prefix. Names the nearest one, the first token that leads away from it, that
                 token's probability there, and the command that would extend the recording. Nothing else is ever tried.
             RecordingBroken: the row on disk is not the one that was recorded.
+            WrongRunner: it is not trio that awaits.
         """
+        require_trio()
         await trio.lowlevel.checkpoint()
         step = self.recording.get(prev_token_ids)
         if step is None:
@@ -104,11 +118,11 @@ def missed(recording: Recording, prefix: Sequence[int], how_to_extend: str | Non
     nearest = recording.nearest(prefix)
     name, known = recording.path.name, 0 if nearest is None else nearest.length
     if nearest is None:
-        text = f"the recording {name} knows no beginning of this prefix of {len(prefix)} tokens ({_shown(prefix)})"
+        text = f"the recording {name} knows no beginning of this prefix of {counted(len(prefix), 'token')} ({_shown(prefix)})"
     else:
         token_id = prefix[known]
         text = (
-            f"the recording {name} was never asked for this prefix of {len(prefix)} tokens: it knows the first {known}, "
+            f"the recording {name} was never asked for this prefix of {counted(len(prefix), 'token')}: it knows the first {known}, "
             f"then comes token {token_id}, {_likelihood(nearest, token_id)}"
         )
     if how_to_extend is None:
@@ -145,6 +159,18 @@ def replay_transport(path: str | os.PathLike[str] | Recording, protocol: str = "
 
     Concurrency:
         As ``ReplayLLM``; nothing global is patched, so any number may be in use at once.
+
+    Example:
+        >>> import tempfile, trio
+        >>> from seedbed import RecordingLLM, TinyLM, connect
+        >>> async def main(path):
+        ...     async with RecordingLLM(TinyLM(), path) as model:
+        ...         await model.next_token_logits(list(b"The "))
+        ...     async with connect("http://model.invalid", transport=replay_transport(path)) as model:
+        ...         return model.info.model, len(await model.next_token_logits(list(b"The ")))
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     trio.run(main, directory + "/recording")
+        ('tiny-lm', 20)
     """
     return mock_transport(ReplayLLM(path), protocol)
 

@@ -6,7 +6,7 @@ import hashlib
 import math
 from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -35,6 +35,7 @@ __all__ = [
 
 BEST = 5
 Cache: TypeAlias = Literal["cold", "warm"]
+Phase: TypeAlias = Literal["prefill", "decode", "scored"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +47,32 @@ class Asked:
         cache: "warm" when this recorder had asked for the prefix, or for its recorded beginning, before, so that the server may have had
             it in its prefix cache; "cold" when it had not.
         latency: seconds from question to answer, on trio's clock.
+        phase: "prefill" when the row was asked for by itself, so that its prefix was read whole; "decode" when it came as a further row
+            of an answer ahead, computed token by token behind the prefix that was asked for; "scored" when it came with the answers to all
+            beginnings of a longer prefix, in one request. The last bits may differ.
     """
 
     concurrency: int | None = None
     cache: Cache | None = None
     latency: float | None = None
+    phase: Phase = "prefill"
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """ "solo" or "concurrent", "cold" or "warm": rows are compared under equal tags only."""
+        """ "scored"; or else "solo" or "concurrent", "cold" or "warm", and "decode", unless it is prefill: rows are compared under equal
+        tags only.
+        """
+        if self.phase == "scored":
+            return ("scored",)
         tags = () if self.concurrency is None else ("solo" if self.concurrency == 1 else "concurrent",)
-        return tags if self.cache is None else (*tags, self.cache)
+        tags = tags if self.cache is None else (*tags, self.cache)
+        return tags if self.phase == "prefill" else (*tags, self.phase)
 
     def to_line(self) -> dict[str, Any]:
         """As members of a line."""
         latency = None if self.latency is None else float(f"{self.latency:.4g}")
-        values = {"concurrency": self.concurrency, "cache": self.cache, "latency": latency}
+        phase = None if self.phase == "prefill" else self.phase
+        values = {"concurrency": self.concurrency, "cache": self.cache, "latency": latency, "phase": phase}
         return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
@@ -76,7 +87,10 @@ class Asked:
             raise ValueError("concurrency or cache is wrong")
         if not (latency is None or (type(latency) in (int, float) and latency >= 0)):
             raise ValueError("latency is wrong")
-        return cls(concurrency, cache, latency)
+        phase = data.get("phase", "prefill")
+        if phase not in get_args(Phase):
+            raise ValueError("phase is wrong")
+        return cls(concurrency, cache, latency, phase)
 
 
 class StoredRow:
@@ -135,7 +149,7 @@ class Observation:
 
 
 class Step:
-    """A recorded prefix and every answer to it.
+    """A recorded prefix and every answer to it. Made by ``open_recording``; ``Recording.get`` finds one.
 
     Attributes:
         number: its place among the steps, from 0.
@@ -183,6 +197,11 @@ class Step:
             RecordingBroken: a full row is not what was recorded.
         """
         return self.observations[0].row
+
+    @property
+    def asked_alone(self) -> int:
+        """How many of its answers were to this prefix alone, and not to all beginnings of a longer one."""
+        return sum(observation.asked.phase != "scored" for observation in self.observations)
 
     @property
     def margin(self) -> float:

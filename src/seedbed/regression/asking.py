@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import trio
 
 from seedbed.errors import MalformedRow
 from seedbed.llm.base import LLM, TopLogprobs, as_row
+from seedbed.llm.company import Company
 from seedbed.protocols.rows import top_logprobs
 from seedbed.recording.steps import Asked
 from seedbed.regression.compared import Answer
@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from seedbed.llm.base import Row
     from seedbed.recording import Recording, Step
 
-__all__ = ["Asking", "Target", "targets_of"]
+__all__ = ["Asking", "Target", "targets_of", "together"]
 
 GROUPS = (2, 4, 8, 16)
 """How many questions are under way together, where a recorded answer was had in company: drawn anew for each group."""
+
+
+SCORED = Asked(phase="scored").tags
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +59,13 @@ class Target:
 
     def is_solo(self, place: int) -> bool:
         """Whether the recorded answer at ``place``, or the last there is, was had alone; unknown is taken for alone."""
-        return "concurrent" not in self.step.observations[min(place, len(self.step.observations) - 1)].asked.tags
+        asked = [observation.asked for observation in self.step.observations if observation.asked.phase != "scored"]
+        return "concurrent" not in asked[min(place, len(asked) - 1)].tags
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether any recorded answer came with those to all beginnings of a longer prefix."""
+        return self.step.asked_alone < len(self.step.observations)
 
 
 def targets_of(recording: Recording) -> list[Target]:
@@ -105,7 +114,7 @@ class Asking:
         self._llm, self._vocab_size, self._top_k = llm, vocab_size, top_k
         self._seed, self._answered = seed, answered
         self._known: set[tuple[int, ...]] = set()
-        self._under_way: set[_UnderWay] = set()
+        self._company = Company()
         self._batches = 0
 
     async def ask(self, targets: Sequence[Target], passes: int) -> None:
@@ -127,6 +136,26 @@ class Asking:
                 await self._ask_in_groups([t for t in order if not t.is_solo(place)], partial(_next_size, sizes))
         self._batches += 1
 
+    async def score(self, targets: Sequence[Target], passes: int) -> None:
+        """Ask for whole sequences in one request each, where their recorded answers were had so and the model can.
+
+        Raises:
+            ServerError, RowError, MalformedRow: as ``ask``.
+        """
+        if not getattr(self._llm, "can_score", False):
+            return
+        scored = {target.prefix: target for target in targets if target.is_scored}
+        order = sorted(scored)
+        # In this order whatever begins with a prefix follows it.
+        ends = [one for one, after in zip(order, [*order[1:], ()], strict=True) if after[: len(one)] != one]
+        for prefix in ends:
+            for place in range(passes):
+                rows = await self._llm.score(list(prefix))  # type: ignore[attr-defined]
+                for length, row in enumerate(rows, 1):
+                    target = scored.get(prefix[:length])
+                    if target is not None and sum(answer.tags == SCORED for answer in target.live) <= place:
+                        target.live.append(Answer(self._kept(self._checked(row)), SCORED))
+
     async def _ask_in_groups(self, targets: Sequence[Target], size: Callable[[], int]) -> None:
         at = 0
         while at < len(targets):
@@ -136,7 +165,7 @@ class Asking:
             # A question that was not alone when it was recorded gets company, if need be of questions whose answers nobody needs.
             company = [group[i % len(group)].prefix for i in range(len(group), min(count, 2 * len(group)))]
             questions: list[Callable[[], Awaitable[object]]] = [partial(self._ask_target, target) for target in group]
-            await _together([*questions, *(partial(self.answer, prefix) for prefix in company)])
+            await together([*questions, *(partial(self.answer, prefix) for prefix in company)])
 
     async def _ask_target(self, target: Target) -> None:
         target.live.append(await self.answer(target.prefix))
@@ -145,13 +174,16 @@ class Asking:
     async def answer(self, prefix: tuple[int, ...]) -> Answer:
         """One answer, with its condition."""
         is_warm = any(prefix[:length] in self._known for length in range(len(prefix), 0, -1))
-        with self._counted() as question:
-            row = as_row(await self._llm.next_token_logits(list(prefix)))
+        with self._company.counted() as question:
+            row = self._checked(as_row(await self._llm.next_token_logits(list(prefix))))
+        self._known.add(prefix)
+        return Answer(self._kept(row), Asked(question.most, "warm" if is_warm else "cold").tags, question.most)
+
+    def _checked(self, row: Row) -> Row:
         size = row.vocab_size if isinstance(row, TopLogprobs) else row.size
         if size != self._vocab_size:
             raise MalformedRow(f"the live rows are for a vocabulary of {size} tokens, the recorded ones for {self._vocab_size}")
-        self._known.add(prefix)
-        return Answer(self._kept(row), Asked(question.most, "warm" if is_warm else "cold").tags, question.most)
+        return row
 
     def _kept(self, row: Row) -> Row:
         if self._top_k is not None and (not isinstance(row, TopLogprobs) or len(row) > self._top_k):
@@ -159,32 +191,12 @@ class Asking:
         # The model may use its buffer again.
         return row.copy() if not isinstance(row, TopLogprobs) and row.flags.writeable else row
 
-    @contextmanager
-    def _counted(self) -> Iterator[_UnderWay]:
-        question = _UnderWay()
-        self._under_way.add(question)
-        for other in self._under_way:
-            other.most = max(other.most, len(self._under_way))
-        try:
-            yield question
-        finally:
-            self._under_way.discard(question)
-
-
-class _UnderWay:
-    """One question: the most that were under way at any moment since it was asked."""
-
-    __slots__ = ("most",)
-
-    def __init__(self) -> None:
-        self.most = 0
-
 
 def _next_size(words: Iterator[int]) -> int:
     return GROUPS[next(words) % len(GROUPS)]
 
 
-async def _together(questions: Sequence[Callable[[], Awaitable[object]]]) -> None:
+async def together(questions: Sequence[Callable[[], Awaitable[object]]]) -> None:
     """Ask all at once; the first error comes out as itself."""
     errors: list[Exception] = []
 

@@ -16,9 +16,10 @@ from seedbed.regression.asking import Asking, Target, targets_of
 from seedbed.regression.causes import Case, Finding, find_causes
 from seedbed.regression.compared import Answer, Compared, compare
 from seedbed.regression.evidence import EProcess, sequence_scores, sparse_corruption
+from seedbed.regression.free_run import run_freely, ways_of
 from seedbed.regression.metrics import common_logprobs, kl_of_logprobs
 from seedbed.regression.profiles import noise_levels
-from seedbed.regression.result import CheckReport, Prefix
+from seedbed.regression.result import CheckReport, Prefix, Worst
 from seedbed.regression.statistics import Statistics
 from seedbed.regression.verdict import Verdict, judge
 
@@ -34,6 +35,8 @@ __all__ = ["Progress", "check", "report_of"]
 MARGIN = 1e-4
 """Nats: changes of kernel or of dtype stay below, 8-bit weights do not (bf16 against fp16 weights 2.5e-5, q8_0 1.4e-3, Llama-3-8B; README
 of llama.cpp's perplexity tool)."""
+WORST = 6
+"""Prefixes shown with both rows side by side."""
 BATCH = 4
 """Sequences asked before the evidence is looked at, when stopping early."""
 INSTEAD = 16
@@ -45,7 +48,7 @@ class Progress:
     """How far a check is.
 
     Attributes:
-        answers, of: live answers had, and how many there will be unless it stops early.
+        answers, of: live answers had, and how many there will be unless it stops early or sequences part.
         e_value: the evidence against "nothing changed" so far; 1 before the first look.
     """
 
@@ -63,6 +66,7 @@ async def check(
     repeats: int | None = None,
     seed: int = 0,
     stop_early: bool = False,
+    free_run: bool = True,
     evidence: Mapping[str, Any] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> CheckReport:
@@ -81,6 +85,8 @@ async def check(
         repeats: live answers to each prefix; None: as many as were recorded, at least 2.
         seed: of the order in which prefixes are asked for.
         stop_early: stop as soon as the evidence against "nothing changed" reaches 1/alpha; valid at any time, see ``EProcess``.
+        free_run: sample the recorded runs again afterwards, with their seeds: does the server still give these tokens? Says more about
+            what the drift does than about whether there is one, so the verdict is that of the rows.
         evidence: ``CheckReport.evidence`` of an earlier check of the same server, to go on from.
         progress: called after every answer.
 
@@ -113,29 +119,43 @@ async def check(
     targets = targets_of(recording)
     if not targets:
         raise RecordingBroken(f"{recording.path} holds no answer to hold a server against")
-    passes = repeats or max(2, max(len(target.step.observations) for target in targets))
-    counter = _Counter(len(targets) * passes, process, progress)
+    passes = repeats or max(2, max(target.step.asked_alone for target in targets))
+    ways, skipped = ways_of(recording) if free_run else ([], 0)
+    counter = _Counter(len(targets) * passes + sum(len(way.token_ids) for way in ways), process, progress)
     assert recording.info.vocab_size is not None
     asking = Asking(model, recording.info.vocab_size, recording.top_k, seed=seed, answered=counter.answered)
     rows: list[Compared] = []
+    path: list[float] = []
     refused = 0
     try:
         for batch in _batches(targets, stop_early=stop_early):
             await asking.ask(batch, passes)
+            await asking.score(batch, passes)
             fresh, unusable = _compared(batch)
             rows += fresh
             refused += unusable
             for score in sequence_scores([row.rho for row in fresh], [row.sequence for row in fresh]):
                 process.add(score)
+                path.append(process.log_e_value)
             if stop_early and process.is_alarm(alpha):
                 break
         if not rows:
-            raise UsageError("no live answer was had under the condition of a recorded one; ask with repeats=2 or more")
+            raise UsageError(
+                "no live answer was had under the condition of a recorded one; ask with repeats=2 or more, or, if its rows were had ahead "
+                '("decode"), record with repeats=2'
+            )
         instead = await _ask_instead(asking, rows, targets)
     except MalformedRow as error:
         return _other_vocabulary(error, recording, model, process, margin=margin, alpha=alpha)
     report = report_of(rows, process, margin=margin, alpha=alpha, asked_instead=instead)
     report.describe(recording, model, refused=refused, of=len(targets))
+    report.path = tuple(path)
+    off = [row for row in rows if not all(row.identical)]
+    report.worst = tuple(Worst.of(row, recording.manifest.token_texts) for row in sorted(off, key=lambda row: -max(row.kl))[:WORST])
+    if ways or skipped:
+        # Of single answers, while flips are counted between the means of all.
+        sigma = report.statistics.flips.sigma * math.sqrt(passes)
+        report.free_run = await run_freely(model, ways, skipped, sigma=sigma, answered=counter.answered)
     return report
 
 
@@ -184,8 +204,8 @@ class _Counter:
     def __init__(self, of: int, process: EProcess, progress: Callable[[Progress], None] | None) -> None:
         self._count, self._of, self._process, self._progress = 0, of, process, progress
 
-    def answered(self) -> None:
-        self._count += 1
+    def answered(self, count: int = 1) -> None:
+        self._count += count
         if self._progress is not None:
             self._progress(Progress(self._count, self._of, self._process.e_value))
 

@@ -202,19 +202,38 @@ def flip_tail(probabilities: NDArray[np.float64], observed: int) -> float:
     return float(counts[-1])
 
 
-def rows_needed(estimate: Estimate, margin: float, *, alpha: float = 0.05, power: float = 0.9) -> int | None:
-    """About how many prefixes would settle on which side of the margin a drift lies, none if it lies on it.
+def rows_needed(estimate: Estimate, margin: float, *, alpha: float = 0.01, power: float = 0.9) -> int | None:
+    """About how many prefixes would settle on which side of the margin a drift lies: always more than there are.
 
-    ``((z_alpha + z_power) * se / |margin - value|)^2`` times what there is now.
+    None if it lies on the margin, or if one sequence is all there is. With g sequences now, the fewest k > g for which::
+
+        (t_(1 - e, k - 1) + t_(power, k - 1)) * se * sqrt(g / k) <= |margin - value|
+
+    Args:
+        estimate: the drift now; more sequences are taken to be as long as these.
+        margin: what matters, nats.
+        alpha: e above the margin, how often DRIFT may be said in error; below it e is 0.05, as in ``verdict.judge``.
+        power: how probable the answer shall be.
 
     Example:
         >>> rows_needed(Estimate(0.0, 1e-4, 100, 10), 1e-4)
-        857
+        880
 
-    Source: the size of a one-sided z test; Cohen 1988, chapter 2.
+    Source: the size of a one-sided t test; Cohen 1988, chapter 2.
     """
     distance = abs(margin - estimate.value)
     if distance == 0 or not math.isfinite(estimate.standard_error):
         return None
-    z = t_quantile(1 - alpha, 10**6) + t_quantile(power, 10**6)
-    return math.ceil(estimate.rows * (z * estimate.standard_error / distance) ** 2)
+    error = alpha if estimate.value > margin else 0.05
+
+    def settles(count: int) -> bool:
+        quantiles = t_quantile(1 - error, count - 1) + t_quantile(power, count - 1)
+        return quantiles * estimate.standard_error * math.sqrt(estimate.sequences / count) <= distance
+
+    low, high = estimate.sequences, estimate.sequences + 1
+    while not settles(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if settles(middle) else (middle, high)
+    return math.ceil(estimate.rows * high / estimate.sequences)

@@ -76,12 +76,11 @@ def flip_rate(logits_p: ArrayLike, logits_q: ArrayLike) -> float:
     p, q = p[both], q[both]
     ratio = np.log(q) - np.log(p)
     order = np.argsort(ratio, kind="stable")
-    p, q, ratio = p[order], q[order], ratio[order]
+    p, q = p[order], q[order]
     at_or_below = only_p + p.cumsum()
     above = only_q + q.sum() - q.cumsum()
-    # Within a group of equal ratios all of its members count as at or below, which is the group's last running sum.
-    last = np.searchsorted(ratio, ratio, side="right") - 1
-    same = 1.0 / (at_or_below[last] / p + np.maximum(above[last], 0.0) / q)
+    # Tokens of equal ratio may stand on either side: p_j / p_i and q_j / q_i are then one number.
+    same = 1.0 / (at_or_below / p + np.maximum(above, 0.0) / q)
     return float(min(1.0, max(0.0, 1.0 - same.sum())))
 
 
@@ -112,7 +111,7 @@ def kl_divergence(row_p: ArrayLike | TopLogprobs, row_q: ArrayLike | TopLogprobs
 
 def kl_of_logprobs(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
     """``sum p (log p - log q)`` over the last axis, of normalised log-probabilities; rounding never makes it negative."""
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(invalid="ignore"):
         terms = np.where(np.isneginf(p), 0.0, np.exp(p) * (p - q))
     return np.asarray(np.maximum(terms.sum(axis=-1), 0.0))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
@@ -12,9 +13,10 @@ if TYPE_CHECKING:
 
     from seedbed.regression.result import CheckReport, Prefix
 
-__all__ = ["drift_plot", "flip_plot", "position_plot"]
+__all__ = ["drift_plot", "evidence_plot", "flip_plot", "position_plot", "sequence_plot"]
 
 WIDTH, LEFT, RIGHT, TOP = 720, 132, 24, 16
+MOST_SEQUENCES = 80
 MOST = 4000
 """Points drawn, at most; of more, every k-th."""
 
@@ -58,8 +60,8 @@ def drift_plot(report: CheckReport) -> str:
     statistics = report.statistics
     rows = [
         ("drift D", statistics.drift.value, report.interval, "mark"),
-        ("KL, with noise", statistics.kl.value, statistics.kl.interval(), "soft"),
-        ("noise alone", statistics.noise.value, statistics.noise.interval(), "soft"),
+        ("with noise", statistics.kl.value, statistics.kl.interval(), "soft"),
+        ("the noise", statistics.noise.value, statistics.noise.interval(), "soft"),
     ]
     ends = [value for _, middle, interval, _ in rows for value in (middle, *interval) if math.isfinite(value)]
     low, high = min(0.0, *ends), max(report.margin * 2, *ends)
@@ -74,10 +76,11 @@ def drift_plot(report: CheckReport) -> str:
             f'<line class="{kind}" x1="{begin}" x2="{end}" y1="{y}" y2="{y}" stroke-width="3"/>',
             f'<circle class="{kind}" cx="{axis(middle)}" cy="{y}" r="5"><title>{escape(name)}: {middle:.3g} nats</title></circle>',
         ]
-    margin = axis(report.margin)
+    margin, text = axis(report.margin), f"margin {report.margin:.3g}"
     parts += [
         f'<line class="margin" x1="{margin}" x2="{margin}" y1="{TOP - 8}" y2="{height - 34}"/>',
-        _text(margin + 5, TOP, f"margin {report.margin:.3g}", "start", "margin"),
+        # On the side where there is room.
+        _text(margin + 5, TOP, text, "start", "margin") if margin < WIDTH - 150 else _text(margin - 5, TOP, text, "end", "margin"),
         _text((LEFT + WIDTH - RIGHT) / 2, height - 4, "nats a token, 95 % intervals", "middle"),
     ]
     return _svg(height, "Drift with its interval, noise and margin", parts)
@@ -92,13 +95,52 @@ def position_plot(report: CheckReport) -> str:
     x = _Axis(0, max((point.position for point in points), default=1), LEFT, WIDTH - RIGHT, math.inf)
     y = _Axis(min(low, -linear), max(largest, report.margin * 2), 256, TOP, linear)
     parts = _horizontal_ticks(x, 256) + _vertical_ticks(y)
-    margin = y(report.margin)
-    parts.append(f'<line class="margin" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{margin}" y2="{margin}"/>')
-    parts.append(_text(WIDTH - RIGHT, margin - 4, "margin", "end", "margin"))
+    parts += _margin_line(y, report.margin, "margin")
     parts += [f'<circle class="mark point" cx="{x(point.position)}" cy="{y(point.d)}" r="2.5"/>' for point in points]
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, 290, "length of the prefix, tokens", "middle"))
     parts.append(_text(LEFT, 10, "D, nats", "end"))
     return _svg(296, "Drift of each prefix against its length", parts)
+
+
+def sequence_plot(report: CheckReport) -> str:
+    """The drift of each sequence, with two standard errors of the mean over its prefixes on either side."""
+    members: dict[int, list[float]] = {}
+    for prefix in report.prefixes:
+        members.setdefault(prefix.sequence, []).append(prefix.d)
+    chosen = list(members)[:: math.ceil(len(members) / MOST_SEQUENCES) or 1]
+    marks = [(statistics.fmean(members[one]), _error(members[one])) for one in chosen]
+    ends = [value for mean, error in marks for value in (mean - 2 * error, mean + 2 * error)]
+    largest = max(map(abs, ends), default=0.0)
+    linear = max(1e-12, min(report.margin / 10, largest / 10 or report.margin / 10))
+    x = _Axis(-0.5, max(len(marks) - 0.5, 0.5), LEFT, WIDTH - RIGHT, math.inf)
+    y = _Axis(min(0.0, *ends) - linear, max(report.margin * 2, *ends), 256, TOP, linear)
+    parts = _vertical_ticks(y) + _margin_line(y, report.margin, "margin")
+    for place, (mean, error) in enumerate(marks):
+        at = x(place)
+        parts.append(f'<line class="mark" x1="{at}" x2="{at}" y1="{y(mean - 2 * error)}" y2="{y(mean + 2 * error)}"/>')
+        parts.append(f'<circle class="mark" cx="{at}" cy="{y(mean)}" r="3"><title>{mean:.3g} nats</title></circle>')
+    shown = f"{len(marks)} of {len(members)} sequences" if len(marks) < len(members) else f"{len(marks)} sequences"
+    parts += [_text((LEFT + WIDTH - RIGHT) / 2, 280, shown, "middle"), _text(LEFT, 10, "D, nats", "end")]
+    return _svg(286, "Drift of each sequence", parts)
+
+
+def evidence_plot(report: CheckReport) -> str:
+    """The e-value after each sequence, on a scale of powers of ten."""
+    values = [0.0, *(value / math.log(10) for value in report.path)]
+    alarm = -math.log10(report.alpha)
+    x = _Axis(0, max(len(values) - 1, 1), LEFT, WIDTH - RIGHT, math.inf)
+    y = _Axis(min(0.0, *values) - 0.2, max(alarm * 1.2, *values), 256, TOP, math.inf)
+    parts = _horizontal_ticks(x, 256)
+    for power in sorted({round(value) for value in y.ticks()}):
+        at = y(power)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
+        parts.append(_text(LEFT - 8, at + 4, f"{10.0**power:g}" if abs(power) < 4 else _label(10.0 ** min(power, 300)), "end"))
+    parts += _margin_line(y, alarm, f"proven at {100 * report.alpha:g} %")
+    points = " ".join(f"{x(place)},{y(value)}" for place, value in enumerate(values))
+    parts.append(f'<polyline class="mark path" points="{points}"/>')
+    parts.append(f'<circle class="mark" cx="{x(len(values) - 1)}" cy="{y(values[-1])}" r="4"/>')
+    parts += [_text((LEFT + WIDTH - RIGHT) / 2, 290, "sequences", "middle"), _text(LEFT, 10, "e-value", "end")]
+    return _svg(296, "Evidence against nothing having changed", parts)
 
 
 def flip_plot(report: CheckReport) -> str:
@@ -114,6 +156,16 @@ def flip_plot(report: CheckReport) -> str:
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, 290, "lead of the best token when recorded, nats", "middle"))
     parts.append(_text(LEFT, 10, "KL, nats", "end"))
     return _svg(296, "Flips: prefixes with another best token, by how far the old one led", parts)
+
+
+def _margin_line(y: _Axis, value: float, text: str) -> list[str]:
+    at = y(value)
+    line = f'<line class="margin" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>'
+    return [line, _text(WIDTH - RIGHT, at - 4, text, "end", "margin")]
+
+
+def _error(values: Sequence[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def _thinned(points: Sequence[Prefix]) -> list[Prefix]:

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+import numpy as np
 
 from seedbed.errors import UsageError
 from seedbed.regression.causes import Finding
 from seedbed.regression.estimates import Estimate, rows_needed
 from seedbed.regression.evidence import EProcess, Sparse
+from seedbed.regression.free_run import FreeRun
 from seedbed.regression.statistics import Statistics
 from seedbed.regression.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
+
     from seedbed.llm.base import LLM
     from seedbed.recording import Recording
+    from seedbed.regression.compared import Compared
 
-__all__ = ["CheckReport", "Prefix"]
+__all__ = ["CheckReport", "Prefix", "Worst"]
+
+
+SHOWN, SHOWN_TOKENS = 5, 12  # of a row, and of a prefix's end
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,48 @@ class Prefix:
     flipped: bool
 
 
+Listed: TypeAlias = tuple[tuple[int, str, float], ...]
+"""Tokens with what is known of their text and their probability, the most probable first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worst:
+    """One of the prefixes that are furthest off, to look at.
+
+    Attributes:
+        position: its length in tokens.
+        end: its last tokens, with what is known of their texts.
+        d, kl: as in ``Prefix``.
+        recorded, live: the five best of either side, averaged over the answers.
+    """
+
+    position: int
+    end: tuple[tuple[int, str], ...]
+    d: float
+    kl: float
+    recorded: Listed
+    live: Listed
+
+    @classmethod
+    def of(cls, row: Compared, texts: Mapping[int, str]) -> Self:
+        """Out of a compared prefix."""
+
+        def best(logprobs: NDArray[np.float64], listed: float) -> Listed:
+            places = np.argsort(-logprobs, kind="stable")[:SHOWN].tolist()
+            ids = [int(row.ids[place]) for place in places]
+            return tuple((i, texts.get(i, ""), listed * math.exp(logprobs[place])) for i, place in zip(ids, places, strict=True))
+
+        end = tuple((token_id, texts.get(token_id, "")) for token_id in row.prefix[-SHOWN_TOKENS:])
+        return cls(row.position, end, row.d, max(row.kl), best(row.before, row.listed), best(row.after, 1.0 - row.tail[1]))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """What ``asdict`` made of it, also after a trip through JSON."""
+        end = tuple((token_id, text) for token_id, text in values["end"])
+        recorded, live = (tuple((i, text, p) for i, text, p in values[side]) for side in ("recorded", "live"))
+        return cls(values["position"], end, values["d"], _infinite(values["kl"]), recorded, live)
+
+
 @dataclass(slots=True)
 class CheckReport:
     """What a check found.
@@ -58,6 +109,9 @@ class CheckReport:
         causes: what changed, the cause that explains most first.
         prefixes: every compared prefix.
         conditions: {condition: how many pairs of answers were compared under it}.
+        path: the natural log of the e-value after each sequence of this check.
+        worst: the prefixes that are furthest off, the worst first.
+        free_run: what came of sampling the recorded sequences again; None when that was not asked for, or none are recorded.
         subject: who was compared with what: names and fingerprints, how many prefixes, and how many could not be compared since no live
             answer was had under a recorded one's condition.
     """
@@ -73,6 +127,9 @@ class CheckReport:
     prefixes: tuple[Prefix, ...]
     conditions: dict[str, int]
     subject: dict[str, Any] = field(default_factory=dict)
+    free_run: FreeRun | None = None
+    path: tuple[float, ...] = ()
+    worst: tuple[Worst, ...] = ()
 
     @property
     def drift(self) -> Estimate:
@@ -93,7 +150,7 @@ class CheckReport:
     @property
     def needed(self) -> int | None:
         """For INCONCLUSIVE: about how many prefixes would settle it; None otherwise, or when no number would."""
-        return rows_needed(self.drift, self.margin) if self.verdict is Verdict.INCONCLUSIVE else None
+        return rows_needed(self.drift, self.margin, alpha=self.alpha) if self.verdict is Verdict.INCONCLUSIVE else None
 
     def describe(self, recording: Recording, llm: LLM, *, refused: int, of: int) -> None:
         """Note who was compared with what."""
@@ -107,7 +164,7 @@ class CheckReport:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values; ``from_dict`` gives an equal report back."""
+        """As JSON values, each explained in ``schema.MEMBERS``; ``from_dict`` gives an equal report back."""
         low, high = self.interval
         return {
             "verdict": self.verdict.value,
@@ -122,7 +179,10 @@ class CheckReport:
             "evidence": self.evidence | {"e_value": _finite(self.process.e_value)},
             "sparse": asdict(self.sparse),
             "conditions": self.conditions,
+            "free_run": None if self.free_run is None else self.free_run.to_dict(),
             "subject": self.subject,
+            "path": list(self.path),
+            "worst": [asdict(one) | {"kl": _finite(one.kl)} for one in self.worst],
             "prefixes": [asdict(prefix) | {"gap": _finite(prefix.gap), "kl": _finite(prefix.kl)} for prefix in self.prefixes],
         }
 
@@ -151,6 +211,9 @@ class CheckReport:
                 ),
                 dict(values["conditions"]),
                 dict(values["subject"]),
+                None if values["free_run"] is None else FreeRun.from_dict(values["free_run"]),
+                tuple(values["path"]),
+                tuple(Worst.from_dict(one) for one in values["worst"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"this is not a report of a check as to_dict() writes it: {error!r}") from error

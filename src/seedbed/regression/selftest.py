@@ -73,7 +73,7 @@ def selftest(*, checks: int = 1000, seed: int = 0, tell: Callable[[Promise], Non
     Args:
         checks: how many for the false alarms; the other promises take a fifth of it each.
         seed: another seed is another simulation; the same one gives the same numbers.
-        tell: called with each promise as soon as it is known.
+        tell: called with each promise as soon as it is known; what it raises comes out.
 
     Example:
         >>> all(promise.is_kept for promise in selftest(checks=20))

@@ -1,5 +1,6 @@
 """Logits -> token: the chain of processors and the draw. Pure: no I/O, no clock, no global state."""
 
+from seedbed.sampling.drawing import Drawing
 from seedbed.sampling.processors import (
     AllowedTokenIds,
     BadWords,
@@ -37,6 +38,7 @@ __all__ = [
     "BadWords",
     "Custom",
     "Draw",
+    "Drawing",
     "Dry",
     "DynamicTemperature",
     "EpsilonCutoff",

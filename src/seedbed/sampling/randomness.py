@@ -59,10 +59,17 @@ class Purpose(IntEnum):
     """The caller's own, for instance to resample among sequences: seedbed itself never uses it."""
     CHECK_ORDER = 6
     """In which order and in groups of which size a check asks; index is the pass, step the batch."""
+    PIT = 7
+    """Where inside its own probability a token falls that a server drew; index is the number of the draw."""
 
 
 def fresh_seed() -> int:
-    """A new seed from the operating system: 63 bits, so that it fits the int64 fields of servers. Print it, and a run can be repeated."""
+    """A new seed from the operating system: 63 bits, so that it fits the int64 fields of servers. Print it, and a run can be repeated.
+
+    Example:
+        >>> 0 <= fresh_seed() < 2**63
+        True
+    """
     return secrets.randbits(63)
 
 

@@ -10,8 +10,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from seedbed.errors import EngineFailed, SeedbedError, UnknownModel
-from seedbed.llm.base import LLM, Ahead, ModelInfo, TopLogprobs, as_row
-from seedbed.protocols.exchange import Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Tokenize
+from seedbed.llm.base import LLM, ModelInfo, TopLogprobs, as_row
+from seedbed.protocols.base import check_ask
+from seedbed.protocols.exchange import Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Sample, Score, Tokenize
+from seedbed.server.ahead import rows_ahead
+from seedbed.server.draws import own_draws
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +43,14 @@ async def answer(
 
     Concurrency:
         As the model's ``next_token_logits``.
+
+    Example:
+        >>> import trio
+        >>> from seedbed import TinyLM
+        >>> from seedbed.protocols import PROTOCOLS
+        >>> request = HttpRequest("POST", "/v1/next_token_logits", body=b'{"token_ids": [84], "top_k": 1}')
+        >>> trio.run(answer, TinyLM(), [PROTOCOLS["native"]], request).body
+        b'{"top":{"token_ids":[104],"logprobs":[-1.8724134]}}'
     """
     for protocol in protocols:
         try:
@@ -62,9 +73,18 @@ async def _answer_in(protocol: Protocol, question: Question, request: HttpReques
             info = llm.info or ModelInfo()
             protocol.check_request(question, request, info)
             if question.ahead > 1:
-                return protocol.encode_ahead(question, request, await _greedily_ahead(question, llm, info), llm)
+                return protocol.encode_ahead(question, request, await rows_ahead(question, llm, info), llm)
             row = as_row(await llm.next_token_logits(question.token_ids), info.vocab_size)
             return protocol.encode_row(question, request, row, llm)
+        case Score():
+            info = llm.info or ModelInfo()
+            protocol.check_request(Ask(question.token_ids, question.top_k, question.model), request, info)
+            beginnings = [question.token_ids[: length + 1] for length in range(len(question.token_ids))]
+            rows = [as_row(await llm.next_token_logits(beginning), info.vocab_size) for beginning in beginnings]
+            return protocol.encode_scores(question, request, rows, llm)
+        case Sample():
+            check_ask(question, llm.info or ModelInfo())
+            return protocol.encode_samples(question, request, await own_draws(llm, question, protocol.samples_as), llm)
         case Describe():
             return protocol.encode_description(question, await _describe(llm), llm)
         case Tokenize():
@@ -73,21 +93,6 @@ async def _answer_in(protocol: Protocol, question: Question, request: HttpReques
             return protocol.encode_text(await llm.detokenize(question.token_ids))
         case Health():
             return protocol.encode_health()
-
-
-async def _greedily_ahead(ask: Ask, llm: LLM, info: ModelInfo) -> Ahead:
-    """Row after row along the best token of each, until one ends a sequence or the context is full."""
-    prefix, proposed, rows = list(ask.token_ids), [], []
-    room = ask.ahead if info.context_length is None else min(ask.ahead, info.context_length - len(prefix))
-    for _ in range(room):
-        row = as_row(await llm.next_token_logits(prefix), info.vocab_size)
-        best = int(row.token_ids[0]) if isinstance(row, TopLogprobs) else int(row.argmax())
-        rows.append(row)
-        proposed.append(best)
-        prefix.append(best)
-        if best in llm.eos_token_ids:
-            break
-    return Ahead(tuple(proposed), tuple(rows))
 
 
 async def _describe(llm: LLM) -> ModelInfo:

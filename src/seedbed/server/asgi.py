@@ -6,6 +6,7 @@ Our own listener is faster; this is the second, independent HTTP implementation,
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import trio
 
@@ -103,7 +104,9 @@ async def _request(scope: dict[str, Any], receive: Callable[[], Awaitable[Any]])
         if len(body) > MAX_BODY:
             raise _TooLarge
     headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
-    return HttpRequest(scope["method"], scope["path"], headers, bytes(body))
+    # "path" is decoded, and a slash in a model's name would then divide it.
+    path = scope["raw_path"].decode("latin-1") if scope.get("raw_path") else quote(scope["path"])
+    return HttpRequest(scope["method"], path, headers, bytes(body))
 
 
 async def _respond(response: HttpResponse, send: Callable[[Any], Awaitable[None]]) -> None:

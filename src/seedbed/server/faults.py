@@ -141,6 +141,9 @@ def faults_at(chosen: Mapping[int, Fault], *, path: str | None = None) -> Faults
         chosen: what goes wrong with which request, counted from 0 in the order they come.
         path: count only requests of this path, so that discovery does not count.
 
+    Raises:
+        Nothing; what no server can do is refused by ``Fault``.
+
     Example:
         >>> faults = faults_at({1: Fault("503")})
         >>> [faults(HttpRequest("GET", "/")) for _ in range(2)]

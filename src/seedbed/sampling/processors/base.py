@@ -56,7 +56,19 @@ NO_HISTORY = History()
 
 
 class Processor(ABC):
-    """One step of the chain. Filters keep at least the best token (lowest id among equals) and leave what they keep bit-identical."""
+    """One step of the chain. Filters keep at least the best token (lowest id among equals) and leave what they keep bit-identical.
+
+    Subclasses are frozen dataclasses, so that their repr is their configuration, and pure: equal arguments, equal answers.
+
+    Example:
+        >>> from dataclasses import dataclass, replace
+        >>> @dataclass(frozen=True)
+        ... class Half(Processor):
+        ...     def apply(self, candidates, history):
+        ...         return replace(candidates, values=candidates.values / 2)
+        >>> Half()([1.0, 3.0]).tolist()
+        [0.5, 1.5]
+    """
 
     __slots__ = ()
 
@@ -74,7 +86,13 @@ class Processor(ABC):
 
 
 class StatefulProcessor(Processor):
-    """A step that learns from each token drawn. What it knows is one number, kept with the sequence, so a sequence resumes exactly."""
+    """A step that learns from each token drawn. What it knows is one number, kept with the sequence, so a sequence resumes exactly.
+
+    Example:
+        >>> from seedbed.sampling import MirostatV2
+        >>> isinstance(MirostatV2(), StatefulProcessor)
+        True
+    """
 
     __slots__ = ()
 

@@ -1,0 +1,46 @@
+"""What changed, by name: each cause is a small class with its own test on the compared prefixes.
+
+Causes are examined in order. One that is found takes out of the rows, or of the drift, what it explains, and the next sees the rest; so a
+temperature is not also called noise, and two faults at once are both named, by the share of the drift each explains.
+"""
+
+from __future__ import annotations
+
+from seedbed.regression.causes.case import Case, Cause, Finding
+from seedbed.regression.causes.places import Growing, Localised, SingleRows, Spread
+from seedbed.regression.causes.prompt import ExtraBos, MissingBos, ShiftedByOne
+from seedbed.regression.causes.rows import CutApplied, SixteenBits, SwappedIds, TemperatureApplied
+
+__all__ = ["CAUSES", "Case", "Cause", "Finding", "find_causes"]
+
+CAUSES: tuple[Cause, ...] = (
+    Localised(),
+    CutApplied(),
+    ShiftedByOne(),
+    ExtraBos(),
+    MissingBos(),
+    TemperatureApplied(),
+    SwappedIds(),
+    SingleRows(),
+    SixteenBits(),
+    Localised(),
+    Growing(),
+    Spread(),
+)
+
+
+def find_causes(case: Case, *, enough: float = 0.01) -> tuple[Finding, ...]:
+    """All causes found, the one that explains most first.
+
+    Args:
+        case: the evidence; used up.
+        enough: stop when less than this share of the drift is left.
+    """
+    found = []
+    for cause in CAUSES:
+        if case.left <= enough:
+            break
+        finding = cause.examine(case)
+        if finding is not None and finding.share > enough:
+            found.append(finding)
+    return tuple(sorted(found, key=lambda finding: -finding.share))

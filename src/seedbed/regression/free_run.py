@@ -1,0 +1,236 @@
+"""Does the live server still give the tokens that were sampled, when it is asked freely, each sequence along its own tokens?
+
+Up to the first token that differs a sequence asks what was recorded; what comes after is another text and says nothing. So a sequence is
+followed to where it parts, and there the question is whether noise explains it: how far the recorded draw led the next one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from seedbed.errors import InvalidSampler, RowError
+from seedbed.llm.base import as_row
+from seedbed.llm.prefix_cache import PrefixCache
+from seedbed.regression.asking import together
+from seedbed.regression.estimates import expected_flips
+from seedbed.sampling import Address, Temperature
+from seedbed.sampling.configuration import sampler_from
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from seedbed.llm.base import LLM, Row
+    from seedbed.recording import Recording, Run
+    from seedbed.sampling import Draw, Sampler
+
+__all__ = ["FreeRun", "Parting", "run_freely", "ways_of"]
+
+NEAR = 5.0
+"""Standard deviations of the noise within which a lead is a near tie; as ``estimates.is_near_tie``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """Where a sequence goes another way than recorded.
+
+    Attributes:
+        run: the name of its run.
+        sequence: its place in the run.
+        step: the token, from 0.
+        recorded, live: the token ids.
+        margin: how far the recorded draw led the next one, in nats of the logits drawn from.
+        is_near_tie: whether noise as large as the recorded one explains it.
+    """
+
+    run: str
+    sequence: int
+    step: int
+    recorded: int
+    live: int
+    margin: float
+    is_near_tie: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FreeRun:
+    """What came of sampling the recorded sequences again.
+
+    Attributes:
+        sequences: how many were.
+        partings: where those part that do.
+        expected: how many would by the recorded noise alone.
+        skipped: how many sequences could not be sampled again from the recording itself, so not from a live server either.
+    """
+
+    sequences: int
+    partings: tuple[Parting, ...]
+    expected: float
+    skipped: int
+
+    @property
+    def same(self) -> int:
+        """How many sequences came out as recorded."""
+        return self.sequences - len(self.partings)
+
+    @property
+    def unexplained(self) -> int:
+        """How many part where no noise explains it."""
+        return sum(not parting.is_near_tie for parting in self.partings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        found = asdict(self)
+        for parting in found["partings"]:
+            parting["margin"] = parting["margin"] if math.isfinite(parting["margin"]) else None
+        return found
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """What ``to_dict`` wrote."""
+        partings = [
+            Parting(**(parting | {"margin": math.inf if parting["margin"] is None else parting["margin"]}))
+            for parting in values["partings"]
+        ]
+        return cls(values["sequences"], tuple(partings), values["expected"], values["skipped"])
+
+    def __str__(self) -> str:
+        skipped = f"; {self.skipped} cannot be sampled again from the recording alone" if self.skipped else ""
+        if not self.partings:
+            return f"all {self.sequences} sequences come out as recorded{skipped}"
+        first = min(self.partings, key=lambda parting: (parting.step, parting.sequence))
+        beyond = f"{self.unexplained or 'none'} beyond what noise explains"
+        expected = f", {self.expected:.1f} were expected to part of it" if self.expected >= 0.05 else ""
+        same = f"{self.same} of {self.sequences} sequences come out as recorded"
+        return f"{same}; the first parts at token {first.step}; {beyond}{expected}{skipped}"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One recorded sequence with all that its tokens depend on.
+
+    Attributes:
+        run, sequence: whose it is.
+        prompt, token_ids: what was given, what was drawn.
+        seed, prompt_index, index: the address of its draws.
+        sampler: the chain.
+        draws: what the recorded rows give at each step, with the lead.
+    """
+
+    run: str
+    sequence: int
+    prompt: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    seed: int
+    prompt_index: int
+    index: int
+    sampler: Sampler
+    draws: tuple[Draw, ...] = ()
+
+    def draw(self, row: Row, step: int, state: float | None) -> Draw:
+        """The draw at one step, given the row after the recorded tokens before it."""
+        address = Address(self.seed, self.prompt_index, self.index, step)
+        return self.sampler.sample(row, address, self.prompt, self.token_ids[:step], state=state)
+
+
+def ways_of(recording: Recording) -> tuple[list[Way], int]:
+    """The recorded sequences that the recording itself gives again, and how many it does not.
+
+    A run whose sampler holds the user's own functions, or that was noted without seed, is among the latter, and so is a sequence of which
+    a row is missing.
+    """
+    ways, skipped = [], 0
+    for run in recording.runs.values():
+        for way in _numbered(run):
+            drawn = None if way is None else _replayed(way, recording)
+            if way is None or drawn is None:
+                skipped += 1
+            else:
+                ways.append(drawn)
+    return ways, skipped
+
+
+def _numbered(run: Run) -> Iterator[Way | None]:
+    """Each sequence with its address: those of one prompt stand together, in order."""
+    try:
+        sampler = sampler_from(run.sampler) if run.seed is not None else None
+    except InvalidSampler:
+        sampler = None
+    prompt_index, index = -1, 0
+    for place, token_ids in enumerate(run.token_ids):
+        if sampler is None or run.seed is None:
+            yield None
+            continue
+        prompt = run.prompts[place]
+        prompt_index, index = (prompt_index + 1, 0) if not place or prompt != run.prompts[place - 1] else (prompt_index, index + 1)
+        yield Way(run.name, place, prompt, token_ids, run.seed, prompt_index, index, sampler)
+
+
+def _replayed(way: Way, recording: Recording) -> Way | None:
+    draws: list[Draw] = []
+    for step, token_id in enumerate(way.token_ids):
+        known = recording.get((*way.prompt, *way.token_ids[:step]))
+        if known is None:
+            return None
+        try:
+            draw = way.draw(known.row, step, draws[-1].state if draws else None)
+        except RowError:
+            return None
+        if draw.token_id != token_id:
+            return None
+        draws.append(draw)
+    return Way(way.run, way.sequence, way.prompt, way.token_ids, way.seed, way.prompt_index, way.index, way.sampler, tuple(draws))
+
+
+async def run_freely(
+    model: LLM, ways: Sequence[Way], skipped: int, *, sigma: float, answered: Callable[[int], None] = lambda _: None
+) -> FreeRun:
+    """Sample every sequence again, all at once, each until it parts from what was recorded.
+
+    Args:
+        model: the live model.
+        ways, skipped: of ``ways_of``.
+        sigma: standard deviation of the difference of two logits between two answers, in nats; 0 where the server repeats itself.
+        answered: called with how many tokens are done with.
+
+    Raises:
+        ServerError, RowError: what the model raises.
+
+    Concurrency:
+        As ``generate``: one task a sequence, equal prefixes asked once.
+    """
+    partings: list[Parting] = []
+    async with PrefixCache(model) as cached:
+        await together([partial(_follow, cached, way, sigma, partings.append, answered) for way in ways])
+    order = {(way.run, way.sequence): place for place, way in enumerate(ways)}
+    partings.sort(key=lambda parting: order[parting.run, parting.sequence])
+    return FreeRun(len(ways), tuple(partings), sum(_chance_to_part(way, sigma) for way in ways), skipped)
+
+
+async def _follow(model: LLM, way: Way, sigma: float, part: Callable[[Parting], None], answered: Callable[[int], None]) -> None:
+    state: float | None = None
+    for step, token_id in enumerate(way.token_ids):
+        row = as_row(await model.next_token_logits([*way.prompt, *way.token_ids[:step]]))
+        draw = way.draw(row, step, state)
+        if draw.token_id != token_id:
+            margin = _in_nats(way, way.draws[step].margin)
+            part(Parting(way.run, way.sequence, step, token_id, draw.token_id, margin, margin <= NEAR * sigma))
+            answered(len(way.token_ids) - step)
+            return
+        state = draw.state
+        answered(1)
+
+
+def _in_nats(way: Way, margin: float) -> float:
+    """A lead among what is drawn from, as a difference of the model's own logits: a temperature divides both."""
+    temperature = next((step.t for step in way.sampler.chain if isinstance(step, Temperature)), 1.0)
+    return margin * temperature if temperature > 0 else margin
+
+
+def _chance_to_part(way: Way, sigma: float) -> float:
+    margins = np.array([_in_nats(way, draw.margin) for draw in way.draws])
+    return 1.0 - float(np.prod(1.0 - expected_flips(margins, sigma))) if margins.size else 0.0
