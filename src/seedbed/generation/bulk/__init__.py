@@ -3,7 +3,7 @@
 ``generate_file`` is the whole of it. Its parts: ``prompts`` (what a line may be), ``stream`` (many prompts at once, few held at a time),
 ``columns`` (what a row has), ``output`` (where rows go, and how a run is gone on with), ``parquet``, ``cluster`` (the same on Ray).
 
-Past one machine: what bounds a run? ``make simulate`` lets 1,000 workers (real ``open_stream`` loops, on a virtual clock, without sockets) ask
+Past one machine: what bounds a run? ``make simulate`` lets 1,000 workers (real ``open_stream`` loops on a virtual clock, no sockets) ask
 100 replicas, models of servers with 8 slots each, 20 ms a token, 0.1 ms for each token of a prefix that is not in the replica's cache. So
 40,000 tokens/s are the most there can be. Prompts share their first 512 tokens in 50 groups, and have 64 of their own.
 
