@@ -24,6 +24,8 @@ from seedbed import (
     open_generation,
     serve,
 )
+from seedbed.generation.bulk import BulkReport, Pace, Prompt, Recipe, generate_file, open_stream
+from seedbed.observing import Telemetry, observe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,5 +62,10 @@ async def program() -> None:
     async with open_generation(ids, as_llm(MineBlocking()), n=2, stop_sequences=[[1, 2]], on_error="keep") as generation:
         async for sequence in generation:
             assert_type(sequence, SampledSequence)
+    with observe(Telemetry()):
+        report = await generate_file("prompts.jsonl", "rows.parquet", model, n=4, seed=7, pace=Pace(concurrency=128, lookahead="auto"))
+    assert_type(report, BulkReport)
+    async with open_stream([Prompt(0, (1, 2)), Prompt(7, "text")], model, Recipe(seed=7, n=2)) as stream:
+        assert_type([finished.lines async for finished in stream], list[bytes])
     assert_type(await generate_token_ids((1, 2), Mine()), list[int])
     assert_type(await generate_token_ids_multiple([1], ReplayLLM("path"), 3), list[list[int]])
