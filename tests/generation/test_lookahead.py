@@ -11,7 +11,7 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seedbed import HashLM, Sampler, TinyLM, as_llm, generate
+from seedbed import HashLM, PrefixCache, Sampler, TinyLM, as_llm, generate
 from seedbed.errors import NothingToDraw, UsageError
 from seedbed.generation.lookahead import MOST, Pace
 from seedbed.llm import LLM, BlockingLLM
@@ -200,6 +200,50 @@ async def test_look_alikes_and_blocking_models_may_look_ahead() -> None:
     for llm in (Awaits(), Blocks()):
         assert await as_llm(llm).logits_ahead([1], 2) == ([1], [[0.0, 9.0], [9.0, 0.0]])
     assert await as_llm(BlocksWithout()).logits_ahead([1], 2) == ((), [[0.0, 9.0]])
+
+
+class Foresees(HashLM):
+    """Told what will be drawn with, it proposes just that; a look-alike or an LLM, behind a cache or not."""
+
+    def __init__(self) -> None:
+        super().__init__(V, eos_token_id=V)
+        self.asked: list[tuple[int, int]] = []  # (length of the prefix, rows asked for)
+
+    async def logits_along(self, prev_token_ids, count, drawing):
+        self.asked.append((len(prev_token_ids), count))
+        prefix, rows = list(prev_token_ids), []
+        for _ in range(count):
+            rows.append(await self.next_token_logits(prefix))
+            token_id, drawing = drawing.take(rows[-1], prefix)
+            prefix.append(token_id)
+        return prefix[len(prev_token_ids) :], rows
+
+
+class LooksAlike:
+    def __init__(self, llm: Foresees) -> None:
+        self.next_token_logits, self.logits_along, self.get_stop_token_id = llm.next_token_logits, llm.logits_along, llm.get_stop_token_id
+
+
+@pytest.mark.parametrize("wrapped", [lambda llm: llm, LooksAlike], ids=["LLM", "look-alike"])
+@pytest.mark.parametrize("sampler", [WARM, Sampler(mirostat=2, mirostat_tau=2.0), Sampler(repetition_penalty=1.5, draw="inverse-cdf")])
+async def test_a_model_told_what_will_be_drawn_with_is_never_wrong(wrapped, sampler: Sampler) -> None:
+    llm = Foresees()
+    async with PrefixCache(wrapped(llm)) as cached:
+        result = await generate([3, 1], cached, seed=7, max_new_tokens=10, sampler=sampler, lookahead=4)
+        again = await generate([9], cached, seed=7, max_new_tokens=3, sampler=sampler, lookahead=4)
+
+    assert llm.asked == [(2, 4), (6, 4), (10, 2), (1, 3)]
+    assert result == await generate([3, 1], HashLM(V, eos_token_id=V), seed=7, max_new_tokens=10, sampler=sampler)
+    assert again == await generate([9], HashLM(V, eos_token_id=V), seed=7, max_new_tokens=3, sampler=sampler)
+
+
+async def test_resumed_it_is_told_where_the_sequence_is() -> None:
+    llm, arguments = Foresees(), {"seed": 7, "sampler": Sampler(mirostat=2, mirostat_tau=2.0)}
+    part = await generate([3, 1], llm, max_new_tokens=3, lookahead=8, **arguments)
+    whole = await generate([3, 1], llm, max_new_tokens=9, lookahead=8, resume=part, **arguments)
+
+    assert llm.asked == [(2, 3), (5, 6)]
+    assert whole == await generate([3, 1], HashLM(V, eos_token_id=V), max_new_tokens=9, **arguments)
 
 
 @pytest.mark.parametrize("wrong", [0, -1, True, 1.5, "all", None])

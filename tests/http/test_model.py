@@ -155,6 +155,7 @@ async def test_a_server_that_loads_its_model_is_waited_for(autojump_clock) -> No
     retry = Retry(base=1.0)
     async with model_behind(host, retry=retry) as model:
         assert model.info.vocab_size == 4
+        assert model.statistics().allowed == 16  # for that, nothing is held against it
 
     assert trio.current_time() == sum(retry.delay(b"/v1/model", k) for k in range(2))
 

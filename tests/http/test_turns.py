@@ -176,6 +176,16 @@ def test_after_a_refusal_as_many_answers_as_there_are_turns_add_one() -> None:
     assert before + 0.95 < turns.allowed < before + 1.1
 
 
+def test_it_can_start_over() -> None:
+    turns = Turns(100)
+    turns.shrink(1, latest=1)
+    turns.start_over()
+    assert all_taken(turns) == AT_FIRST
+    turns.grow()
+
+    assert turns.allowed == AT_FIRST + 1
+
+
 def test_one_is_always_left() -> None:
     turns = Turns(100)
     for number in range(1, 50):

@@ -91,9 +91,12 @@ async def test_the_failure_of_one_is_told_with_the_ends_of_all() -> None:
     with observe(heard), pytest.raises(ZeroDivisionError):
         await generate([5], llm, 3, seed=7)
 
-    assert heard.events[-1] == GenerationEnded(3, heard.events[-1].tokens, "ZeroDivisionError")
-    assert sorted(e.index for e in heard.of(SequenceEnded)) == [0, 1, 2]
-    assert {e.finish_reason for e in heard.of(SequenceEnded)} == {"error"}  # they asked together
+    reasons = [event.finish_reason for event in heard.of(SequenceEnded)]
+
+    assert sorted(event.index for event in heard.of(SequenceEnded)) == [0, 1, 2]
+    assert set(reasons) <= {"error", "cancelled"}  # whether the others had the same error before they were cancelled is the schedule's
+    assert heard.events[-1] == GenerationEnded(reasons.count("error"), heard.events[-1].tokens, "ZeroDivisionError")
+    assert reasons.count("error") >= 1
 
 
 async def test_requests_are_told_with_their_repetitions_and_never_a_secret(autojump_clock) -> None:

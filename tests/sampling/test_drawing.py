@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from seedbed import sampling
 from seedbed.errors import UsageError
 from seedbed.sampling import Address, Custom, Drawing, Processor, Sampler, StatefulProcessor
-from seedbed.sampling.drawing import NAMED
+from seedbed.sampling.configuration import NAMED
 
 EACH = [
     sampling.AllowedTokenIds([1, 2, 3]),

@@ -52,6 +52,7 @@ def bulk_options(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--out", metavar="PATH", help="Where the rows go: a .jsonl or .parquet file, or a directory."),
             click.option("--keep-going", is_flag=True, help="Skip prompts that cannot be continued, and list them beside --out."),
             click.option("--concurrency", type=click.IntRange(1), help="Sequences under way at once.  [default: 4 for each connection]"),
+            click.option("--telemetry", is_flag=True, help="Tell OpenTelemetry; run it under opentelemetry-instrument."),
             click.option("--ray", "ray_address", metavar="ADDRESS|auto|local", help="Split the prompts over a Ray cluster."),
         )
     ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,6 +27,7 @@ from seedbed.cli.options import (
 from seedbed.cli.progress import printable, watch
 from seedbed.errors import SeedbedError, TruncatedRow
 from seedbed.generation import open_generation
+from seedbed.observing import Telemetry, observe
 from seedbed.recording import RecordingLLM, ReplayLLM
 from seedbed.recording.spelling import counted
 
@@ -72,9 +73,14 @@ def generate(source: str, as_json: bool, **options: Any) -> None:
     Exit codes: 0 done, also when a deadline cut it short; 2 wrong usage; 3 the server failed, or had not
     answered at all by the deadline; 5 the recording does not have what was asked; 130 interrupted.
     """
-    if is_bulk(options):
-        generate_in_bulk(source, options, as_json)
-        return
+    with observe(Telemetry()) if options["telemetry"] else nullcontext():
+        if is_bulk(options):
+            generate_in_bulk(source, options, as_json)
+        else:
+            _generate(source, options, as_json)
+
+
+def _generate(source: str, options: dict[str, Any], as_json: bool) -> None:
     options["seed"] = seed_of(options)
 
     async def main() -> None:
@@ -130,6 +136,10 @@ async def sample_and_show(
     return result
 
 
+def _how_to_have_all(model: LLM) -> str:
+    return "record with --keep all" if isinstance(model, (ReplayLLM, RecordingLLM)) else "ask with --rows all"
+
+
 def _how_to_have_more(model: LLM, needed: int) -> str:
     if isinstance(model, ReplayLLM):
         return f"the recording keeps {model.recording.top_k}; to record more: --keep {needed}"
@@ -179,8 +189,7 @@ def _print_summary(result: GenerationResult, model: LLM) -> None:
     click.echo(f"{counted(len(result.sequences), 'sequence')}, {counted(result.stats.tokens, 'token')} from {name}")
     unseen = max((mass for sequence in result.sequences for mass in sequence.tail_masses), default=0.0)
     if unseen >= NOTEWORTHY:
-        click.echo(
-            f"note   up to {unseen:.0%} of a step's probability was not listed, and never drawn: ask with --rows all, or cut with --top-k"
-        )
+        remedy = f"{_how_to_have_all(model)}, or cut with --top-k"
+        click.echo(f"note   up to {unseen:.0%} of a step's probability was not listed, and never drawn: {remedy}")
     click.echo(f"seed   {result.seed}")
     click.echo(f"sha256 {result.sha256}")

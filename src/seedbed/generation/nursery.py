@@ -364,7 +364,9 @@ class Generation:
         try:
             while not sequence.is_finished:
                 self._rows += 1
-                await self._answers.read(sequence.prefix(), pace.count(sequence.room), self._reader(sequence, pace), sequence.drawing())
+                count = pace.count(sequence.room)
+                drawing = sequence.drawing() if count > 1 else None
+                await self._answers.read(sequence.prefix(), count, self._reader(sequence, pace), drawing)
         except Exception as error:
             self._note(error, sequence)
             sequence.fail(error)

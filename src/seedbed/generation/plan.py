@@ -174,8 +174,10 @@ def check_count(n: int) -> int:
         UsageError: it cannot.
     """
     count = whole_number(n)
-    if count is None or not 0 <= count <= sys.maxsize:
-        raise UsageError(f"n must be an int of 0 or more, and below 2**63, not {_shown(n)}")
+    if count is None or count < 0:
+        raise UsageError(f"n must be an int of 0 or more, not {_shown(n)}")
+    if count > sys.maxsize:
+        raise UsageError(f"n must be at most {sys.maxsize}, not {_shown(n)}")
     return count
 
 

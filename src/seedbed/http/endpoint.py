@@ -147,6 +147,7 @@ class Endpoint:
         info = self._wanted.given(info)
         self.protocol, self.info, self.top_k = protocol, info, self._wanted.entries(info, protocol.default_top_k)
         await self._verify()
+        self._turns.start_over()
 
     async def ask(self, ask: Ask) -> Answer:
         """The answer to one question.

@@ -94,18 +94,18 @@ class _Replica:
     """One of them.
 
     Attributes:
-        trouble: why it is left out, until it has been looked after; None when it is well.
+        trouble: why it is left out, until it has been looked after; "" when it is well.
         busy_until: it asked not to be asked before, on trio's clock.
         asked: how many questions it was given.
     """
 
     endpoint: Endpoint
-    trouble: SeedbedError | None = None
+    trouble: str = ""
     busy_until: float = 0.0
     asked: int = 0
 
     def state(self) -> HTTPStatistics:
-        said = "" if self.trouble is None else str(self.trouble)
+        said = self.trouble
         patience = self.busy_until - trio.current_time() if trio.lowlevel.in_trio_run() else 0.0
         if not said and patience > 0:
             said = f"it asked for patience for {patience:.3g} s"
@@ -134,7 +134,7 @@ class Replicas:
             ReplicasDiffer, ServerError, UsageError: see ``open_replicas``.
         """
         await self._retry.call(partial(self._find_out_once, patience), self.where.encode(), may_help=is_not_ready)
-        well = [replica for replica in self._replicas if replica.trouble is None]
+        well = [replica for replica in self._replicas if not replica.trouble]
         first = well[0].endpoint
         self._first_where, self.protocol, self.info, self.top_k = first.where, first.protocol, first.info, first.top_k
         differing: list[str] = []
@@ -145,7 +145,7 @@ class Replicas:
                 self.info, notes=(*self.info.notes, f"its replicas differ in {', '.join(dict.fromkeys(differing))}: so may their rows")
             )
         for replica in self._replicas:
-            if replica.trouble is not None:
+            if replica.trouble:
                 self._nursery.start_soon(self._look_after, replica)
 
     async def ask(self, ask: Ask) -> Answer:
@@ -224,7 +224,7 @@ class Replicas:
 
     def _choose(self, blocks: Sequence[int], tried: list[_Replica]) -> _Replica | None:
         now = trio.current_time()
-        fit = [r for r in self._replicas if r.trouble is None and r.busy_until <= now and r not in tried]
+        fit = [r for r in self._replicas if not r.trouble and r.busy_until <= now and r not in tried]
         if not fit:
             return None
         chosen = min(fit, key=lambda replica: (replica.endpoint.load, replica.asked))
@@ -242,43 +242,40 @@ class Replicas:
 
     def _nobody(self) -> ServerError:
         """Why nobody is asked."""
-        busy = [replica.busy_until for replica in self._replicas if replica.trouble is None]
+        busy = [replica.busy_until for replica in self._replicas if not replica.trouble]
         if busy:
             wait = max(0.0, min(busy) - trio.current_time())
             return Overloaded(f"every replica that is well asked for patience, for {wait:.3g} s at least", status=503, retry_after=wait)
-        error = ServerUnreachable(f"none of the {len(self._replicas)} replicas can be asked: {self._troubles()}")
-        error.__cause__ = self._replicas[0].trouble
-        return error
-
-    def _troubles(self) -> str:
-        return "; ".join(f"{replica.endpoint.where}: {replica.trouble}" for replica in self._replicas if replica.trouble is not None)
+        troubles = "; ".join(f"{replica.endpoint.where}: {replica.trouble}" for replica in self._replicas)
+        return ServerUnreachable(f"none of the {len(self._replicas)} replicas can be asked: {troubles}")
 
     # Who is well.
 
     async def _find_out_once(self, patience: float) -> None:
-        for replica in self._replicas:
-            replica.trouble = RequestTimeout(f"{replica.endpoint.where} had not said what it is {patience:g} s after another had")
+        failed: dict[_Replica, SeedbedError] = {}
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 for replica in self._replicas:
-                    nursery.start_soon(self._find_out_one, replica, scope, patience)
-        troubles = [replica.trouble for replica in self._replicas if replica.trouble is not None]
-        for trouble in troubles:
-            if not isinstance(trouble, (*_SICKENING, Overloaded)) or isinstance(trouble, _NOT_SICKENING):
-                raise trouble
-        if len(troubles) == len(self._replicas):
-            passing = [trouble for trouble in troubles if isinstance(trouble, ServerError) and is_not_ready(trouble)]
-            trouble = (passing or troubles)[0]
-            trouble.add_note(f"none of the {len(self._replicas)} replicas can be asked")
-            raise trouble
+                    replica.trouble = f"{replica.endpoint.where} had not said what it is {patience:g} s after another had"
+                    nursery.start_soon(self._find_out_one, replica, failed, scope, patience)
+        errors = [failed[replica] for replica in self._replicas if replica in failed]
+        for error in errors:
+            if not isinstance(error, (*_SICKENING, Overloaded)) or isinstance(error, _NOT_SICKENING):
+                raise error
+        if len(errors) == len(self._replicas):
+            error = next((error for error in errors if isinstance(error, ServerError) and is_not_ready(error)), errors[0])
+            error.add_note(f"none of the {len(self._replicas)} replicas can be asked")
+            raise error
 
-    async def _find_out_one(self, replica: _Replica, scope: trio.CancelScope, patience: float) -> None:
+    async def _find_out_one(
+        self, replica: _Replica, failed: dict[_Replica, SeedbedError], scope: trio.CancelScope, patience: float
+    ) -> None:
         try:
             await replica.endpoint.find_out()
         except SeedbedError as error:
-            replica.trouble = error
+            failed[replica], replica.trouble = error, str(error)
         else:
-            replica.trouble = None
+            replica.trouble = ""
             scope.deadline = min(scope.deadline, trio.current_time() + patience)
 
     def _is_to_blame(self, replica: _Replica, error: ServerError) -> bool:
@@ -288,8 +285,8 @@ class Replicas:
             return True
         if not isinstance(error, _SICKENING) or isinstance(error, _NOT_SICKENING):
             return False
-        if replica.trouble is None:
-            replica.trouble = error
+        if not replica.trouble:
+            replica.trouble = str(error)  # not itself: whoever it goes to may add to it
             replica.endpoint.turn_away()
             if not self.is_closing:
                 self._nursery.start_soon(self._look_after, replica)
@@ -303,9 +300,9 @@ class Replicas:
                 await replica.endpoint.find_out()
                 self._differences(replica.endpoint)
             except SeedbedError as error:
-                replica.trouble = error
+                replica.trouble = str(error)
             else:
-                replica.trouble = None
+                replica.trouble = ""
                 return
 
     def _differences(self, endpoint: Endpoint) -> list[str]:

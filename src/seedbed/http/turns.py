@@ -51,11 +51,15 @@ class Turns:
             raise UsageError(f"max_connections must be an int of 1 or more, not {most!r:.80}")
         self.taken = 0
         self.most = most
-        self.allowed = float(min(most, AT_FIRST))
-        self._is_refused = False  # whether any request has been
         self._latest_at_cut = 0
         self._lot = trio.lowlevel.ParkingLot()
         self._turned_away: set[trio.lowlevel.Task] = set()
+        self.start_over()
+
+    def start_over(self) -> None:
+        """As at the beginning: refusals while a server was loading say nothing about what it can do."""
+        self.allowed = float(min(self.most, AT_FIRST))
+        self._is_refused = False
 
     @property
     def waiting(self) -> int:

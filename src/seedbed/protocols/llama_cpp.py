@@ -9,6 +9,9 @@ Sent on purpose: ``cache_prompt: false`` (a reused prefix changes rows by up to 
 choice. The last one because the server withholds the row when the token it chose ends in the middle of a UTF-8 character; the bias does not
 touch the row, bit for bit. Only the verifying probe goes without, to check its choice against the best listed token. Never sent: stop
 strings, which make it drop the probabilities.
+
+Asked for its own draws, it gets every parameter but the order of its filters. Its seeds have 32 bits, and sample i of a request takes
+seed + i.
 """
 
 from __future__ import annotations

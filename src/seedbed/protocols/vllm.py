@@ -11,6 +11,9 @@ size or the end tokens: the size is in the refusal of a bias for a token that ca
 Sent on purpose: temperature 0 (its own choice is then the best token, which checks ids against values at every step), no repetition
 penalty (which it would take from the model's own defaults) and ``return_tokens_as_token_ids`` (keys are texts without it, and tokens of
 equal text fall together). Never sent: stop strings, and the prompt is not asked back: its length is in the usage.
+
+``prompt_logprobs`` k has the row at every place of the prompt in one answer, each with the token that stands there besides. It is another
+computation than a prompt of that length alone.
 """
 
 from __future__ import annotations

@@ -8,15 +8,16 @@ from typing import Any
 
 from seedbed.errors import InvalidSampler
 from seedbed.sampling import processors
-from seedbed.sampling.processors import Custom, Processor
+from seedbed.sampling.processors import Custom, Processor, StatefulProcessor
 from seedbed.sampling.sampler import Sampler
 
-__all__ = ["sampler_from"]
+__all__ = ["NAMED", "sampler_from"]
 
-_PROCESSORS: dict[str, type[Processor]] = {
+# A function of the user's own cannot be named, and the interfaces are no processors themselves.
+NAMED: dict[str, type[Processor]] = {
     name: value
     for name, value in vars(processors).items()
-    if isinstance(value, type) and issubclass(value, Processor) and value not in (Processor, Custom)
+    if isinstance(value, type) and issubclass(value, Processor) and value not in (Processor, StatefulProcessor, Custom)
 }
 
 
@@ -47,10 +48,10 @@ def sampler_from(configuration: str) -> Sampler:
 
 
 def _processor(node: ast.expr) -> Processor:
-    if not isinstance(node, ast.Call) or _name(node) not in _PROCESSORS:
+    if not isinstance(node, ast.Call) or _name(node) not in NAMED:
         raise ValueError(f"{ast.unparse(node):.60} is no processor that a text can bring back")
     keywords: dict[str, Any] = {str(keyword.arg): _value(keyword.value) for keyword in node.keywords}
-    return _PROCESSORS[_name(node)](*map(_value, node.args), **keywords)
+    return NAMED[_name(node)](*map(_value, node.args), **keywords)
 
 
 def _name(call: ast.Call) -> str:

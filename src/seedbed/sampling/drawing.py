@@ -1,4 +1,7 @@
-"""What a sequence is going to draw with, as a value that travels: whoever has the rows can then say its next tokens in advance."""
+"""What a sequence is going to draw with, as a value that travels: whoever has the rows can then say its next tokens in advance.
+
+It travels as JSON, not as the sampler's repr: any language reads that, and nothing off the network goes through a parser of code.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 
 from seedbed.errors import InvalidSampler, UsageError
-from seedbed.sampling import processors
-from seedbed.sampling.processors import Custom, Processor, StatefulProcessor
+from seedbed.sampling.configuration import NAMED
 from seedbed.sampling.randomness import Address
 from seedbed.sampling.sampler import Sampler
 
@@ -19,16 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from seedbed.llm.base import Row
+    from seedbed.sampling.processors import Processor
 
 __all__ = ["Drawing"]
 
 MOST_VALUES = 1000  # it goes with each request
-# A function of the caller's cannot travel, and the interfaces are no processors themselves.
-NAMED: dict[str, type[Processor]] = {
-    name: named
-    for name, named in vars(processors).items()
-    if isinstance(named, type) and issubclass(named, Processor) and named not in (Custom, Processor, StatefulProcessor)
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,14 @@ def cluster():
 
 
 @pytest.mark.ray
+class TestBefore:
+    def test_a_cluster_that_is_not_there_is_said_at_once(self, prompts: Path, tmp_path: Path) -> None:
+        pytest.importorskip("ray")
+        with pytest.raises(UsageError, match="there is no Ray cluster at 127.0.0.1:1: Connection refused"):
+            generate_file_on_ray(prompts, tmp_path / "rows.jsonl", opened, RECIPE, address="127.0.0.1:1")
+
+
+@pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning", "ignore::DeprecationWarning")
 class TestCluster:
     @pytest.mark.parametrize("task_prompts", [7, 50, None])

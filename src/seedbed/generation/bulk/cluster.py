@@ -7,6 +7,8 @@ Every node needs seedbed, and must reach the model.
 
 from __future__ import annotations
 
+import math
+import socket
 from collections import deque
 from contextlib import contextmanager
 from itertools import islice
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["BatchSampler", "generate_file_on_ray", "sample_on_ray"]
 
 RETRIES = 5  # how often Ray runs a task again whose worker died
+PATIENCE = 5.0  # seconds in which a cluster must take a connection
 AHEAD = 2  # tasks given out for each CPU, so that none waits for the driver
 
 
@@ -58,7 +61,7 @@ def generate_file_on_ray(
         recipe: what decides the rows.
         address: of a cluster, "auto" for the one of this machine, or "local" to start one. Where Ray runs already, that is used.
         pace: of each task.
-        task_prompts: prompts a task; None is as many as keep it busy: four times those it follows at a time.
+        task_prompts: prompts a task; None is four times as many as it follows at a time, or less where every CPU is to have some.
 
     Raises:
         MissingExtra: Ray is not installed.
@@ -86,12 +89,12 @@ def generate_file_on_ray(
 def sample_on_ray(job: Job, open_model: OpenModel, *, address: str, pace: Pace | None = None, task_prompts: int | None = None) -> None:
     """Have what is missing sampled, and write it; see ``generate_file_on_ray``."""
     pace = pace or Pace()
-    size = task_prompts or max(1, 4 * pace.concurrency // max(1, job.recipe.n))
     with _connected(address) as ray:
         task = ray.remote(num_cpus=1, max_retries=RETRIES)(_sample_part)
         shared = ray.put((open_model, job.recipe, pace))
         at_once = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
-        parts = _parts(job.missing(), size)
+        enough = min(4 * pace.concurrency // max(1, job.recipe.n), math.ceil(job.left / at_once))
+        parts = _parts(job.missing(), task_prompts or max(1, enough))
         given_out = deque(task.remote(shared, part) for part in islice(parts, at_once))
         try:
             while given_out:
@@ -126,6 +129,7 @@ def _connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    _require_listening(address)
     try:
         more = {"include_dashboard": False} if address == "local" else {}
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=True, **more)
@@ -135,6 +139,21 @@ def _connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _require_listening(address: str) -> None:
+    """Ray itself tries for many minutes, and says so in many lines.
+
+    Raises:
+        UsageError: nobody listens there.
+    """
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+    except OSError as error:
+        raise UsageError(f"there is no Ray cluster at {address}: {error.strerror or error}") from error
 
 
 def _answer_of(ray: Any, reference: Any) -> _Sampled:

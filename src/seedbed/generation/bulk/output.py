@@ -93,10 +93,8 @@ class Output:
         if finished.problem:
             if self._skipped is None:
                 self._skipped = _Appended(self.skipped_path)
-            self._skipped.add(
-                orjson.dumps({"line": finished.prompt_index + 1, "prompt_index": finished.prompt_index, "problem": finished.problem})
-                + b"\n"
-            )
+            place = {"line": finished.prompt_index + 1, "prompt_index": finished.prompt_index}
+            self._skipped.add(orjson.dumps(place | {"problem": finished.problem}) + b"\n")
         elif finished.lines:
             self._file_for(finished.prompt_index).add(finished.lines)
         self.next_index = finished.prompt_index + 1
@@ -178,7 +176,7 @@ class Output:
         """Cut off what is incomplete; the number of the first prompt that is missing."""
         next_index = 0
         for path in reversed(self._parts()):
-            last = _cut_after_last(path, lambda row: row["index"] == self._rows - 1)
+            last = _cut_after_last(path, lambda row: row.get("index") == self._rows - 1)
             if last is not None:
                 next_index = last["prompt_index"] + 1
                 break

@@ -80,6 +80,11 @@ class Job:
         for observer in observers():
             observer.notice(BulkBegan(self._lines, self._before, recipe.n))
 
+    @property
+    def left(self) -> int:
+        """How many lines are not done."""
+        return self._lines - self._before - self._prompts - self._skipped
+
     def missing(self) -> Iterator[Prompt | BadLine]:
         """What is not in the output yet, in order."""
         return read_prompts(self._path, self._before, self._lines)

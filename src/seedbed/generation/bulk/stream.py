@@ -13,7 +13,7 @@ Rule 3: what a prompt gives depends on its index and on the model, not on its ne
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -149,7 +149,9 @@ async def open_stream(
         raise UsageError("a stream of prompts needs a seed, or each would have its own")
     stream = FinishedPrompts(prompts, recipe, pace or Pace())
     failed: Exception | None = None
-    async with PrefixCache(model, stream.pace.prefix_cache_bytes) as answers, trio.open_nursery() as nursery:
+    # A cache the caller opened stays open, and keeps its own bound.
+    opened = nullcontext(model) if isinstance(model, PrefixCache) else PrefixCache(model, stream.pace.prefix_cache_bytes)
+    async with opened as answers, trio.open_nursery() as nursery:
         nursery.start_soon(stream.read_all, nursery, answers)
         try:
             yield stream
