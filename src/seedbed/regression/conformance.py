@@ -85,6 +85,7 @@ async def conformance(
         Eight questions at once.
 
     Example:
+        >>> from functools import partial
         >>> import trio
         >>> from seedbed.server.models import TinyLM
         >>> from seedbed.server.planted import PlantedSampler
