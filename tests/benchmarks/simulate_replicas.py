@@ -3,7 +3,8 @@
 Everything runs on a virtual clock, without a socket: the workers are real ``open_stream`` loops (their draws, caches and windows are those
 of a run), the replicas are models of servers. A replica answers up to SLOTS questions at a time; one takes STEP seconds and, for each token
 of the prefix whose block it has not kept, PREFILL more; it keeps KEPT blocks of 16 tokens, the youngest. Each worker knows only its own
-requests, as a client does. Prompts come in groups that share their first 512 tokens, as with a system prompt or a few-shot header.
+requests, and chooses by the function that ``connect`` chooses by. Prompts come in groups that share their first 512 tokens, as with a
+system prompt or a few-shot header.
 
 The client's own cost is real time, which a virtual clock does not see: it is measured beside, as CPU seconds a token.
 
@@ -26,43 +27,15 @@ from rich.table import Table
 
 from seedbed import LLM
 from seedbed.generation.bulk import Pace, Prompt, Recipe, open_stream
+from seedbed.http.replicas import BLOCK, SLACK, blocks_of, whom
 from seedbed.llm import ModelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BLOCK, SLACK = 16, 4  # as a client of several replicas has them
 SLOTS, STEP, PREFILL, KEPT = 8, 0.020, 0.0001, 4_096
 GROUPS, SHARED, OWN, TOKENS = 50, 512, 64, 8
 VOCABULARY = 32
-
-
-def choose(loads: Sequence[int], asked: Sequence[int], known: int | None, first: int) -> int:
-    """Which replica a client asks: the one that knows the longest part of the prefix, unless it is busier than the least busy one by more
-    than SLACK; then that one. Of equals, the one asked least so far, and of those the next in the client's own order.
-
-    Args:
-        loads: of each replica, this client's requests under way.
-        asked: how many it was given by this client.
-        known: the one that was asked for the longest known beginning of the prefix, or None.
-        first: where this client's order begins.
-
-    Example:
-        >>> choose([1, 0, 0], [5, 2, 2], known=0, first=2), choose([9, 0, 0], [9, 2, 2], known=0, first=2)
-        (0, 2)
-    """
-    order = range(first, first + len(loads))
-    least = min((place % len(loads) for place in order), key=lambda replica: (loads[replica], asked[replica]))
-    return known if known is not None and loads[known] <= loads[least] + SLACK else least
-
-
-def blocks_of(token_ids: Sequence[int]) -> list[int]:
-    """A number for each whole block of a prefix, which stands for it and all before it."""
-    keys, key = [], 0
-    for end in range(BLOCK, len(token_ids) + 1, BLOCK):
-        key = hash((key, *token_ids[end - BLOCK : end]))
-        keys.append(key)
-    return keys
 
 
 @dataclass
@@ -92,17 +65,22 @@ class Replica:
             await trio.sleep(seconds)
 
 
+def by_list(states: dict[int, tuple[int, int]], known: int | None) -> int:
+    """The rule without what breaks ties: the first of the list does."""
+    least = min(states, key=lambda replica: states[replica])
+    return known if known is not None and states[known][0] <= states[least][0] + SLACK else least
+
+
 class Client(LLM):
     """A worker's view of all replicas: its own loads, its own memory of whom it asked for what."""
 
-    def __init__(self, replicas: list[Replica], number: int, policy: str, row: np.ndarray) -> None:
+    def __init__(self, replicas: list[Replica], policy: str, row: np.ndarray) -> None:
         self._replicas, self._policy, self._row = replicas, policy, row
         self._loads, self._asked = [0] * len(replicas), [0] * len(replicas)
         self._asked_of: dict[int, int] = {}
-        self._first = 0 if policy == "affinity, same order" else hash((number, 7)) % len(replicas)
 
     async def next_token_logits(self, prev_token_ids):
-        blocks = blocks_of(prev_token_ids)
+        blocks = blocks_of(tuple(prev_token_ids))
         chosen = self._choose(blocks)
         self._loads[chosen] += 1
         self._asked[chosen] += 1
@@ -119,7 +97,8 @@ class Client(LLM):
             known = None
         else:
             known = next((self._asked_of[block] for block in reversed(blocks) if block in self._asked_of), None)
-        chosen = choose(self._loads, self._asked, known, self._first)
+        states = dict(enumerate(zip(self._loads, self._asked, strict=True)))
+        chosen = by_list(states, known) if self._policy == "affinity, ties by list" else whom(states, blocks, known)
         for block in blocks:
             self._asked_of.setdefault(block, chosen)
         if blocks:
@@ -151,7 +130,7 @@ async def simulate(workers: int, count: int, concurrency: int, prompts: int, pol
     async def work(number: int) -> None:
         nonlocal tokens
         mine = (prompt(number * prompts + place) for place in range(prompts))
-        client = Client(replicas, number, policy, row)
+        client = Client(replicas, policy, row)
         recipe, pace = Recipe(7, max_new_tokens=TOKENS, text=False), Pace(concurrency=concurrency, prefix_cache_bytes=0)
         async with open_stream(mine, client, recipe, pace) as stream:
             async for finished in stream:
@@ -178,19 +157,20 @@ def run(workers: int, count: int, concurrency: int, prompts: int, policy: str) -
     return trio.run(simulate, workers, count, concurrency, prompts, policy, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-POLICIES = ("least busy", "affinity, same order", "affinity", "prefix hash")
+POLICIES = ("least busy", "affinity, ties by list", "affinity", "prefix hash")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="50 workers, 5 replicas")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--policy", choices=POLICIES, action="append", help="only these")
     options = parser.parse_args()
     workers, count = (50, 5) if options.quick else (1000, 100)
     results = [
         {"concurrency": concurrency, "policy": policy, **run(workers, count, concurrency, max(4, 2 * concurrency), policy)}
         for concurrency in (1, 4)
-        for policy in POLICIES
+        for policy in options.policy or POLICIES
     ]
     if options.json:
         print(json.dumps(results, indent=1))

@@ -38,12 +38,12 @@ from seedbed.llm.base import ModelInfo
 from seedbed.observing.observer import RequestRepeated, observers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from seedbed.llm.base import Row
     from seedbed.protocols.exchange import Answer, Ask, Sample, Score
 
-__all__ = ["Replicas", "open_replicas"]
+__all__ = ["SLACK", "Replicas", "blocks_of", "open_replicas", "whom"]
 
 T = TypeVar("T")
 
@@ -122,7 +122,7 @@ class Replicas:
     def __init__(self, endpoints: Sequence[Endpoint], retry: Retry, nursery: trio.Nursery, *, may_differ: bool) -> None:
         self._replicas = [_Replica(endpoint) for endpoint in endpoints]
         self._retry, self._nursery, self._may_differ = retry, nursery, may_differ
-        self._asked_of: dict[int, _Replica] = {}  # by block of a prefix, see _blocks
+        self._asked_of: dict[int, _Replica] = {}  # by block of a prefix, see blocks_of
         self._repeated = 0
         self.is_closing = False
         self.where = ", ".join(endpoint.where for endpoint in endpoints)
@@ -159,15 +159,15 @@ class Replicas:
             As ``Endpoint.ask``.
         """
         about = repr((len(ask.token_ids), ask.token_ids[-8:])).encode()
-        return await self._persist(lambda endpoint: endpoint.ask(ask), about, _blocks(ask.token_ids))
+        return await self._persist(lambda endpoint: endpoint.ask(ask), about, blocks_of(ask.token_ids))
 
     async def score(self, question: Score) -> tuple[Row, ...]:
         """As ``HTTPModel.score``."""
-        return await self._persist(lambda endpoint: endpoint.score(question), b"score", _blocks(question.token_ids))
+        return await self._persist(lambda endpoint: endpoint.score(question), b"score", blocks_of(question.token_ids))
 
     async def sample(self, question: Sample) -> tuple[tuple[int, ...], ...]:
         """As ``HTTPModel.sample``."""
-        return await self._persist(lambda endpoint: endpoint.sample(question), repr(question.seed).encode(), _blocks(question.token_ids))
+        return await self._persist(lambda endpoint: endpoint.sample(question), repr(question.seed).encode(), blocks_of(question.token_ids))
 
     async def tokenize(self, text: str) -> list[int]:
         """As ``HTTPModel.tokenize``."""
@@ -227,10 +227,9 @@ class Replicas:
         fit = [r for r in self._replicas if not r.trouble and r.busy_until <= now and r not in tried]
         if not fit:
             return None
-        chosen = min(fit, key=lambda replica: (replica.endpoint.load, replica.asked))
         known = next((self._asked_of[block] for block in reversed(blocks) if block in self._asked_of), None)
-        if known in fit and known is not None and known.endpoint.load <= chosen.endpoint.load + SLACK:
-            chosen = known
+        states = {number: (r.endpoint.load, r.asked) for number, r in enumerate(self._replicas) if r in fit}
+        chosen = self._replicas[whom(states, blocks, self._replicas.index(known) if known is not None else None)]
         for block in blocks:
             self._asked_of.setdefault(block, chosen)
         if blocks:  # as the youngest of all; the oldest are forgotten
@@ -322,11 +321,32 @@ class Replicas:
         )
 
 
-def _blocks(token_ids: tuple[int, ...]) -> list[int]:
+def whom(states: Mapping[int, tuple[int, int]], blocks: Sequence[int], known: int | None) -> int:
+    """Which replica is asked: the one that knows the longest part of the prefix, unless it is busier than the least busy one by more than
+    SLACK; then that one. Of equally busy ones it is the one asked least, and of those one that the prefix picks: many clients that know
+    nothing of each other would crowd the first of a list, and the caches would keep them there.
+
+    Args:
+        states: {replica: (requests under way, questions it was given)}, as this client knows; at least one.
+        blocks: of the prefix.
+        known: who was asked for the longest known beginning of the prefix, or None.
+
+    Example:
+        >>> whom({0: (1, 5), 1: (0, 2)}, [7], known=0), whom({0: (9, 9), 1: (0, 2)}, [7], known=0)
+        (0, 1)
+        >>> len({whom({0: (0, 0), 1: (0, 0), 2: (0, 0)}, [prompt], None) for prompt in range(9)})
+        3
+    """
+    picks = blocks[-1] if blocks else 0
+    least = min(states, key=lambda replica: (*states[replica], hash((picks, replica))))
+    return known if known is not None and known in states and states[known][0] <= states[least][0] + SLACK else least
+
+
+def blocks_of(token_ids: tuple[int, ...]) -> list[int]:
     """A number for each whole block of a prefix, which stands for it and all before it; two may share one, which costs no more than time.
 
     Example:
-        >>> _blocks((7,) * 40) == _blocks((7,) * 33 + (1,)), len(_blocks((7,) * 40))
+        >>> blocks_of((7,) * 40) == blocks_of((7,) * 33 + (1,)), len(blocks_of((7,) * 40))
         (True, 2)
     """
     keys: list[int] = []
