@@ -236,7 +236,7 @@ def test_proposals_beyond_the_last_row_are_not_asked_for_their_rows() -> None:
     sequence = followed()
     sequence.receive_ahead(Ahead((5, 4, 3), (only(5), only(4))))
 
-    assert sequence.prefix() == [1, 2, 5, 4]
+    assert (sequence.prefix(), sequence.token_ids) == ([1, 2, 5, 4], (5, 4))
 
 
 def test_what_is_illegal_says_in_which_state() -> None:

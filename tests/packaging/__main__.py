@@ -116,17 +116,25 @@ def lowest() -> None:
     print(f"Python {oldest}: {core(python)}")
 
 
+def interpreter_of(version: str) -> str | None:
+    """A Python of that version on this machine: one that uv finds, or pyenv has; none is downloaded."""
+    found = subprocess.run([UV, "python", "find", "--no-python-downloads", version], capture_output=True, text=True, check=False)
+    if not found.returncode:
+        return found.stdout.strip()
+    return next((str(path) for path in sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))), None)
+
+
 def pythons() -> None:
     """See the module."""
     wheel = built()
     oldest = int(PROJECT["requires-python"].rpartition(".")[2])
     for minor in range(oldest, NEWEST_LOOKED_FOR + 1):
         version = f"3.{minor}"
-        found = subprocess.run([UV, "python", "find", "--no-python-downloads", version], capture_output=True, text=True, check=False)
-        if found.returncode:
+        found = interpreter_of(version)
+        if found is None:
             print(f"Python {version}: not on this machine")
             continue
-        python = environment(f"python-{version}", version, f"seedbed[test,server] @ {wheel.as_uri()}", *FOR_TESTS)
+        python = environment(f"python-{version}", found, f"seedbed[test,server] @ {wheel.as_uri()}", *FOR_TESTS)
         print(f"{run(python, '-VV').split('(')[0].strip()}: {core(python)}", flush=True)
 
 
