@@ -291,8 +291,17 @@ def run(minutes: float, seed: int) -> int:
     return crashed
 
 
-def guided(name: str, seconds: int) -> None:
-    """One target under atheris, in a process of its own, which ends with this."""
+GUIDED = """
+import sys
+import atheris
+with atheris.instrument_imports(include=["seedbed"], enable_loader_override=False):
+    from tests.robustness import fuzz
+fuzz.guided(*sys.argv[1:])
+"""
+
+
+def guided(name: str, seconds: str) -> None:
+    """One target under atheris, in a process of its own, which ends with this: seedbed must have been imported for it."""
     import atheris
 
     with tempfile.TemporaryDirectory() as directory:
@@ -301,15 +310,12 @@ def guided(name: str, seconds: int) -> None:
         corpus.mkdir()
         for number, octets in enumerate(target.corpus):
             (corpus / str(number)).write_bytes(octets)
-        atheris.instrument_all()
-        atheris.Setup([sys.argv[0], str(corpus), f"-max_total_time={seconds}", "-verbosity=0"], target.feed)
+        atheris.Setup([sys.argv[0], str(corpus), f"-max_total_time={seconds}", f"-artifact_prefix={OUT}/"], target.feed)
         atheris.Fuzz()
 
 
 def main() -> None:
     """Half of the time under atheris if it is there, the rest with drawn damage."""
-    if "--guided" in sys.argv:
-        guided(sys.argv[-2], int(sys.argv[-1]))
     minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     failed = 0
@@ -317,8 +323,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as directory:
             names = list(targets(Path(directory)))
         minutes /= 2
+        OUT.mkdir(parents=True, exist_ok=True)
         for name in names:
-            command = [sys.executable, "-m", "tests.robustness.fuzz", "--guided", name, str(max(1, int(60 * minutes / len(names))))]
+            command = [sys.executable, "-c", GUIDED, name, str(max(1, int(60 * minutes / len(names))))]
             failed += subprocess.run(command, check=False).returncode != 0
     sys.exit(1 if run(minutes, seed) + failed else 0)
 

@@ -119,5 +119,5 @@ def test_an_unknown_protocol_is_refused() -> None:
 
 
 def test_something_that_is_no_model_is_refused() -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(UsageError, match="is no language model"):
         asgi_app(object())

@@ -84,7 +84,8 @@ async def test_each_fault_is_a_typed_error_and_passes_where_it_can(kind: str) ->
     llm = HashLM(8)
     for retry in (NEVER, AT_ONCE):
         faults = faults_at({1: fault_called(kind)}, path=ASK)
-        async with serve(llm, faults=faults) as server, connect(server.url, "native", retry=retry, request_timeout=0.1) as model:
+        limit = 0.3 if kind in ("slow", "stall") else 60
+        async with serve(llm, faults=faults) as server, connect(server.url, "native", retry=retry, request_timeout=limit) as model:
             if retry is AT_ONCE and passes:
                 row = await model.next_token_logits([1])
             else:
@@ -114,7 +115,7 @@ async def test_an_answer_broken_off_anywhere_is_had_again(kind: str, part: float
     llm = HashLM(8)
     async with (
         serve(llm, faults=faults_at({1: Fault(kind, part=part)}, path=ASK)) as server,
-        connect(server.url, "native", retry=AT_ONCE, request_timeout=0.1) as model,
+        connect(server.url, "native", retry=AT_ONCE, request_timeout=0.3 if kind == "stall" else 60) as model,
     ):
         row = await model.next_token_logits([1])
 
