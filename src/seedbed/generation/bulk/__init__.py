@@ -21,7 +21,7 @@ Past one machine: what bounds a run? ``make simulate`` lets 1,000 workers (real 
 - The servers are the bound: with four sequences a worker that ask the least busy, 98 % of the slots work all the time, and what is missing
   to 40,000 is prefill. The client's own cost, measured beside, was 0.4 ms of CPU a token on a machine with much else to do: a worker that
   has a core to itself follows 2,500 tokens/s, and needs less than 30 here.
-- Prefix affinity saves some 60 % of the prefill: 27 % more tokens where slots are free, 2 % where all are busy, since its load is less even.
+- Prefix affinity saves some 60 % of the prefill: 27 % more tokens where slots are free, 2 % where all are busy: its load is less even.
 - A worker sees only its own requests. Where all take the first replica of the list for their first question, affinity keeps them there: 20
   to 50 times slower. So of equals the prefix picks one.
 """
