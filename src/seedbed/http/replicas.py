@@ -337,8 +337,8 @@ def whom(states: Mapping[int, tuple[int, int]], blocks: Sequence[int], known: in
         >>> len({whom({0: (0, 0), 1: (0, 0), 2: (0, 0)}, [prompt], None) for prompt in range(9)})
         3
     """
-    picks = blocks[-1] if blocks else 0
-    least = min(states, key=lambda replica: (*states[replica], hash((picks, replica))))
+    picks, count = blocks[-1] if blocks else 0, 1 + max(states)
+    least = min(states, key=lambda replica: (*states[replica], (replica - picks) % count))
     return known if known is not None and known in states and states[known][0] <= states[least][0] + SLACK else least
 
 
