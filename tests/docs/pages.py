@@ -234,6 +234,8 @@ def _run_seedbed(arguments: list[str]) -> tuple[int, str]:
 if __name__ == "__main__":
     os.environ["COLUMNS"] = "120"
     picked = sys.argv[1:]
+    if unknown := set(picked) - {path.stem for path in PAGES}:
+        sys.exit(f"no page is called {', '.join(sorted(unknown))}; there are {', '.join(path.stem for path in PAGES)}")
     with serving(TinyLM()) as served:
         for path in PAGES:
             if not picked or path.stem in picked:

@@ -32,6 +32,7 @@ from seedbed.protocols.refusal import refusal
 from seedbed.recording import lines
 from tests.protocols import wire
 from tests.recording.samples import TIERS, write
+from tests.robustness import minutes_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -316,7 +317,7 @@ def guided(name: str, seconds: str) -> None:
 
 def main() -> None:
     """Half of the time under atheris if it is there, the rest with drawn damage."""
-    minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
+    minutes = minutes_from(sys.argv)
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     failed = 0
     if importlib.util.find_spec("atheris") is not None:

@@ -18,6 +18,7 @@ import trio.testing
 
 from seedbed import HashLM, HTTPModel, Retry, connect, generate, serve
 from seedbed.server import random_faults
+from tests.robustness import minutes_from
 
 SEQUENCES, TOKENS, VOCAB, RATE, SEEDS = 256, 12, 2048, 0.05, 5
 PROMPTS = [[number] for number in range(SEQUENCES // 4)]
@@ -101,4 +102,4 @@ async def disturbed(minutes: float, want: list[str]) -> tuple[list[float], int, 
 
 
 if __name__ == "__main__":
-    trio.run(soak, float(sys.argv[1]) if len(sys.argv) > 1 else 10.0)
+    trio.run(soak, minutes_from(sys.argv))
