@@ -65,6 +65,7 @@ async def watch(model: LLM, *, quiet: bool) -> AsyncIterator[None]:
             with observe(view):
                 yield
             nursery.cancel_scope.cancel()
+            live.update(view.draw(), refresh=True)  # one that was quicker than the view is seen, too
 
 
 @dataclass(slots=True)
@@ -106,10 +107,11 @@ class _View:
             for line in list(self._lines.values()):
                 if line.tokens_in_text != len(line.token_ids):
                     line.tokens_in_text, line.text = len(line.token_ids), await shown_text(self._model, line.token_ids[:])
-            live.update(self._draw(), refresh=True)
+            live.update(self.draw(), refresh=True)
             await trio.sleep(REFRESH)
 
-    def _draw(self) -> Group:
+    def draw(self) -> Group:
+        """How it stands now."""
         table = Table(box=None, show_header=False, padding=(0, 1))
         table.add_column(justify="right", style="dim")
         table.add_column(justify="right")
