@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import seedbed.testing
 from seedbed import HashLM, ModelInfo, TinyLM, TopLogprobs
+from seedbed.errors import UsageError
 from seedbed.llm import LLM
 from seedbed.testing import ScriptedLLM, assert_same_distribution, cancel_at_each_step, check_llm, schedules
 
@@ -169,7 +170,7 @@ class TestCheckLLM:
                 return 1
 
         await check_llm(Blocking())
-        with pytest.raises(TypeError, match="int is no language model: it has no method next_token_logits"):
+        with pytest.raises(UsageError, match="3 is no language model: it has no method next_token_logits"):
             await check_llm(3)
 
     async def test_a_model_that_looks_ahead_rightly_passes(self) -> None:
