@@ -12,7 +12,7 @@ EXAMPLES = Path(__file__).parent / "examples"
 
 
 # Over all tokens of the demo: any machine, any schedule, live or offline.
-DEMO_SHA256 = "08b36744edff970b24f5c0feb0af12beaea2731ec23b8cf5cd12564089b5ed3f"
+DEMO_SHA256 = "b2cb979c323e82a98d2e967055e837cb1ef150c83923a3355df3d2f86c235249"
 
 
 def test_make_demo_has_the_one_hash_live_and_offline_and_names_the_planted_fault() -> None:
