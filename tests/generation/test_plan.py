@@ -19,6 +19,7 @@ WRONG = [
     ("timeout", "3", UsageError, "not '3'"),
     ("timeout", True, UsageError, "not True"),
     ("timeout", math.nan, UsageError, "not nan"),
+    ("timeout", 10**400, UsageError, "not 1000"),
     ("sequence_timeout", 1j, UsageError, "sequence_timeout must be seconds"),
     ("stop_token_ids", 46, InvalidPrompt, "stop_token_ids must be a list of token ids, not 46"),
     ("stop_token_ids", None, InvalidPrompt, "not None"),
@@ -27,6 +28,7 @@ WRONG = [
     ("stop_token_ids", [1, 4], InvalidPrompt, "token id 4 at place 1; the model's vocabulary has ids 0 to 3"),
     ("stop_sequences", 46, UsageError, "stop_sequences must be several lists of token ids, not 46"),
     ("stop_sequences", None, UsageError, "not None"),
+    ("stop_sequences", np.array(3), UsageError, r"not array\(3\)"),
     ("stop_sequences", "ab", UsageError, "not 'ab'"),
     ("stop_sequences", [1, 2], InvalidPrompt, "a stop sequence must be a list of token ids, not 1"),
     ("stop_sequences", [[9]], InvalidPrompt, "the model's vocabulary"),
@@ -39,6 +41,7 @@ WRONG = [
     ("lookahead", None, UsageError, "lookahead must be"),
     ("lookahead", np.zeros(2), UsageError, "lookahead must be"),
     ("prefix_cache_bytes", 1e9, UsageError, "an int of 0 bytes or more"),
+    ("resume", np.array(3), UsageError, "resume takes"),
     ("resume", {"sequences": []}, UsageError, "resume takes"),
 ]
 
@@ -104,6 +107,20 @@ async def test_several_prompts_are_not_one() -> None:
         await generate_token_ids([[1], [2]], ScriptedLLM({}))
     with pytest.raises(InvalidPrompt, match="the prompt must be a list of token ids, not None"):
         await generate_token_ids(None, ScriptedLLM({}))
+
+
+async def test_an_id_that_no_vocabulary_has_is_refused_though_none_is_known() -> None:
+    with pytest.raises(InvalidPrompt, match=r"prompt 0 holds token id 9223372036854775808 at place 1; ids are 0 to 2\*\*63 - 1"):
+        await generate([1, 2**63], ScriptedLLM({}))
+
+
+@pytest.mark.parametrize("end", [None, "0", 1.0, [0]])
+async def test_a_model_that_does_not_tell_its_end_in_ints_is_refused(end: object) -> None:
+    """Compared with tokens it would never come, and every sequence would be as long as may be."""
+    with pytest.raises(UsageError, match="what ends a sequence, the model must tell in ints") as caught:
+        await generate([1], ScriptedLLM({}, stop_token_id=end))
+
+    assert one_line(caught)
 
 
 @pytest.mark.parametrize("index", [-1, 2**64, "x", 1.5, None, True])

@@ -29,8 +29,8 @@ def sequences(draw: st.DrawFn) -> SampledSequence:
         index=draw(st.integers(0, 2**63)),
         prompt_token_ids=tuple(draw(st.lists(ids, min_size=1, max_size=4))),
         token_ids=per_token(ids),
-        logprobs=per_token(st.none() | st.floats(-1e3, 0)),
-        processed_logprobs=per_token(st.none() | st.floats(-1e3, 0)),
+        logprobs=per_token(st.none() | st.floats(-math.inf, 0)),
+        processed_logprobs=per_token(st.none() | st.floats(-math.inf, 0)),
         margins=per_token(st.floats(0, math.inf)),
         tail_masses=per_token(st.floats(0, 1)),
         finish_reason=draw(st.sampled_from(["stop", "length", "deadline", "error", "cancelled"])),
@@ -80,13 +80,42 @@ def test_the_log_probability_of_a_sequence_is_the_sum_or_unknown() -> None:
     assert (known.logprob, unknown.logprob) == (-1.5, None)
 
 
-@pytest.mark.parametrize("change", [{"finish_reason": "tired"}, {"resume": {}}, {"margins": ["x"]}, {"token_ids": None, "resume": None}])
+POINT = {"seed": "7", "sampler_state": None, "sampler": ""}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"finish_reason": "tired"}, {"finish_reason": ["stop"]}, {"margins": ["x"]}, {"margins": [0.0, 0.0]}, {"margins": 5},
+        {"logprobs": []}, {"logprobs": None}, {"processed_logprobs": "x"}, {"tail_masses": [[0.0]]}, {"tail_masses": {"0": 0.0}},
+        {"token_ids": None, "resume": None}, {"token_ids": ["x"]}, {"token_ids": [1.5]}, {"token_ids": [2**63]}, {"token_ids": 5},
+        {"prompt_token_ids": "text"}, {"prompt_token_ids": [-1]}, {"stop_match": 5}, {"stop_match": [None]},
+        {"prompt_index": None}, {"prompt_index": -1}, {"index": "0"}, {"index": [0]}, {"index": True},
+        {"started": "x"}, {"finished": []}, {"resume": {}}, {"resume": 5}, {"resume": None},
+        {"resume": POINT | {"seed": "x"}}, {"resume": POINT | {"seed": math.inf}}, {"resume": POINT | {"seed": -1}},
+        {"resume": POINT | {"sampler_state": "x"}}, {"resume": POINT | {"sampler_state": []}},
+    ],
+    ids=lambda change: "-".join(f"{name}={value}" for name, value in change.items()),
+)  # fmt: skip
 def test_something_else_is_refused(change: dict[str, object]) -> None:
-    good = SampledSequence(0, 0, (9,), (), (), (), (), (), "length", ResumePoint(7)).to_dict()
-    with pytest.raises(UsageError):
+    """Whatever an editor or another program made of the file: one line says what, where it is read, not in the middle of a run."""
+    good = SampledSequence(0, 0, (9,), (1,), (-0.5,), (-0.5,), (1.0,), (0.0,), "length", ResumePoint(7)).to_dict()
+    assert SampledSequence.from_dict(good).token_ids == (1,)
+
+    with pytest.raises(UsageError, match="this is not a sampled sequence as to_dict"):
         SampledSequence.from_dict(good | change)
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="this is not a sampled sequence as to_dict"):
         GenerationResult.from_dict({"sequences": [good | change], "seed": "7", "sampler": "", "stats": {}})
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": "x"}, {"seed": math.inf}, {"sequences": 5}, {"sequences": [5]}, {"stats": {"x": 1}}, {"stats": None}]
+)
+def test_no_result_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="as to_dict"):
+        GenerationResult.from_dict(GenerationResult((), 7, "").to_dict() | change)
+    with pytest.raises(UsageError, match="as to_dict"):
+        GenerationResult.from_dict(None)
 
 
 def test_counters_become_costs_and_others_are_left_out() -> None:

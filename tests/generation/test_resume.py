@@ -154,6 +154,7 @@ async def test_what_would_not_be_the_same_continuation_is_refused() -> None:
         ({"resume": [partial.sequences[0]] * 2}, "to be resumed twice"),
         ({"resume": partial.sequences[0]}, "resume takes"),
         ({"resume": ["x"]}, "resume takes"),
+        ({"resume": [replace(partial.sequences[0], token_ids=("x",))]}, "sequence 0 of prompt 0, to be resumed, holds 'x' at place 0"),
         ({"resume": None}, "resume takes"),
     ):
         with pytest.raises(UsageError, match=why):

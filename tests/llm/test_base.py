@@ -70,6 +70,20 @@ class TestTopLogprobs:
         with pytest.raises(MalformedRow):
             TopLogprobs(ids, values, 10)
 
+    @pytest.mark.parametrize(
+        ("ids", "values", "vocab_size", "says"),
+        [
+            ([1.5], [-1.0], 9, "must be ints, not"), ([True], [-1.0], 9, "must be ints"), ([2**70], [-1.0], 9, "must be ints"),
+            (["x"], [-1.0], 9, "must be ints"), (None, [-1.0], 9, "not shapes"), ([[1], [2, 3]], [-1.0], 9, "are ids and as many numbers"),
+            ([1], ["x"], 9, "are ids and as many numbers"), ([1], [10**400], 9, "are ids and as many"), ([1], None, 9, "not shapes"),
+            ([1], [-1.0], None, "vocab_size must be an int, not None"), ([1], [-1.0], 9.5, "vocab_size must be an int, not 9.5"),
+        ],
+    )  # fmt: skip
+    def test_what_is_of_another_type_is_named(self, ids: object, values: object, vocab_size: object, says: str) -> None:
+        """An id is never rounded to one."""
+        with pytest.raises(MalformedRow, match=says):
+            TopLogprobs(ids, values, vocab_size)
+
     def test_a_number_beyond_float32_is_what_it_is_rounded_to(self) -> None:
         """And says so by an error, never by a warning of numpy's; as found by fuzzing."""
         assert TopLogprobs([0, 1], [-0.5, -1e300], 9).logprobs.tolist() == [-0.5, -math.inf]
@@ -140,6 +154,8 @@ class TestRowsAhead:
             (([0.5], [[0.0]]), 2, "must return"),
             (None, 2, "must return"),
             (([1],), 2, "must return"),
+            ({1: 2}, 2, "must return"),
+            (([2**63], [[0.0]]), 2, "must return"),
             (([1], [[0.0], [0.0, 1.0]]), 2, "vocabulary of 2 tokens, the model's has 1"),
         ],
     )

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seedbed import HashLM, ModelInfo
-from seedbed.errors import MalformedRow, NonFiniteLogits, TruncatedRow, UsageError
+from seedbed.errors import InvalidPrompt, MalformedRow, NonFiniteLogits, TruncatedRow, UsageError
 from seedbed.llm import LLM, PrefixCache
 from seedbed.llm.prefix_cache import _Flight
 from seedbed.testing import ScriptedLLM, cancel_at_each_step, check_llm, schedules
@@ -282,7 +282,7 @@ class TestErrors:
             TruncatedRow("cut", needed=5),
             OSError(2, "gone", "name"),
             UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"),
-            ExceptionGroup("g", [OSError()]),
+            ExceptionGroup("g", [OSError(), OSError()]),
         ],
         ids=lambda error: type(error).__name__,
     )
@@ -306,6 +306,57 @@ class TestErrors:
         assert (type(one), str(one), one.args) == (type(other), str(other), other.args)
         assert one.__notes__ == other.__notes__ == ["first", "mine"]
         assert getattr(one, "needed", None) == getattr(other, "needed", None)
+
+    @pytest.mark.parametrize("bound", [0, 2**20])
+    async def test_one_error_in_a_group_of_the_models_own_comes_out_as_itself(self, bound: int) -> None:
+        """A model with a nursery: what failed in it is what failed, with its cause, and the group is not even its context."""
+        error = NonFiniteLogits("NaN")
+        error.__cause__ = OSError("below")
+
+        async def fail() -> None:
+            raise error
+
+        class WithTasks(ScriptedLLM):
+            async def next_token_logits(self, prev_token_ids):
+                async with trio.open_nursery() as outer, trio.open_nursery() as inner:
+                    outer.start_soon(trio.sleep_forever)
+                    inner.start_soon(fail)
+
+        async with PrefixCache(WithTasks({}), bound) as cached:
+            with pytest.raises(NonFiniteLogits) as caught:
+                await cached.next_token_logits([1])
+
+        assert caught.value is error
+        assert isinstance(error.__cause__, OSError)
+        assert error.__context__ is None
+
+    @pytest.mark.parametrize("bound", [0, 2**20])
+    async def test_several_errors_of_a_model_stay_a_group(self, bound: int) -> None:
+        llm = ScriptedLLM({}, default=ExceptionGroup("two", [OSError("one"), OSError("other")]))
+        async with PrefixCache(llm, bound) as cached:
+            with pytest.raises(ExceptionGroup, match="two"):
+                await cached.next_token_logits([1])
+
+    @pytest.mark.parametrize("bound", [0, 2**20])
+    async def test_an_llm_that_is_not_async_is_told(self, bound: int) -> None:
+        class Blocks(LLM):
+            def next_token_logits(self, prev_token_ids):
+                return ROW
+
+            def get_stop_token_id(self):
+                return 0
+
+        async with PrefixCache(Blocks(), bound) as cached:
+            with pytest.raises(UsageError, match="is not async, as an LLM's must be: inherit BlockingLLM instead"):
+                await cached.next_token_logits([1])
+
+    @pytest.mark.parametrize("prefix", [5, None, "ab", b"abc", [1.5], [2**63], ["x"], [[1]]])
+    async def test_what_is_no_prefix_is_named_and_not_asked(self, prefix: object) -> None:
+        llm = ScriptedLLM({}, default=ROW)
+        async with PrefixCache(llm) as cached:
+            with pytest.raises(InvalidPrompt, match="the prefix"):
+                await cached.next_token_logits(prefix)
+        assert llm.asked == []
 
     async def test_an_error_that_cannot_be_copied_is_the_same_for_all(self, autojump_clock: trio.testing.MockClock) -> None:
         class Single(Exception):

@@ -123,6 +123,44 @@ async def test_what_a_look_alike_tells_is_passed_on() -> None:
     assert (as_llm(ReturnsACoroutine()).eos_token_ids, as_llm(ReturnsACoroutine()).info) == ((1,), None)
 
 
+class Tokenizes(ReturnsACoroutine):
+    async def tokenize(self, text):
+        await trio.lowlevel.checkpoint()
+        return [ord(letter) for letter in text]
+
+    def detokenize(self, token_ids):
+        return "".join(map(chr, token_ids))
+
+    def token_bytes(self, token_id):
+        return bytes([token_id])
+
+
+async def test_a_look_alikes_tokenizer_is_passed_on_awaited_or_in_a_thread() -> None:
+    llm = as_llm(Tokenizes())
+
+    assert (await llm.tokenize("ab"), await llm.detokenize([97, 98]), llm.token_bytes(97)) == ([97, 98], "ab", b"a")
+    with pytest.raises(UsageError, match="no tokenizer"):
+        await as_llm(ReturnsACoroutine()).tokenize("ab")
+    with pytest.raises(UsageError, match="no tokenizer"):
+        await as_llm(ReturnsACoroutine()).detokenize([97])
+    assert as_llm(ReturnsACoroutine()).token_bytes(97) == b""
+
+
+async def test_a_look_alike_must_tell_its_end_in_ints() -> None:
+    model = Tokenizes()
+    model.get_stop_token_id = lambda: None
+    with pytest.raises(UsageError, match=r"must tell in ints, not \(None,\)"):
+        await generate([1], model)
+    model.eos_token_ids = 5
+    with pytest.raises(UsageError, match="must tell in ints, not 5"):
+        await generate([1], model)
+
+
+def test_what_is_no_limiter_is_refused() -> None:
+    with pytest.raises(UsageError, match="limiter must be a trio.CapacityLimiter, not 5"):
+        as_llm(Blocking(), limiter=5)
+
+
 @pytest.mark.parametrize("model", [object(), None, "http://127.0.0.1", lambda prefix: [0.0]])
 def test_what_is_no_model_is_refused_by_the_method_it_lacks(model: object) -> None:
     with pytest.raises(UsageError, match=r"no language model: it has no method next_token_logits\(\)"):

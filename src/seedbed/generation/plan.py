@@ -13,6 +13,7 @@ from seedbed.errors import InvalidPrompt, InvalidSampler, UsageError
 from seedbed.generation.result import GenerationResult, SampledSequence, configuration_of
 from seedbed.generation.sequence import FollowedSequence, StopRules
 from seedbed.llm.base import whole_number
+from seedbed.llm.token_ids import check_end_token_ids, check_token_ids, shown
 from seedbed.sampling.randomness import Address, check_seed, fresh_seed
 from seedbed.sampling.sampler import Sampler
 
@@ -36,8 +37,8 @@ class Deadlines:
 
     def __post_init__(self) -> None:
         for name, seconds in (("timeout", self.total), ("sequence_timeout", self.sequence)):
-            if isinstance(seconds, bool) or not isinstance(seconds, Real) or not seconds >= 0:
-                raise UsageError(f"{name} must be seconds >= 0, or math.inf for none, not {_shown(seconds)}")
+            if not _is_duration(seconds):
+                raise UsageError(f"{name} must be seconds >= 0, or math.inf for none, not {shown(seconds)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +87,13 @@ class Plan:
         info = model.info
         vocab_size, context = (info.vocab_size, info.context_length) if info else (None, None)
         numbered = list(enumerate(_several(prompts), first_prompt))
-        checked = [_check_ids(prompt, vocab_size, f"prompt {place}") for place, prompt in numbered]
+        checked = [check_token_ids(prompt, f"prompt {place}", vocab_size=vocab_size) for place, prompt in numbered]
         earlier = _resume_table(resume)
         if seed is None:
             seed = next(iter(earlier.values())).resume.seed if earlier else fresh_seed()
         sampler = Sampler() if sampler is None else sampler
         if not isinstance(sampler, Sampler):
-            raise InvalidSampler(f"sampler must be a Sampler, as Sampler(temperature=0.8) is one, not {_shown(sampler)}")
+            raise InvalidSampler(f"sampler must be a Sampler, as Sampler(temperature=0.8) is one, not {shown(sampler)}")
         plan = cls(
             prompts=checked,
             indices=indices,
@@ -100,7 +101,7 @@ class Plan:
             seed=check_seed(seed),
             sampler=sampler,
             configuration=configuration_of(sampler),
-            stop=stop_rules(stop_token_ids, stop_sequences, model.eos_token_ids, vocab_size),
+            stop=stop_rules(stop_token_ids, stop_sequences, check_end_token_ids(model.eos_token_ids), vocab_size),
             max_new_tokens=[
                 _max_new_tokens(max_new_tokens, context, len(prompt), place) for place, prompt in enumerate(checked, first_prompt)
             ],
@@ -111,7 +112,7 @@ class Plan:
                 f"{len(indices)} sequences of {len(checked)} prompts are more than can be counted; leave open_generation early"
             )
         for sequence in earlier.values():
-            plan._check_resumable(sequence)
+            plan._check_resumable(sequence, vocab_size)
         return plan
 
     def __len__(self) -> int:
@@ -133,9 +134,10 @@ class Plan:
             configuration=self.configuration,
         )
 
-    def _check_resumable(self, sequence: SampledSequence) -> None:
+    def _check_resumable(self, sequence: SampledSequence, vocab_size: int | None) -> None:
         """What goes on must be what would have been had without the interruption: same address, prompt, sampler, and rules no stricter."""
         what = f"sequence {sequence.index} of prompt {sequence.prompt_index}, to be resumed,"
+        check_token_ids(sequence.token_ids, what, vocab_size=vocab_size, may_be_empty=True)
         if sequence.resume.seed != self.seed:
             raise UsageError(f"{what} was begun with another seed")
         prompt = sequence.prompt_index - self.first_prompt
@@ -159,12 +161,25 @@ def stop_rules(token_ids: object, sequences: object, eos_token_ids: Sequence[int
         InvalidPrompt: one of them is no token id of the vocabulary, or a sequence is empty.
         UsageError: the sequences are no lists of them.
     """
-    ids = _check_ids(tuple(token_ids) if isinstance(token_ids, AbstractSet) else token_ids, vocab_size, "stop_token_ids", may_be_empty=True)
-    if isinstance(sequences, (str, bytes, Mapping, AbstractSet)) or not isinstance(sequences, Iterable):
-        raise UsageError(f"stop_sequences must be several lists of token ids, not {_shown(sequences)}")
+    several = tuple(token_ids) if isinstance(token_ids, AbstractSet) else token_ids
+    ids = check_token_ids(several, "stop_token_ids", vocab_size=vocab_size, may_be_empty=True)
+    if (
+        isinstance(sequences, (str, bytes, Mapping, AbstractSet))
+        or not isinstance(sequences, Iterable)
+        or not getattr(sequences, "ndim", 1)
+    ):
+        raise UsageError(f"stop_sequences must be several lists of token ids, not {shown(sequences)}")
     return StopRules(
-        frozenset(ids) | frozenset(eos_token_ids), tuple(_check_ids(stop, vocab_size, "a stop sequence") for stop in sequences)
+        frozenset(ids) | frozenset(eos_token_ids),
+        tuple(check_token_ids(stop, "a stop sequence", vocab_size=vocab_size) for stop in sequences),
     )
+
+
+def _is_duration(seconds: object) -> bool:
+    try:
+        return isinstance(seconds, Real) and not isinstance(seconds, bool) and float(seconds) >= 0
+    except OverflowError:  # an int that no clock can be told
+        return False
 
 
 def check_count(n: int) -> int:
@@ -175,9 +190,9 @@ def check_count(n: int) -> int:
     """
     count = whole_number(n)
     if count is None or count < 0:
-        raise UsageError(f"n must be an int of 0 or more, not {_shown(n)}")
+        raise UsageError(f"n must be an int of 0 or more, not {shown(n)}")
     if count > sys.maxsize:
-        raise UsageError(f"n must be at most {sys.maxsize}, not {_shown(n)}")
+        raise UsageError(f"n must be at most {sys.maxsize}, not {shown(n)}")
     return count
 
 
@@ -196,46 +211,27 @@ def check_prompt(token_ids: Sequence[int]) -> tuple[int, ...]:
     Raises:
         InvalidPrompt: no token ids.
     """
-    return _check_ids(token_ids, None, "the prompt")
+    return check_token_ids(token_ids, "the prompt")
 
 
 def _several(prompts: Sequence[int] | Sequence[Sequence[int]]) -> list[Sequence[int]]:
     if isinstance(prompts, (str, bytes)):
         raise InvalidPrompt("a prompt is a list of token ids, not text: tokenize it first, for instance with HTTPModel.tokenize()")
     if isinstance(prompts, (Mapping, AbstractSet)):
-        raise InvalidPrompt(f"prompts must be token ids, or several lists of them, in order, not {_shown(prompts)}")
+        raise InvalidPrompt(f"prompts must be token ids, or several lists of them, in order, not {shown(prompts)}")
     try:
         several = list(prompts)
     except TypeError as error:
-        raise InvalidPrompt(f"prompts must be token ids, or several lists of them, not {_shown(prompts)}") from error
+        raise InvalidPrompt(f"prompts must be token ids, or several lists of them, not {shown(prompts)}") from error
     if several and not hasattr(several[0], "__len__"):
         return [several]  # type: ignore[list-item]
     return several  # type: ignore[return-value]
 
 
-def _check_ids(ids: object, vocab_size: int | None, what: str, *, may_be_empty: bool = False) -> tuple[int, ...]:
-    if isinstance(ids, (str, bytes)):
-        raise InvalidPrompt(f"{what} must be token ids, not text: tokenize it first, for instance with HTTPModel.tokenize()")
-    if isinstance(ids, (Mapping, AbstractSet)) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) != 1:
-        raise InvalidPrompt(f"{what} must be a list of token ids, not {_shown(ids)}")
-    checked = []
-    for place, token_id in enumerate(ids):
-        value = whole_number(token_id)
-        if value is None:
-            raise InvalidPrompt(f"{what} holds {_shown(token_id)} at place {place}, which is no token id")
-        if value < 0 or (vocab_size is not None and value >= vocab_size):
-            bound = f"the model's vocabulary has ids 0 to {vocab_size - 1}" if vocab_size is not None else "ids are 0 or more"
-            raise InvalidPrompt(f"{what} holds token id {value} at place {place}; {bound}")
-        checked.append(value)
-    if not checked and not may_be_empty:
-        raise InvalidPrompt(f"{what} is empty: at least one token id is needed, for instance the model's BOS token")
-    return tuple(checked)
-
-
 def _max_new_tokens(asked: int | None, context: int | None, prompt: int, place: int) -> int:
     most = whole_number(asked)
     if asked is not None and (most is None or most < 0):
-        raise UsageError(f"max_new_tokens must be an int of 0 or more, or None, not {_shown(asked)}")
+        raise UsageError(f"max_new_tokens must be an int of 0 or more, or None, not {shown(asked)}")
     if context is None:
         return DEFAULT_MAX_NEW_TOKENS if most is None else most
     if prompt >= context:
@@ -244,19 +240,14 @@ def _max_new_tokens(asked: int | None, context: int | None, prompt: int, place: 
 
 
 def _resume_table(resume: GenerationResult | Iterable[SampledSequence]) -> dict[tuple[int, int], SampledSequence]:
-    if not isinstance(resume, GenerationResult) and not hasattr(resume, "__iter__"):
-        raise UsageError(f"resume takes a GenerationResult or several SampledSequences, not {_shown(resume)}")
+    if not isinstance(resume, GenerationResult) and (not isinstance(resume, Iterable) or not getattr(resume, "ndim", 1)):
+        raise UsageError(f"resume takes a GenerationResult or several SampledSequences, not {shown(resume)}")
     table: dict[tuple[int, int], SampledSequence] = {}
     for sequence in resume.sequences if isinstance(resume, GenerationResult) else resume:
         if not isinstance(sequence, SampledSequence):
-            raise UsageError(f"resume takes a GenerationResult or several SampledSequences, not {_shown(sequence)}")
+            raise UsageError(f"resume takes a GenerationResult or several SampledSequences, not {shown(sequence)}")
         key = (sequence.prompt_index, sequence.index)
         if key in table:
             raise UsageError(f"sequence {sequence.index} of prompt {sequence.prompt_index} is to be resumed twice")
         table[key] = sequence
     return table
-
-
-def _shown(value: object) -> str:
-    """A wrong argument in a message of one line."""
-    return " ".join(repr(value).split())[:80]

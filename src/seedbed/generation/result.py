@@ -10,6 +10,9 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from seedbed.errors import UsageError
+from seedbed.llm.base import whole_number
+from seedbed.llm.token_ids import check_token_ids, shown
+from seedbed.sampling.randomness import check_seed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,11 +94,10 @@ class SampledSequence:
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; ``from_dict`` gives an equal sequence back. Seeds are decimal strings, infinite numbers "inf" and "-inf"."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values["margins"] = [_json_number(margin) for margin in self.margins]
-        state = self.resume.sampler_state
+        values |= {name: [_json_number(value) for value in values[name]] for name in _PER_TOKEN}
         values["resume"] = {
             "seed": str(self.resume.seed),
-            "sampler_state": None if state is None else _json_number(state),
+            "sampler_state": _json_number(self.resume.sampler_state),
             "sampler": self.resume.sampler,
         }
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
@@ -108,19 +110,24 @@ class SampledSequence:
             UsageError: not such a dict; names what is missing or wrong.
         """
         try:
+            token_ids = _ids(values, "token_ids")
+            stop_match = values["stop_match"]
             point = values["resume"]
-            state = point["sampler_state"]
-            resume = ResumePoint(int(point["seed"]), None if state is None else float(state), str(point["sampler"]))
-            given: dict[str, Any] = {f.name: values[f.name] for f in fields(cls)} | {
-                "resume": resume,
-                "margins": [float(margin) for margin in values["margins"]],
-            }
-        except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"this is not a sampled sequence as to_dict() writes it: {error!r}") from error
-        if given["finish_reason"] not in get_args(FinishReason):
-            raise UsageError(f"finish_reason {given['finish_reason']!r} is none of {', '.join(get_args(FinishReason))}")
-        arguments: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-        return cls(**arguments)
+            return cls(
+                prompt_index=_place(values, "prompt_index"),
+                index=_place(values, "index"),
+                prompt_token_ids=_ids(values, "prompt_token_ids"),
+                token_ids=token_ids,
+                **{name: _per_token(values, name, len(token_ids)) for name in _PER_TOKEN},
+                finish_reason=_one_of(values, "finish_reason", get_args(FinishReason)),
+                resume=ResumePoint(check_seed(int(point["seed"])), _number(point, "sampler_state"), str(point["sampler"])),
+                stop_match=None if stop_match is None else _ids(values, "stop_match"),
+                error=None if values["error"] is None else str(values["error"]),
+                started=_number(values, "started"),
+                finished=_number(values, "finished"),
+            )
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            raise UsageError(f"this is not a sampled sequence as to_dict() writes it: {error!r:.200}") from error
 
     def __repr__(self) -> str:
         head = ", ".join(map(str, self.token_ids[:5]))
@@ -219,8 +226,10 @@ class GenerationResult:
         try:
             sequences = tuple(SampledSequence.from_dict(sequence) for sequence in values["sequences"])
             return cls(sequences, int(values["seed"]), str(values["sampler"]), Stats(**values["stats"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"this is not a generation result as to_dict() writes it: {error}") from error
+        except UsageError:  # says which part of which sequence
+            raise
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            raise UsageError(f"this is not a generation result as to_dict() writes it: {error!r:.200}") from error
 
     def __repr__(self) -> str:
         ended = Counter(sequence.finish_reason for sequence in self.sequences)
@@ -233,5 +242,36 @@ def _many(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _json_number(value: float) -> float | str:
-    return str(value) if math.isinf(value) else value
+_PER_TOKEN = ("logprobs", "processed_logprobs", "margins", "tail_masses")
+
+
+def _json_number(value: float | None) -> float | str | None:
+    return str(value) if value is not None and math.isinf(value) else value
+
+
+def _place(values: Mapping[str, Any], name: str) -> int:
+    place = whole_number(values[name])
+    if place is None or place < 0:
+        raise ValueError(f"{name} is no int of 0 or more: {shown(values[name])}")
+    return place
+
+
+def _ids(values: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    return check_token_ids(values[name], name, may_be_empty=True)
+
+
+def _number(values: Mapping[str, Any], name: str) -> float | None:
+    return None if values[name] is None else float(values[name])
+
+
+def _per_token(values: Mapping[str, Any], name: str, tokens: int) -> tuple[Any, ...]:
+    numbers = values[name]
+    if not isinstance(numbers, (list, tuple)) or len(numbers) != tokens:
+        raise ValueError(f"{name} holds no value for each of {_many(tokens, 'token')}: {shown(numbers)}")
+    return tuple(None if number is None else float(number) for number in numbers)
+
+
+def _one_of(values: Mapping[str, Any], name: str, allowed: tuple[Any, ...]) -> Any:
+    if values[name] not in allowed:
+        raise ValueError(f"{name} {shown(values[name])} is none of {', '.join(allowed)}")
+    return values[name]

@@ -6,6 +6,7 @@ Never in this file: how the row is had (HTTP, a file, a thread), or what is done
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from array import array
 from dataclasses import dataclass, field
 from itertools import islice
 from math import exp, isnan
@@ -76,7 +77,8 @@ class TopLogprobs:
         logprobs: float32, shape (k,), descending; read-only.
 
     Raises:
-        MalformedRow: ids that repeat or lie outside the vocabulary, values that are no log-probabilities, masses that sum above 1 + 1e-3.
+        MalformedRow: ids that are none, repeat or lie outside the vocabulary, values that are no log-probabilities, masses that sum above
+            1 + 1e-3.
 
     Example:
         >>> row = TopLogprobs([7, 2], [-1.5, -0.5], vocab_size=100)
@@ -93,11 +95,7 @@ class TopLogprobs:
     vocab_size: int
 
     def __init__(self, token_ids: ArrayLike, logprobs: ArrayLike, vocab_size: int) -> None:
-        ids = np.array(token_ids, dtype=np.int64)
-        with np.errstate(over="ignore"):  # beyond float32 becomes inf: refused when it is +inf, and -inf is allowed
-            values = np.array(logprobs, dtype=np.float32)
-        if ids.ndim != 1 or ids.shape != values.shape or not ids.size:
-            raise MalformedRow(f"top logprobs need k >= 1 ids and as many values, not shapes {ids.shape} and {values.shape}")
+        ids, values, vocab_size = _ids_and_values(token_ids, logprobs, vocab_size)
         # On lists of some 50 Python's own functions cost half of numpy's, and this is the largest part of decoding an answer.
         listed, reals = ids.tolist(), values.tolist()
         if min(listed) < 0 or max(listed) >= vocab_size:
@@ -114,7 +112,7 @@ class TopLogprobs:
         mass = sum(map(exp, reals))
         if mass > 1 + NORMALISATION_TOLERANCE:
             raise MalformedRow(f"the top logprobs sum to probability {mass:.6g} > 1; are these {_what_else(reals)}?")
-        self.token_ids, self.logprobs, self.vocab_size = ids, values, int(vocab_size)
+        self.token_ids, self.logprobs, self.vocab_size = ids, values, vocab_size
         self.token_ids.setflags(write=False)
         self.logprobs.setflags(write=False)
 
@@ -342,7 +340,7 @@ def as_ahead(answer: tuple[Sequence[int], Sequence[ArrayLike | TopLogprobs]], co
     """What ``logits_ahead`` returned, held to its contract: rows in the one form of ``as_row``, ids as plain ints.
 
     Raises:
-        MalformedRow: no row, more rows than asked for, fewer proposals than the rows need, or what ``as_row`` refuses.
+        MalformedRow: no row, more rows than asked for, fewer proposals than the rows need or none that are ids, or what ``as_row`` refuses.
 
     Example:
         >>> as_ahead(([2], [[0.0, 0.5, 1.0], [1.0, 0.0, 0.0]]), count=4).proposed
@@ -350,7 +348,8 @@ def as_ahead(answer: tuple[Sequence[int], Sequence[ArrayLike | TopLogprobs]], co
     """
     try:
         proposed, rows = tuple(map(index, answer[0])), tuple(as_row(row, vocab_size) for row in answer[1])
-    except (TypeError, IndexError) as error:
+        array("q", proposed)
+    except (TypeError, LookupError, OverflowError) as error:
         raise MalformedRow(f"logits_ahead must return (proposed_ids, rows), not {answer!r:.80}") from error
     if not 1 <= len(rows) <= count:
         raise MalformedRow(f"logits_ahead was asked for 1 to {count} rows and returned {len(rows)}")
@@ -384,6 +383,24 @@ def _as_float32(answer: ArrayLike) -> NDArray[np.float32]:
     if row.ndim != 1 or not row.size:
         raise MalformedRow(f"a row must have shape (vocab_size,), not {row.shape}")
     return row
+
+
+def _ids_and_values(token_ids: ArrayLike, logprobs: ArrayLike, vocab_size: object) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
+    """What top logprobs are made of: copies, of the one type each."""
+    try:
+        ids = np.array(token_ids)
+        with np.errstate(over="ignore"):  # beyond float32 becomes inf: refused when it is +inf, and -inf is allowed
+            values = np.array(logprobs, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise MalformedRow(f"top logprobs are ids and as many numbers, not {token_ids!r:.80} and {logprobs!r:.80}") from error
+    if ids.ndim != 1 or ids.shape != values.shape or not ids.size:
+        raise MalformedRow(f"top logprobs need k >= 1 ids and as many values, not shapes {ids.shape} and {values.shape}")
+    if ids.dtype.kind not in "iu":
+        raise MalformedRow(f"the ids of top logprobs must be ints, not {token_ids!r:.80}")
+    length = whole_number(vocab_size)
+    if length is None:
+        raise MalformedRow(f"vocab_size must be an int, not {vocab_size!r:.80}")
+    return ids.astype(np.int64, copy=False), values, length
 
 
 def _what_else(values: list[float]) -> str:

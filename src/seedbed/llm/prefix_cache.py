@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from array import array
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import outcome
@@ -25,6 +26,7 @@ from seedbed.llm.base import LLM, Ahead, ModelInfo, Row, as_ahead, as_row, whole
 from seedbed.llm.kept_rows import KeptRows, unspoilable
 from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
+from seedbed.llm.token_ids import check_token_ids
 from seedbed.observing.observer import QuestionTaken, observers
 
 if TYPE_CHECKING:
@@ -109,7 +111,11 @@ class PrefixCache(LLM):
             self._flights.clear()
 
     async def next_token_logits(self, prev_token_ids: Sequence[int]) -> Row:
-        """The model's row for a prefix; read-only, unless the cache is off."""
+        """The model's row for a prefix; read-only, unless the cache is off.
+
+        Raises:
+            InvalidPrompt: the prefix is no list of token ids.
+        """
         return await self.read(prev_token_ids, 1, lambda ahead: ahead.rows[0])
 
     async def logits_ahead(self, prev_token_ids: Sequence[int], count: int) -> Ahead:
@@ -139,7 +145,7 @@ class PrefixCache(LLM):
                 observer.notice(QuestionTaken("asked"))
             await trio.lowlevel.checkpoint()
             return reader(await self._ask(prev_token_ids, count, drawing))
-        passed = hashlib.blake2b(array("q", prev_token_ids), digest_size=16)
+        passed = _hash_of(prev_token_ids)
         key = passed.digest()
         row = self._kept.get(key)
         flight = self._flights.get(key)
@@ -186,18 +192,20 @@ class PrefixCache(LLM):
         vocab_size = info.vocab_size if info else None
         self._round_trips += 1
         try:
-            if count == 1:
-                return Ahead((), (as_row(await self._model.next_token_logits(prefix), vocab_size),))
             model = self._model
+            if count == 1:
+                row = model.next_token_logits(prefix)
+                if not isawaitable(row):
+                    raise UsageError(f"next_token_logits of {model!r:.80} is not async, as an LLM's must be: inherit BlockingLLM instead")
+                return Ahead((), (as_row(await row, vocab_size),))
             answer = await (model.logits_ahead(prefix, count) if drawing is None else model.logits_along(prefix, count, drawing))
             return as_ahead(answer, count, vocab_size)
         except BaseExceptionGroup as group:
-            # A model with tasks of its own, one of which failed to clean up while it was cancelled. Nobody waits for that error any
-            # more; together with Cancelled it would get past every ``except Exception`` and come out of all nurseries as a group.
-            cancelled, others = group.split(trio.Cancelled)
-            if cancelled is not None and isinstance(others, Exception):
-                raise cancelled from None
-            raise
+            error = _met_in(group)
+        try:
+            raise error  # not where the group would become its context
+        finally:
+            del error  # no cycle between the error's traceback and this frame
 
     def _keep(self, ahead: Ahead, passed: hashlib.blake2b, *, again: bool) -> None:
         for place, row in enumerate(ahead.rows):
@@ -252,6 +260,19 @@ class PrefixCache(LLM):
         return f"<PrefixCache of {self._model!r}: {self._kept!r}, {len(self._flights)} in flight for {waiting} waiting>"
 
 
+def _hash_of(prefix: Sequence[int]) -> hashlib.blake2b:
+    """Of the whole prefix; goes on over what follows it.
+
+    Raises:
+        InvalidPrompt: it is no list of token ids.
+    """
+    try:
+        return hashlib.blake2b(array("q", prefix), digest_size=16)
+    except (TypeError, ValueError, OverflowError):
+        check_token_ids(prefix, "the prefix")  # says which of them is none
+        raise
+
+
 class _Flight:
     """A question under way, and who waits for the answer."""
 
@@ -289,6 +310,21 @@ class _Flight:
             del self.waiting[task]
             trio.lowlevel.reschedule(task, outcome.Value(outcome.Error(error)))
             error = _copy_of(error)
+
+
+def _met_in(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What to raise for a group that comes out of a model with tasks of its own.
+
+    One error alone comes out as itself. And of a task that failed to clean up while it was cancelled, nobody waits for the error any more;
+    together with Cancelled it would get past every ``except Exception`` and come out of all nurseries as a group.
+    """
+    cancelled, others = group.split(trio.Cancelled)
+    if cancelled is not None and isinstance(others, Exception):
+        return cancelled
+    alone: BaseException = group
+    while isinstance(alone, BaseExceptionGroup) and len(alone.exceptions) == 1:
+        (alone,) = alone.exceptions
+    return alone if isinstance(alone, Exception) else group
 
 
 def _copy_of(error: Exception) -> Exception:

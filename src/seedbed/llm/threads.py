@@ -9,6 +9,7 @@ import trio
 
 from seedbed.errors import UsageError
 from seedbed.llm.base import LLM, BlockingLLM, ModelInfo, TopLogprobs
+from seedbed.llm.token_ids import check_end_token_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ def as_llm(model: object, *, limiter: trio.CapacityLimiter | None = None) -> LLM
         limiter: how many blocking calls may run at once; the default is a limiter of 64, made for this model alone.
 
     Raises:
-        UsageError: the object lacks one of the two methods, or is a class; the message says what to pass instead.
+        UsageError: the object lacks one of the two methods, or is a class; the message says what to pass instead. Or the limiter is none.
 
     Concurrency:
         A blocking call that is cancelled is abandoned: the task goes on at once, the thread runs to its end and keeps its
@@ -46,6 +47,8 @@ def as_llm(model: object, *, limiter: trio.CapacityLimiter | None = None) -> LLM
         >>> trio.run(as_llm(Blocking()).next_token_logits, [0])
         [0.0, 1.0]
     """
+    if limiter is not None and not isinstance(limiter, trio.CapacityLimiter):
+        raise UsageError(f"limiter must be a trio.CapacityLimiter, not {limiter!r:.80}")
     if isinstance(model, LLM):
         return model
     if isinstance(model, type):
@@ -91,16 +94,32 @@ class _Adapted(LLM):
         return await answer if inspect.isawaitable(answer) else answer
 
     def get_stop_token_id(self) -> int:
-        return int(self._model.get_stop_token_id())
+        (token_id,) = check_end_token_ids((self._model.get_stop_token_id(),))
+        return token_id
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        return tuple(getattr(self._model, "eos_token_ids", (self.get_stop_token_id(),)))
+        if not hasattr(self._model, "eos_token_ids"):
+            return super().eos_token_ids
+        return check_end_token_ids(self._model.eos_token_ids)
 
     @property
     def info(self) -> ModelInfo | None:
         info = getattr(self._model, "info", None)
         return info if isinstance(info, ModelInfo) else None
+
+    async def tokenize(self, text: str) -> list[int]:
+        if not hasattr(self._model, "tokenize"):
+            return await super().tokenize(text)
+        return await self._call(self._model.tokenize, text)  # type: ignore[no-any-return]
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        if not hasattr(self._model, "detokenize"):
+            return await super().detokenize(token_ids)
+        return await self._call(self._model.detokenize, token_ids)  # type: ignore[no-any-return]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return bytes(self._model.token_bytes(token_id)) if hasattr(self._model, "token_bytes") else super().token_bytes(token_id)
 
     def counters(self) -> dict[str, int]:
         return dict(self._model.counters()) if hasattr(self._model, "counters") else {}

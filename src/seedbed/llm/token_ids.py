@@ -1,0 +1,86 @@
+"""What token ids and texts are, and what is said of an argument that is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+
+from seedbed.errors import InvalidPrompt, UsageError
+from seedbed.llm.base import whole_number
+
+__all__ = ["check_end_token_ids", "check_text", "check_token_ids", "shown"]
+
+MOST = 2**63 - 1  # a prefix is hashed, and sent in binary, as int64
+
+
+def check_token_ids(ids: object, what: str, *, vocab_size: int | None = None, may_be_empty: bool = False) -> tuple[int, ...]:
+    """``ids`` as plain ints.
+
+    Args:
+        ids: ints of Python's or numpy's, in order.
+        what: what they are, for the message.
+        vocab_size: what they must be below; None is not known.
+        may_be_empty: whether none at all will do.
+
+    Raises:
+        InvalidPrompt: they are no such list; names the first that is wrong, and its place.
+
+    Example:
+        >>> check_token_ids([3, 2.5], "the prompt")
+        Traceback (most recent call last):
+        ...
+        seedbed.errors.InvalidPrompt: the prompt holds 2.5 at place 1, which is no token id
+    """
+    if isinstance(ids, (str, bytes)):
+        raise InvalidPrompt(f"{what} must be token ids, not text: tokenize it first, for instance with HTTPModel.tokenize()")
+    if isinstance(ids, (Mapping, AbstractSet)) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) != 1:
+        raise InvalidPrompt(f"{what} must be a list of token ids, not {shown(ids)}")
+    checked = []
+    for place, token_id in enumerate(ids):
+        value = whole_number(token_id)
+        if value is None:
+            raise InvalidPrompt(f"{what} holds {shown(token_id)} at place {place}, which is no token id")
+        if not 0 <= value <= MOST or (vocab_size is not None and value >= vocab_size):
+            bound = "ids are 0 to 2**63 - 1" if vocab_size is None else f"the model's vocabulary has ids 0 to {vocab_size - 1}"
+            raise InvalidPrompt(f"{what} holds token id {shown(value)} at place {place}; {bound}")
+        checked.append(value)
+    if not checked and not may_be_empty:
+        raise InvalidPrompt(f"{what} is empty: at least one token id is needed, for instance the model's BOS token")
+    return tuple(checked)
+
+
+def check_end_token_ids(ids: object) -> tuple[int, ...]:
+    """What a model says ends a sequence, as plain ints; ids outside its vocabulary never come, and do no harm.
+
+    Raises:
+        UsageError: they are no such numbers.
+
+    Example:
+        >>> check_end_token_ids([None])
+        Traceback (most recent call last):
+        ...
+        seedbed.errors.UsageError: what ends a sequence, the model must tell in ints, not [None]; without an end its eos_token_ids are ()
+    """
+    numbers = [whole_number(token_id) for token_id in ids] if isinstance(ids, Iterable) and getattr(ids, "ndim", 1) == 1 else [None]
+    if None in numbers:
+        raise UsageError(f"what ends a sequence, the model must tell in ints, not {shown(ids)}; without an end its eos_token_ids are ()")
+    return tuple(number for number in numbers if number is not None)
+
+
+def check_text(text: object) -> str:
+    """``text``, when it is one.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not isinstance(text, str):
+        raise UsageError(f"what is to be tokenized must be text, not {shown(text)}")
+    return text
+
+
+def shown(value: object) -> str:
+    """A wrong argument in a message of one line."""
+    try:
+        return " ".join(repr(value).split())[:80]
+    except ValueError:  # Python does not write out an int of 4,300 digits
+        return f"a {type(value).__name__} too long to show"
