@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from seedbed.errors import InvalidSampler
@@ -33,6 +34,23 @@ def test_it_is_the_same_again(sampler: Sampler) -> None:
 
     assert again == sampler
     assert repr(again) == repr(sampler)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Sampler(temperature=2, top_p=np.float64(0.9), top_k=np.int64(3)), Sampler(temperature=2.0, top_p=0.9, top_k=3)),
+        (Sampler(np.float32(0.5), min_p=np.float64(0.25), repetition_penalty=2), Sampler(0.5, min_p=0.25, repetition_penalty=2.0)),
+        (Sampler(mirostat=2, mirostat_tau=np.int64(3)), Sampler(mirostat=2, mirostat_tau=3.0)),
+        (Sampler(dry_multiplier=1, dry_last_n=np.int32(9)), Sampler(dry_multiplier=1.0, dry_last_n=9)),
+        (Sampler(frequency_penalty=1, repeat_last_n=np.uint8(9)), Sampler(frequency_penalty=1.0, repeat_last_n=9)),
+    ],
+)
+def test_samplers_that_are_equal_read_alike_whatever_the_type_of_their_numbers(one: Sampler, other: Sampler) -> None:
+    """What a recording says of a sweep over ``numpy.linspace`` can be sampled again, and a result goes on under 2.0 what 2 began."""
+    assert one == other
+    assert repr(one) == repr(other)
+    assert sampler_from(repr(one)) == one
 
 
 @pytest.mark.parametrize(

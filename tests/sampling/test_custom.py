@@ -44,7 +44,7 @@ def test_on_a_list_it_works_once_a_filter_has_settled_who_is_left():
     assert sampler.draw(row, seed=7) == 2
 
 
-@pytest.mark.parametrize("answer", [[1.0, 2.0], [[1.0, 2.0, 3.0]], 5.0, None, "logits", [1.0, "x", 2.0]])
+@pytest.mark.parametrize("answer", [[1.0, 2.0], [[1.0, 2.0, 3.0]], 5.0, None, "logits", 10**400, [1.0, "x", 2.0]])
 def test_what_is_no_row_is_refused(answer):
     with pytest.raises(InvalidSampler, match="returned"):
         Sampler(processors=[lambda prefix, logits: answer]).process([1.0, 2.0, 3.0])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import seedbed.sampling
-from seedbed.errors import InvalidSampler, InvalidSeed, MalformedRow, NonFiniteLogits, NothingToDraw
+from seedbed.errors import InvalidPrompt, InvalidSampler, InvalidSeed, MalformedRow, NonFiniteLogits, NothingToDraw, UsageError
 from seedbed.sampling import Address, Custom, LogitBias, MirostatV2, Sampler, Temperature, TopK, TopP, softmax
 
 ROW = np.array([0.5, 2.0, -1.0, 1.0], dtype=np.float32)
@@ -61,6 +61,9 @@ def test_a_chain_beside_parameters_is_refused(beside):
 def test_a_chain_of_what_is_no_processor_is_refused():
     with pytest.raises(InvalidSampler, match=r"wrap a function in Custom"):
         Sampler(chain=[lambda prefix, logits: logits])
+    for wrong in (5, TopK(3), np.array(3)):
+        with pytest.raises(InvalidSampler, match=r"a chain holds processors, as in chain=\[Temperature"):
+            Sampler(chain=wrong)
 
 
 @given(st.lists(st.floats(-50, 50, width=32), min_size=3, max_size=20), st.sampled_from(SAMPLERS[:3]))
@@ -146,6 +149,24 @@ def test_what_is_no_row_is_a_typed_error(row):
 def test_an_address_that_is_none_is_refused(address):
     with pytest.raises(InvalidSeed):
         Sampler().draw(ROW, **address)
+
+
+@pytest.mark.parametrize("ids", [None, 5, "ab", [1.5], [None], [[1]], [-1], [2**63], {1: 2}])
+def test_what_came_before_are_token_ids_or_that_is_said(ids):
+    sampler = Sampler(repetition_penalty=1.5)
+    for name in ("prompt_token_ids", "token_ids"):
+        with pytest.raises(InvalidPrompt, match=f"^{name} "):
+            sampler.draw(ROW, seed=7, **{name: ids})
+        with pytest.raises(InvalidPrompt, match=f"^{name} "):
+            sampler.process(ROW, **{name: ids})
+
+
+def test_what_is_no_state_or_address_is_named():
+    for state in ("x", [1.0], math.nan, True):
+        with pytest.raises(UsageError, match="state must be None or the number"):
+            Sampler(mirostat=2).draw(ROW, seed=7, state=state)
+    with pytest.raises(UsageError, match="address must be an Address, as in"):
+        Sampler(xtc_probability=0.5).process(ROW, address=7)
 
 
 def test_minus_zero_equals_zero():

@@ -18,6 +18,7 @@ from seedbed.http.retry import Retry
 from seedbed.http.secrets import Secrets, secret_headers
 from seedbed.http.transport import HttpxSender, origin_of
 from seedbed.llm.base import LLM, Ahead, ModelInfo, Row
+from seedbed.llm.token_ids import check_text, check_token_ids
 from seedbed.protocols.exchange import Answer, Ask, Sample, Score
 
 if TYPE_CHECKING:
@@ -189,6 +190,7 @@ class HTTPModel(LLM):
         """The server's row for a prefix.
 
         Raises:
+            InvalidPrompt: it is no list of token ids.
             ServerError: after the last attempt.
             RowError: what it gave cannot be drawn from.
 
@@ -196,9 +198,7 @@ class HTTPModel(LLM):
             Any number of tasks; as many as ``max_connections`` are under way, the others wait in turn. Cancelled: its connection is
             closed, nothing else is touched; the server may still do the work. Always a checkpoint.
         """
-        return (
-            await self._servers.ask(Ask(tuple(prev_token_ids), self.top_k, self._model, self._info.eos_token_ids[0], reuse=self._reuse))
-        ).row
+        return (await self._ask(prev_token_ids, force=self._info.eos_token_ids[0])).row
 
     async def logits_ahead(self, prev_token_ids: Sequence[int], count: int) -> Ahead:
         """Up to ``count`` rows in one answer, along the tokens the server would take itself; one where its protocol has no way to ask.
@@ -217,12 +217,18 @@ class HTTPModel(LLM):
 
     async def _rows_ahead(self, prev_token_ids: Sequence[int], count: int, drawing: Drawing | None) -> Ahead:
         if count > 1 and self._servers.protocol.looks_ahead:
-            ask = Ask(tuple(prev_token_ids), self.top_k, self._model, ahead=count, reuse=self._reuse, drawing=drawing)
             # What is wrong with one of them may be wrong with a later one only, which nobody may get to.
             with suppress(RowWithheld, RowError, NonFiniteAtServer):
-                answer = await self._servers.ask(ask)
+                answer = await self._ask(prev_token_ids, ahead=count, drawing=drawing)
                 return Ahead(answer.proposed, (answer.row, *answer.beyond))
         return Ahead((), (await self.next_token_logits(prev_token_ids),))
+
+    async def _ask(self, prefix: Sequence[int], *, force: int | None = None, ahead: int = 1, drawing: Drawing | None = None) -> Answer:
+        try:
+            return await self._servers.ask(Ask(tuple(prefix), self.top_k, self._model, force, ahead, self._reuse, drawing))
+        except (TypeError, ValueError):
+            check_token_ids(prefix, "the prefix")  # says which of them is none; to look first would cost every request
+            raise
 
     def reusing_cache(self) -> HTTPModel:
         """The same model over the same connections, asked so that its server may answer from its prefix cache.
@@ -283,20 +289,23 @@ class HTTPModel(LLM):
         """The server's token ids of a text, without any it would add in front.
 
         Raises:
+            UsageError: it is no text.
             ServerError: the server has no tokenizer, or what else went wrong.
         """
-        return await self._servers.tokenize(text)
+        return await self._servers.tokenize(check_text(text))
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """The server's text of token ids.
 
         Raises:
+            InvalidPrompt: they are none.
             ServerError: the server has no tokenizer, or what else went wrong.
         """
-        if not token_ids:
+        ids = check_token_ids(token_ids, "what is to be detokenized", may_be_empty=True)
+        if not ids:
             await trio.lowlevel.checkpoint()
             return ""
-        return await self._servers.detokenize(token_ids)
+        return await self._servers.detokenize(ids)
 
     def counters(self) -> dict[str, int]:
         state = self.statistics()

@@ -24,6 +24,7 @@ temperature its top_p keeps far fewer tokens than the others'. With mirostat it 
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
@@ -55,7 +56,7 @@ from seedbed.sampling.processors import (
     TypicalP,
     Xtc,
 )
-from seedbed.sampling.processors.base import require, require_int
+from seedbed.sampling.processors.base import is_iterable, require, require_int
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -108,15 +109,13 @@ class Parameters:
 
     def changed(self) -> list[str]:
         """The names of the parameters that are not at "off"."""
-        names = []
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if value is item.default or (isinstance(value, (int, float)) and not isinstance(value, bool) and value == item.default):
-                continue
-            if isinstance(item.default, tuple) and hasattr(value, "__len__") and not isinstance(value, str) and len(value) == 0:
-                continue
-            names.append(item.name)
-        return names
+        return [item.name for item in fields(self) if not _is_off(getattr(self, item.name), item.default)]
+
+
+def _is_off(value: object, default: object) -> bool:
+    if isinstance(default, tuple):
+        return is_iterable(value) and not isinstance(value, str) and isinstance(value, Sized) and len(value) == 0
+    return value is default or (isinstance(value, (int, float)) and not isinstance(value, bool) and value == default)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +256,8 @@ Steps: TypeAlias = "dict[str, list[Processor]]"
 
 def _before_filters(parameters: Parameters, rules: _Rules) -> Steps:
     of = parameters
+    if not is_iterable(of.processors):
+        raise InvalidSampler(f"processors must be several functions or processors, as in processors=[mine], not {of.processors!r:.80}")
     steps: Steps = {"processors": [step if isinstance(step, Processor) else Custom(step) for step in of.processors]}
     last_n = of.repeat_last_n
     if of.allowed_token_ids is not None:

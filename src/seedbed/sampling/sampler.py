@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from seedbed.errors import InvalidSampler, RowError
+from seedbed.errors import InvalidSampler, RowError, UsageError
 from seedbed.llm.base import Row, TopLogprobs, as_row
+from seedbed.llm.token_ids import check_token_ids, shown
 from seedbed.sampling import engines, portable
 from seedbed.sampling.candidates import Candidates
 from seedbed.sampling.draw import Winner, gumbel_max
 from seedbed.sampling.mass import Mass
 from seedbed.sampling.presets import Order, Parameters, chain_of
 from seedbed.sampling.processors import History, MinP, Processor, StatefulProcessor, TopK, TopP, TypicalP, Xtc
+from seedbed.sampling.processors.base import finite, is_iterable
 from seedbed.sampling.randomness import Address
 
 if TYPE_CHECKING:
@@ -169,6 +171,8 @@ class Sampler:
         )
         if chain is not None and (order is not None or parameters.changed()):
             raise InvalidSampler("give either a chain or its parameters, not both")
+        if chain is not None and not is_iterable(chain):
+            raise InvalidSampler(f"a chain holds processors, as in chain=[Temperature(0.8), TopP(0.95)], not {chain!r:.80}")
         self.chain = chain_of(parameters, order) if chain is None else tuple(chain)
         for processor in self.chain:
             if not isinstance(processor, Processor):
@@ -208,8 +212,9 @@ class Sampler:
 
         Raises:
             RowError: the row cannot be drawn from; ``TruncatedRow`` when tokens that are not listed would take part.
+            UsageError: what came before are no token ids, or the address or state is none.
         """
-        candidates = self._run(Candidates.of(as_row(logits)), History(prompt_token_ids, token_ids, address, state))
+        candidates = self._run(Candidates.of(as_row(logits)), _history(prompt_token_ids, token_ids, address, state))
         if candidates.tail is not None:
             raise candidates.truncated("the normaliser is unknown", more=None)
         values = portable.log_softmax(candidates.logits)
@@ -236,9 +241,10 @@ class Sampler:
         Raises:
             RowError: the row cannot be drawn from; names the step and index.
             InvalidSeed: an address outside its fields.
+            UsageError: what came before are no token ids, or the state is none.
         """
         address = Address(seed, prompt_index, index, step)
-        _, candidates, winner = self._drawn(as_row(logits), History(prompt_token_ids, token_ids, address, state))
+        _, candidates, winner = self._drawn(as_row(logits), _history(prompt_token_ids, token_ids, address, state))
         return candidates.token_id(winner.position)
 
     def sample(
@@ -318,6 +324,16 @@ class Sampler:
 
     def __hash__(self) -> int:
         return hash((self.chain, self.scheme))
+
+
+def _history(prompt_token_ids: Sequence[int], token_ids: Sequence[int], address: Address | None, state: float | None) -> History:
+    """What a caller of ours says came before; where it is ours, as in ``Sampler.sample``, nobody has to look."""
+    if address is not None and not isinstance(address, Address):
+        raise UsageError(f"address must be an Address, as in Address(seed=7), not {shown(address)}")
+    if state is not None and not (finite(state) and not isinstance(state, bool)):
+        raise UsageError(f"state must be None or the number that Draw.state was, not {shown(state)}")
+    prompt = check_token_ids(prompt_token_ids, "prompt_token_ids", may_be_empty=True)
+    return History(prompt, check_token_ids(token_ids, "token_ids", may_be_empty=True), address, state)
 
 
 def softmax(logits: ArrayLike) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ import numpy as np
 import trio
 
 from seedbed.llm.base import LLM, ModelInfo
+from seedbed.llm.token_ids import check_text, check_token_ids
 from seedbed.sampling import portable
 
 if TYPE_CHECKING:
@@ -82,7 +83,11 @@ class TinyLM(LLM):
 
     async def next_token_logits(self, prev_token_ids: Sequence[int]) -> NDArray[np.float32]:
         await trio.lowlevel.checkpoint()
-        return self._row(_key(prev_token_ids[-self._order :] if self._order else ()))
+        try:
+            return self._row(_key(prev_token_ids[-self._order :] if self._order else ()))
+        except (TypeError, ValueError, LookupError, OverflowError):
+            check_token_ids(prev_token_ids, "the prefix")  # says which of them is none
+            raise
 
     def get_stop_token_id(self) -> int:
         return END
@@ -93,15 +98,18 @@ class TinyLM(LLM):
 
     async def tokenize(self, text: str) -> list[int]:
         await trio.lowlevel.checkpoint()
-        pieces = re.split(f"({re.escape(END_TEXT)})", text)
+        pieces = re.split(f"({re.escape(END_TEXT)})", check_text(text))
         return [token_id for piece in pieces for token_id in ([END] if piece == END_TEXT else piece.encode())]
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         await trio.lowlevel.checkpoint()
-        return bytes(token_id for token_id in token_ids if token_id < END).decode("utf-8", "replace")
+        ids = check_token_ids(token_ids, "what is to be detokenized", may_be_empty=True)
+        return bytes(token_id for token_id in ids if token_id < END).decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        return END_TEXT.encode() if token_id == END else bytes([token_id])
+        if token_id == END:
+            return END_TEXT.encode()
+        return bytes([token_id]) if 0 <= token_id < END else b""
 
     def __repr__(self) -> str:
         return f"TinyLM(order={self._order})"
@@ -149,7 +157,11 @@ class HashLM(LLM):
 
     async def next_token_logits(self, prev_token_ids: Sequence[int]) -> NDArray[np.float32]:
         await trio.lowlevel.checkpoint()
-        prefix = np.asarray(prev_token_ids, dtype="<i8").tobytes()
+        try:
+            prefix = np.asarray(prev_token_ids, dtype="<i8").tobytes()
+        except (TypeError, ValueError, OverflowError):
+            check_token_ids(prev_token_ids, "the prefix")  # says which of them is none
+            raise
         key = np.frombuffer(hashlib.blake2b(prefix, digest_size=16).digest(), dtype="<u8")
         words = np.random.Philox(key=key).random_raw((self._vocab_size + 1) // 2).astype("<u8", copy=False).view("<u4")
         row = (words[: self._vocab_size] >> np.uint32(8)).astype(np.float32)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from seedbed.errors import InvalidSampler
-from seedbed.sampling.processors.base import History, Processor, check_scope, require_int, require_token_ids
+from seedbed.sampling.processors.base import History, Processor, check_scope, is_iterable, require_int, require_token_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ class AllowedTokenIds(Processor):
 
     token_ids: Sequence[int]
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         ids = require_token_ids("allowed_token_ids", self.token_ids)
         if not ids:
             raise InvalidSampler("allowed_token_ids must hold at least one id")
@@ -77,8 +77,8 @@ class BadWords(Processor):
     words: Sequence[Sequence[int]]
     scope: Literal["all", "output"] = "all"
 
-    def __post_init__(self) -> None:
-        if isinstance(self.words, (str, bytes)) or not hasattr(self.words, "__iter__"):
+    def _check(self) -> None:
+        if isinstance(self.words, (str, bytes)) or not is_iterable(self.words):
             raise InvalidSampler(f"bad_words must be sequences of token ids, not {self.words!r}")
         words = tuple(require_token_ids("bad_words", word) for word in self.words)
         if not all(words):
@@ -113,7 +113,7 @@ class MinTokens(Processor):
     n: int
     stop_token_ids: Sequence[int]
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         require_int("min_tokens", self.n, 0)
         ids = require_token_ids("stop_token_ids", self.stop_token_ids)
         if not ids:
@@ -145,7 +145,7 @@ class NoRepeatNgram(Processor):
 
     n: int
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         require_int("no_repeat_ngram_size", self.n, 1)
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -14,7 +15,7 @@ from seedbed.llm.base import as_row
 from seedbed.sampling.candidates import Candidates
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -72,6 +73,23 @@ class Processor(ABC):
 
     __slots__ = ()
 
+    def __post_init__(self) -> None:
+        self._check()
+        self._make_plain()
+
+    def _check(self) -> None:  # noqa: B027  many have no parameter that could be wrong
+        """Raise ``InvalidSampler`` for a parameter outside its range."""
+
+    def _make_plain(self) -> None:
+        """Numbers become Python's own, and ints floats where floats are meant: what is equal must read alike wherever its repr is kept."""
+        for field in fields(self):  # type: ignore[arg-type]  # called by dataclasses only
+            value = getattr(self, field.name)
+            if isinstance(value, np.generic):
+                value = value.item()
+            if field.type in ("float", float) and isinstance(value, int):
+                value = _as_float(field.name, value)
+            object.__setattr__(self, field.name, value)
+
     def __call__(self, logits: ArrayLike | TopLogprobs, history: History = NO_HISTORY) -> NDArray[np.float64]:
         """The row after this step alone: float64, shape (vocab_size,), -inf = excluded or not listed; ``logits`` is not modified.
 
@@ -107,10 +125,17 @@ def require(holds: object, name: str, value: object, where: str) -> None:
         raise InvalidSampler(f"{name} must be {where}, not {value!r}")
 
 
-def require_int(name: str, value: object, least: int) -> None:
-    """Raise ``InvalidSampler`` unless ``value`` is an int (a bool is none) of at least ``least``."""
+def require_int(name: str, value: object, least: int, most: float = math.inf) -> None:
+    """Raise ``InvalidSampler`` unless ``value`` is an int (a bool is none) of at least ``least``, and at most ``most``."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise InvalidSampler(f"{name} must be an int of at least {least}, not {value!r}")
+    if value > most:
+        raise InvalidSampler(f"{name} must be an int of at most {most}, not {value!r:.80}")
+
+
+def is_iterable(value: object) -> bool:
+    """Whether it has items; numpy's arrays without a dimension only look so."""
+    return isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0
 
 
 def require_token_ids(name: str, token_ids: Iterable[object]) -> tuple[int, ...]:
@@ -119,11 +144,11 @@ def require_token_ids(name: str, token_ids: Iterable[object]) -> tuple[int, ...]
     Raises:
         InvalidSampler: not an iterable of ints, or one that is negative.
     """
-    if isinstance(token_ids, (str, bytes)) or not hasattr(token_ids, "__iter__"):
+    if isinstance(token_ids, (str, bytes)) or not is_iterable(token_ids):
         raise InvalidSampler(f"{name} must be token ids, not {token_ids!r}")
     ids = []
     for token_id in token_ids:
-        require_int(f"a token id in {name}", token_id, 0)
+        require_int(f"a token id in {name}", token_id, 0, 2**63 - 1)
         ids.append(int(token_id))  # type: ignore[call-overload]
     return tuple(ids)
 
@@ -139,4 +164,11 @@ def check_scope(name: str, scope: object) -> None:
 
 def finite(value: float) -> bool:
     """Whether ``value`` is a number that is neither NaN nor infinite; False for what is no number, so that ``require`` reports it."""
-    return isinstance(value, (int, float, np.number)) and math.isfinite(value)
+    return isinstance(value, (int, float, np.number)) and -math.inf < value < math.inf
+
+
+def _as_float(name: str, value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise InvalidSampler(f"{name} is larger than any float") from error

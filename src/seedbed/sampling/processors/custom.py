@@ -39,7 +39,7 @@ class Custom(Processor):
 
     function: Callable[[list[int], NDArray[np.float64]], ArrayLike]
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         if not callable(self.function):
             raise InvalidSampler(f"a processor is a function of (prefix, logits), not {self.function!r}")
 
@@ -50,7 +50,7 @@ class Custom(Processor):
         answer = self.function(prefix, candidates.full_row())
         try:
             logits = np.asarray(answer, dtype=np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidSampler(f"{self.function!r} returned {type(answer).__name__}, not logits") from error
         if logits.shape != (candidates.vocab_size,):
             raise InvalidSampler(f"{self.function!r} returned shape {logits.shape} for logits of shape ({candidates.vocab_size},)")

@@ -52,7 +52,7 @@ class TypicalP(Processor):
     ties: Literal["keep", "exact"] = "keep"
     min_keep: int = 1
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         require(isinstance(self.p, (int, float, np.number)) and 0.0 < self.p <= 1.0, "typical_p", self.p, "in (0, 1]")
         check_rule("typical_p", self.rule)
         if self.ties not in ("exact", "keep"):
@@ -92,7 +92,7 @@ class EpsilonCutoff(Processor):
 
     epsilon: float
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         _require_share("epsilon_cutoff", self.epsilon)
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
@@ -122,7 +122,7 @@ class EtaCutoff(Processor):
 
     epsilon: float
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         _require_share("eta_cutoff", self.epsilon)
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
@@ -158,7 +158,7 @@ class TopH(Processor):
 
     h: float
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         require(isinstance(self.h, (int, float, np.number)) and 0.0 < self.h <= 1.0, "top_h", self.h, "in (0, 1]")
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
@@ -194,7 +194,7 @@ class TopNSigma(Processor):
 
     n: float
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         require(finite(self.n) and self.n > 0, "top_n_sigma", self.n, "in (0, inf)")
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
@@ -230,7 +230,7 @@ class Xtc(Processor):
     threshold: float = 0.1
     min_keep: int = 0
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         for name in ("probability", "threshold"):
             value = getattr(self, name)
             require(isinstance(value, (int, float, np.number)) and 0.0 <= value <= 1.0, f"xtc_{name}", value, "in [0, 1]")

@@ -50,7 +50,7 @@ class TopK(Processor):
     k: int
     ties: Literal["exact", "keep"] = "exact"
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         require_int("top_k", self.k, 1)
         if self.ties not in ("exact", "keep"):
             raise InvalidSampler(f"ties must be 'exact' or 'keep', not {self.ties!r}")
@@ -106,7 +106,7 @@ class TopP(Processor):
     rule: Literal["<", "<="] = "<"
     min_keep: int = 1
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         require(isinstance(self.p, (int, float, np.number)) and 0.0 <= self.p <= 1.0, "top_p", self.p, "in [0, 1]")
         check_rule("top_p", self.rule)
         require_int("min_keep", self.min_keep, 0)
@@ -191,7 +191,7 @@ class MinP(Processor):
     p: float
     min_keep: int = 1
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         require(isinstance(self.p, (int, float, np.number)) and 0.0 <= self.p <= 1.0, "min_p", self.p, "in [0, 1]")
         require_int("min_keep", self.min_keep, 0)
 

@@ -31,7 +31,7 @@ class _Feedback(StatefulProcessor):
     tau: float = 5.0
     eta: float = 0.1
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         require(finite(self.tau) and self.tau >= 0, "mirostat_tau", self.tau, "in [0, inf)")
         require(finite(self.eta) and self.eta >= 0, "mirostat_eta", self.eta, "in [0, inf)")
 

@@ -11,7 +11,17 @@ import numpy as np
 
 from seedbed.errors import InvalidSampler
 from seedbed.sampling import portable
-from seedbed.sampling.processors.base import History, Processor, Scope, check_scope, finite, require, require_int, require_token_ids
+from seedbed.sampling.processors.base import (
+    History,
+    Processor,
+    Scope,
+    check_scope,
+    finite,
+    is_iterable,
+    require,
+    require_int,
+    require_token_ids,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -40,7 +50,7 @@ class LogitBias(Processor):
 
     bias: Mapping[int, float] | Iterable[tuple[int, float]]
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         try:
             pairs = [(token_id, value) for token_id, value in (self.bias.items() if isinstance(self.bias, Mapping) else self.bias)]
         except (TypeError, ValueError) as error:
@@ -91,7 +101,7 @@ class RepetitionPenalty(Processor):
     penalty: float
     scope: Scope = "all"
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         require(finite(self.penalty) and self.penalty > 0, "repetition_penalty", self.penalty, "in (0, inf)")
         check_scope("the scope of repetition_penalty", self.scope)
 
@@ -122,7 +132,7 @@ class FrequencyPenalty(Processor):
     penalty: float
     scope: Scope = "output"
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         require(finite(self.penalty), "frequency_penalty", self.penalty, "a finite number")
         check_scope("the scope of frequency_penalty", self.scope)
 
@@ -152,7 +162,7 @@ class PresencePenalty(Processor):
     penalty: float
     scope: Scope = "output"
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         require(finite(self.penalty), "presence_penalty", self.penalty, "a finite number")
         check_scope("the scope of presence_penalty", self.scope)
 
@@ -192,13 +202,13 @@ class Dry(Processor):
     last_n: int | None = None
     breakers: Sequence[Sequence[int]] = ()
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         require(finite(self.multiplier) and self.multiplier >= 0, "dry_multiplier", self.multiplier, "in [0, inf)")
         require(finite(self.base) and self.base > 0, "dry_base", self.base, "in (0, inf)")
         require_int("dry_allowed_length", self.allowed_length, 0)
         if self.last_n is not None:
             require_int("dry_last_n", self.last_n, 0)
-        if isinstance(self.breakers, (str, bytes)) or not hasattr(self.breakers, "__iter__"):
+        if isinstance(self.breakers, (str, bytes)) or not is_iterable(self.breakers):
             raise InvalidSampler(f"dry_breakers must be sequences of token ids, not {self.breakers!r}")
         breakers = tuple(require_token_ids("dry_breakers", breaker) for breaker in self.breakers)
         if not all(breakers):

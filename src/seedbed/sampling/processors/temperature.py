@@ -40,7 +40,7 @@ class Temperature(Processor):
 
     t: float
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         require(isinstance(self.t, (int, float, np.number)) and 0.0 <= self.t < math.inf, "temperature", self.t, "in [0, inf)")
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
@@ -73,7 +73,7 @@ class DynamicTemperature(Processor):
     range: float
     exponent: float = 1.0
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         for name in ("t", "range", "exponent"):
             value = getattr(self, name)
             require(isinstance(value, (int, float, np.number)) and 0.0 <= value < math.inf, f"dynatemp {name}", value, "in [0, inf)")
