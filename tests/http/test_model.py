@@ -22,6 +22,7 @@ from seedbed.errors import (
     ConnectionLost,
     DishonestAnswer,
     EngineFailed,
+    InvalidPrompt,
     NotAModelServer,
     NotReady,
     Overloaded,
@@ -333,7 +334,7 @@ async def test_headers_may_be_a_mapping() -> None:
 async def test_a_prefix_may_be_an_array_and_what_is_none_is_one_clear_error() -> None:
     async with model_behind(FakeHost()) as model:
         assert (await model.next_token_logits(np.array([1, 2]))).tolist() == [0, 1, 2, 3]
-        with pytest.raises(UsageError, match="token ids must be ints"):
+        with pytest.raises(InvalidPrompt, match="the prefix holds <object object .* at place 0, which is no token id"):
             await model.next_token_logits([object()])
 
 
@@ -519,6 +520,23 @@ async def test_text_is_the_servers_affair() -> None:
         assert await model.detokenize(list(b"seed")) == "seed"
         with trio.testing.assert_checkpoints():
             assert await model.detokenize([]) == ""
+
+
+@pytest.mark.parametrize("protocol", ROUTES)
+async def test_what_is_no_prefix_or_text_is_named(protocol: str) -> None:
+    async with serve(TinyLM()) as server, connect(server.url, protocol) as model:
+        for wrong in (None, 5):
+            with pytest.raises(InvalidPrompt, match="the prefix must be"):
+                await model.next_token_logits(wrong)
+            with pytest.raises(InvalidPrompt, match="the prefix must be"):
+                await model.logits_ahead(wrong, 2)
+        for wrong in (None, 5, "ab", [1.5], [-1], {1}):
+            with pytest.raises(InvalidPrompt, match="what is to be detokenized"):
+                await model.detokenize(wrong)
+        for wrong in (None, 5, b"ab", ["ab"]):
+            with pytest.raises(UsageError, match="what is to be tokenized must be text"):
+                await model.tokenize(wrong)
+        assert await model.detokenize(np.array([97, 98])) == "ab"
 
 
 async def test_a_model_used_after_its_block_says_so() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from seedbed import HashLM, TinyLM, generate
+from seedbed.errors import InvalidPrompt, UsageError
 from seedbed.testing import check_llm
 
 TINY = TinyLM()
@@ -60,6 +61,27 @@ async def test_tiny_lm_text_survives_its_tokenizer() -> None:
     assert await TINY.detokenize(ids) == "naïve 🙂"
     assert await TINY.detokenize([0xF0, 0x9F]) == "\ufffd"
     assert b"".join(map(TINY.token_bytes, ids)).decode() == "naïve 🙂<|end|>"
+
+
+async def test_tiny_lm_knows_no_octets_of_tokens_it_does_not_have() -> None:
+    """They may be asked about: a recorder spells every token of the prefixes it was asked for."""
+    assert [TINY.token_bytes(token_id) for token_id in (-1, 257, 2**70)] == [b""] * 3
+
+
+@pytest.mark.parametrize("llm", [TINY, HashLM(33)], ids=repr)
+@pytest.mark.parametrize("wrong", [None, "ab", ["x"], [2.5j], [2**70], {1: 2}], ids=repr)
+async def test_what_is_no_prefix_is_named(llm, wrong: object) -> None:
+    with pytest.raises(InvalidPrompt, match="the prefix"):
+        await llm.next_token_logits(wrong)
+
+
+async def test_tiny_lm_names_what_is_no_text_and_what_are_no_tokens() -> None:
+    for wrong in (None, 5, b"ab", ["ab"]):
+        with pytest.raises(UsageError, match="what is to be tokenized must be text"):
+            await TINY.tokenize(wrong)
+    for wrong in (None, 5, "ab", [1.5], [-1], {1}):
+        with pytest.raises(InvalidPrompt, match="what is to be detokenized"):
+            await TINY.detokenize(wrong)
 
 
 async def test_tiny_lm_writes_words_of_its_text() -> None:
