@@ -13,7 +13,7 @@ from seedbed.errors import InvalidPrompt, InvalidSampler, UsageError
 from seedbed.generation.result import GenerationResult, SampledSequence, configuration_of
 from seedbed.generation.sequence import FollowedSequence, StopRules
 from seedbed.llm.base import whole_number
-from seedbed.llm.token_ids import check_end_token_ids, check_token_ids, shown
+from seedbed.llm.token_ids import check_end_token_ids, check_token_ids, is_iterable, shown
 from seedbed.sampling.randomness import Address, check_seed, fresh_seed
 from seedbed.sampling.sampler import Sampler
 
@@ -163,11 +163,7 @@ def stop_rules(token_ids: object, sequences: object, eos_token_ids: Sequence[int
     """
     several = tuple(token_ids) if isinstance(token_ids, AbstractSet) else token_ids
     ids = check_token_ids(several, "stop_token_ids", vocab_size=vocab_size, may_be_empty=True)
-    if (
-        isinstance(sequences, (str, bytes, Mapping, AbstractSet))
-        or not isinstance(sequences, Iterable)
-        or not getattr(sequences, "ndim", 1)
-    ):
+    if isinstance(sequences, (str, bytes, Mapping, AbstractSet)) or not is_iterable(sequences):
         raise UsageError(f"stop_sequences must be several lists of token ids, not {shown(sequences)}")
     return StopRules(
         frozenset(ids) | frozenset(eos_token_ids),
@@ -240,7 +236,7 @@ def _max_new_tokens(asked: int | None, context: int | None, prompt: int, place: 
 
 
 def _resume_table(resume: GenerationResult | Iterable[SampledSequence]) -> dict[tuple[int, int], SampledSequence]:
-    if not isinstance(resume, GenerationResult) and (not isinstance(resume, Iterable) or not getattr(resume, "ndim", 1)):
+    if not isinstance(resume, GenerationResult) and not is_iterable(resume):
         raise UsageError(f"resume takes a GenerationResult or several SampledSequences, not {shown(resume)}")
     table: dict[tuple[int, int], SampledSequence] = {}
     for sequence in resume.sequences if isinstance(resume, GenerationResult) else resume:

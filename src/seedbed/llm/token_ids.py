@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from typing import Any, TypeGuard
 
 from seedbed.errors import InvalidPrompt, UsageError
 from seedbed.llm.base import whole_number
 
-__all__ = ["check_end_token_ids", "check_text", "check_token_ids", "shown"]
+__all__ = ["check_end_token_ids", "check_text", "check_token_ids", "is_iterable", "shown"]
 
 MOST = 2**63 - 1  # a prefix is hashed, and sent in binary, as int64
 
@@ -33,7 +34,7 @@ def check_token_ids(ids: object, what: str, *, vocab_size: int | None = None, ma
     """
     if isinstance(ids, (str, bytes)):
         raise InvalidPrompt(f"{what} must be token ids, not text: tokenize it first, for instance with HTTPModel.tokenize()")
-    if isinstance(ids, (Mapping, AbstractSet)) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) != 1:
+    if isinstance(ids, (Mapping, AbstractSet)) or not is_iterable(ids) or getattr(ids, "ndim", 1) != 1:
         raise InvalidPrompt(f"{what} must be a list of token ids, not {shown(ids)}")
     checked = []
     for place, token_id in enumerate(ids):
@@ -61,7 +62,7 @@ def check_end_token_ids(ids: object) -> tuple[int, ...]:
         ...
         seedbed.errors.UsageError: what ends a sequence, the model must tell in ints, not [None]; without an end its eos_token_ids are ()
     """
-    numbers = [whole_number(token_id) for token_id in ids] if isinstance(ids, Iterable) and getattr(ids, "ndim", 1) == 1 else [None]
+    numbers = [whole_number(token_id) for token_id in ids] if is_iterable(ids) else [None]
     if None in numbers:
         raise UsageError(f"what ends a sequence, the model must tell in ints, not {shown(ids)}; without an end its eos_token_ids are ()")
     return tuple(number for number in numbers if number is not None)
@@ -76,6 +77,11 @@ def check_text(text: object) -> str:
     if not isinstance(text, str):
         raise UsageError(f"what is to be tokenized must be text, not {shown(text)}")
     return text
+
+
+def is_iterable(value: object) -> TypeGuard[Iterable[Any]]:
+    """Whether it has items; numpy's arrays without a dimension only look so."""
+    return isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0
 
 
 def shown(value: object) -> str:

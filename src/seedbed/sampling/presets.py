@@ -29,6 +29,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from seedbed.errors import InvalidSampler
+from seedbed.llm.token_ids import is_iterable
 from seedbed.sampling.processors import (
     AllowedTokenIds,
     BadWords,
@@ -56,7 +57,7 @@ from seedbed.sampling.processors import (
     TypicalP,
     Xtc,
 )
-from seedbed.sampling.processors.base import is_iterable, require, require_int
+from seedbed.sampling.processors.base import require, require_int
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

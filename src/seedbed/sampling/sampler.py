@@ -10,14 +10,14 @@ import numpy as np
 
 from seedbed.errors import InvalidSampler, RowError, UsageError
 from seedbed.llm.base import Row, TopLogprobs, as_row
-from seedbed.llm.token_ids import check_token_ids, shown
+from seedbed.llm.token_ids import check_token_ids, is_iterable, shown
 from seedbed.sampling import engines, portable
 from seedbed.sampling.candidates import Candidates
 from seedbed.sampling.draw import Winner, gumbel_max
 from seedbed.sampling.mass import Mass
 from seedbed.sampling.presets import Order, Parameters, chain_of
 from seedbed.sampling.processors import History, MinP, Processor, StatefulProcessor, TopK, TopP, TypicalP, Xtc
-from seedbed.sampling.processors.base import finite, is_iterable
+from seedbed.sampling.processors.base import finite
 from seedbed.sampling.randomness import Address
 
 if TYPE_CHECKING:

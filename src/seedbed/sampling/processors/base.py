@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -12,10 +11,11 @@ import numpy as np
 
 from seedbed.errors import InvalidSampler
 from seedbed.llm.base import as_row
+from seedbed.llm.token_ids import is_iterable
 from seedbed.sampling.candidates import Candidates
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -133,11 +133,6 @@ def require_int(name: str, value: object, least: int, most: float = math.inf) ->
         raise InvalidSampler(f"{name} must be an int of at most {most}, not {value!r:.80}")
 
 
-def is_iterable(value: object) -> bool:
-    """Whether it has items; numpy's arrays without a dimension only look so."""
-    return isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0
-
-
 def require_token_ids(name: str, token_ids: Iterable[object]) -> tuple[int, ...]:
     """``token_ids`` as a tuple of plain ints.
 
@@ -149,7 +144,7 @@ def require_token_ids(name: str, token_ids: Iterable[object]) -> tuple[int, ...]
     ids = []
     for token_id in token_ids:
         require_int(f"a token id in {name}", token_id, 0, 2**63 - 1)
-        ids.append(int(token_id))  # type: ignore[call-overload]
+        ids.append(int(token_id))
     return tuple(ids)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seedbed.errors import InvalidSampler
+from seedbed.llm.token_ids import is_iterable
 from seedbed.sampling import portable
 from seedbed.sampling.processors.base import (
     History,
@@ -17,7 +18,6 @@ from seedbed.sampling.processors.base import (
     Scope,
     check_scope,
     finite,
-    is_iterable,
     require,
     require_int,
     require_token_ids,
