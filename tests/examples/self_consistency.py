@@ -25,7 +25,7 @@ async def vote(llm, prompt, n, answer, *, seed):
             if most > next_most + n - votes.total():
                 break
     cut = sum(sequence.finish_reason == "cancelled" for sequence in generation.sequences)
-    return votes.most_common(1)[0][0], votes, cut
+    return min(votes, key=lambda answer: (-votes[answer], answer)), votes, cut  # a draw is not won by who finished first
 
 
 def first_word(sequence):

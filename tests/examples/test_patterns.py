@@ -1,5 +1,6 @@
 """Patterns on the loop: each example runs, is short, says the same twice, and does what it says it does."""
 
+import json
 import subprocess
 import sys
 from importlib import util
@@ -30,15 +31,28 @@ def example(name):
     return module
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_it_runs_as_it_is_twice_the_same_and_is_short(name, capsys):
-    trio.run(example(name.removesuffix(".py")).main)
-    here = capsys.readouterr().out
-    there = subprocess.run([sys.executable, HERE / name], capture_output=True, text=True, check=True).stdout
+# As ``python tests/examples/NAME`` would, one after the other: so six processes need not import numpy six times.
+AS_THEY_ARE = """
+import contextlib, io, json, runpy, sys
+said = {}
+for path in sys.argv[1:]:
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        runpy.run_path(path, run_name="__main__")
+    said[path] = out.getvalue()
+print(json.dumps(said))
+"""
 
-    assert EXAMPLES[name] in here
-    assert here == there
-    assert len((HERE / name).read_text("utf-8").splitlines()) < 60
+
+def test_they_run_as_they_are_say_the_same_in_another_process_and_are_short(capsys):
+    paths = [str(HERE / name) for name in EXAMPLES]
+    there = json.loads(subprocess.run([sys.executable, "-c", AS_THEY_ARE, *paths], capture_output=True, text=True, check=True).stdout)
+    for path, (name, says) in zip(paths, EXAMPLES.items(), strict=True):
+        trio.run(example(name.removesuffix(".py")).main)
+        here = capsys.readouterr().out
+
+        assert says in here, name
+        assert here == there[path], name
+        assert len((HERE / name).read_text("utf-8").splitlines()) < 60, name
 
 
 async def test_the_best_of_n_is_the_likeliest_of_them():
@@ -102,12 +116,12 @@ async def test_steering_weighs_sequences_as_it_says():
     steering = example("steering")
     llm = ScriptedLLM({}, default=[-9e9, 0.0, 0.0])
     async with PrefixCache(llm) as cached:
-        steered = await steering.steer(cached, [5], 400, lambda got: 3.0 ** got.count(2), seed=7, rounds=3)
+        steered = await steering.steer(cached, [5], 250, lambda got: 3.0 ** got.count(2), seed=7, rounds=3)
     share = np.mean([sequence.token_ids.count(2) for sequence in steered]) / (3 * steering.STRIDE)
 
     assert len({sequence.token_ids for sequence in steered}) > 100
-    assert [sequence.index for sequence in steered] == list(range(400))
-    # 24 tokens, each 2 with probability 3/4; the copies of a round share what they had, so the error is larger than that of 9,600 draws.
+    assert [sequence.index for sequence in steered] == list(range(250))
+    # 24 tokens, each 2 with probability 3/4; the copies of a round share what they had, so the error is larger than that of 6,000 draws.
     assert abs(share - 0.75) < 0.03
 
 

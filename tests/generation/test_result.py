@@ -7,7 +7,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seedbed.errors import UsageError
@@ -42,6 +42,7 @@ def sequences(draw: st.DrawFn) -> SampledSequence:
     )
 
 
+@settings(max_examples=50, deadline=None)
 @given(sequences())
 def test_a_sequence_survives_json(sequence: SampledSequence) -> None:
     back = SampledSequence.from_dict(json.loads(json.dumps(sequence.to_dict(), allow_nan=False)))
@@ -50,6 +51,7 @@ def test_a_sequence_survives_json(sequence: SampledSequence) -> None:
     assert (back.started, back.finished) == (sequence.started, sequence.finished)
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(sequences(), max_size=3))
 def test_a_result_survives_json(several: list[SampledSequence]) -> None:
     result = GenerationResult(tuple(several), 2**100, "Sampler(chain=[])", Stats(tokens=3, waited=0.5))

@@ -115,11 +115,17 @@ def test_cancelled_at_any_step(changes: dict[str, object]) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32), st.sampled_from([0, 1, 2, 3, 4, 5, 7]), st.sampled_from([0, 1, 3, 9]), st.sampled_from([1, 3, "auto"]))
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from([0, 1, 2, 3, 4, 5, 7]),
+    st.sampled_from([0, 1, 3, 9]),
+    st.sampled_from([1, 3, "auto"]),
+    st.sampled_from([0, 2**28]),
+)
 def test_any_deadlines_under_any_schedule_leave_the_beginnings_of_the_undisturbed_sequences(
-    schedule: int, total: float, own: float, lookahead: object
+    schedule: int, total: float, own: float, lookahead: object, cache: int
 ) -> None:
-    run = Run(lookahead=lookahead, timeout=total, sequence_timeout=own)
+    run = Run(lookahead=lookahead, timeout=total, sequence_timeout=own, prefix_cache_bytes=cache)
     runs = [*schedules(2, first=schedule)]
     kept = []
     for scheduled in runs:
