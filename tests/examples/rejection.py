@@ -31,8 +31,11 @@ def is_long(sequence):
 
 async def main():
     llm = TinyLM()
-    sequence = await first_accepted(llm, list(PROMPT), is_long, seed=7, timeout=10)
-    print(f"sequence {sequence.index}, {len(sequence.token_ids)} tokens: {PROMPT.decode()}{await llm.detokenize(sequence.token_ids)}")
+    sequence = await first_accepted(llm, list(PROMPT), is_long, seed=7, n=16, timeout=60)
+    if sequence is None:
+        print("none was accepted in time")
+    else:
+        print(f"sequence {sequence.index}, {len(sequence.token_ids)} tokens: {PROMPT.decode()}{await llm.detokenize(sequence.token_ids)}")
 
 
 if __name__ == "__main__":
