@@ -291,7 +291,19 @@ async def test_a_cancellation_in_the_block_stays_one() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"protocols": ["gopher"]}, {"protocols": []}, {"host": "203.0.113.1"}, {"port": 70_000}, {"port": -1}, {"host": "a" * 64}],
+    [
+        {"protocols": ["gopher"]},
+        {"protocols": []},
+        {"host": "203.0.113.1"},
+        {"port": 70_000},
+        {"port": -1},
+        {"host": "a" * 64},
+        {"port": "80"},
+        {"port": True},
+        {"host": 3},
+        {"idle_timeout": 0},
+        {"idle_timeout": "75"},
+    ],
     ids=str,
 )
 async def test_a_wrong_argument_is_refused(arguments: dict[str, object]) -> None:

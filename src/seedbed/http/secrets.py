@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
+
+import orjson
 
 from seedbed.protocols.exchange import HttpResponse
 
@@ -37,7 +40,8 @@ class Secrets:
     def __init__(self, texts: Iterable[str] = ()) -> None:
         # The longest first: one may contain another.
         self._texts = sorted({text for text in texts if len(text) >= SHORTEST}, key=len, reverse=True)
-        self._octets = [text.encode("utf-8") for text in self._texts]
+        # As octets, and as JSON writes what it must write otherwise.
+        self._octets = [octets for text in self._texts for octets in dict.fromkeys((text.encode("utf-8"), _in_json(text)))]
 
     @classmethod
     def of(cls, url: httpx.URL, headers: Headers, client: httpx.AsyncClient | None = None) -> Secrets:
@@ -60,10 +64,17 @@ class Secrets:
 
     def hide_in(self, response: HttpResponse) -> HttpResponse:
         """The response likewise: some servers repeat a wrong key in their refusal."""
-        body = bytes(response.body)
-        for secret in self._octets:
-            body = body.replace(secret, SHOWN.encode())
+        body = self._hide_octets(bytes(response.body))
+        with suppress(orjson.JSONDecodeError, orjson.JSONEncodeError):
+            plain = orjson.dumps(orjson.loads(body))  # JSON may escape any character; written anew, only those it must
+            hidden = self._hide_octets(plain)
+            body = hidden if hidden != plain else body
         return HttpResponse(response.status, tuple((name, self.hide(value)) for name, value in response.headers), body)
+
+    def _hide_octets(self, octets: bytes) -> bytes:
+        for secret in self._octets:
+            octets = octets.replace(secret, SHOWN.encode())
+        return octets
 
     def hide_in_error(self, error: BaseException | None) -> None:
         """An error likewise, its notes and all that led to it."""
@@ -85,6 +96,13 @@ class Secrets:
 
     def __repr__(self) -> str:
         return f"<{len(self._texts)} secrets>"
+
+
+def _in_json(text: str) -> bytes:
+    try:
+        return orjson.dumps(text)[1:-1]
+    except orjson.JSONEncodeError:  # half a character
+        return text.encode("utf-8", "replace")
 
 
 def secret_headers(url: httpx.URL, headers: Headers, api_key: str | None) -> Headers:

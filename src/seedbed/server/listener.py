@@ -76,7 +76,7 @@ async def serve(
         faults: what goes wrong with which request, for tests of clients; see ``seedbed.server.faults``.
 
     Raises:
-        UsageError: an unknown protocol, or an address that cannot be listened on.
+        UsageError: an unknown protocol, an address that cannot be listened on, or a time that is none.
 
     Concurrency:
         Each connection is a task; requests of different connections are answered at the same time.
@@ -92,8 +92,12 @@ async def serve(
     speaks = [protocol_named(name) for name in protocols]
     if not speaks:
         raise UsageError("a server needs at least one protocol")
-    if not 0 <= port < 65_536:  # getaddrinfo takes it modulo 65,536
-        raise UsageError(f"a port is in [0, 65536), not {port}")
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65_536:  # getaddrinfo takes it modulo 65,536
+        raise UsageError(f"port must be an int in [0, 65536), not {port!r:.80}")
+    if not isinstance(host, str):
+        raise UsageError(f"host must be a name or an address, not {host!r:.80}")
+    if isinstance(idle_timeout, bool) or not isinstance(idle_timeout, int | float) or not idle_timeout > 0:
+        raise UsageError(f"idle_timeout must be more than 0 seconds, or math.inf for no limit, not {idle_timeout!r:.80}")
     try:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:
