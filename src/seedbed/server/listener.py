@@ -312,6 +312,8 @@ class _RequestReader:
         while self._buffer[:2] == b"\r\n":  # some clients end a body with one more line end than they announced
             del self._buffer[:2]
         try:
+            if self._buffer and not self._buffer[:1].isalpha() and self._buffer != b"\r":  # TLS for one, whose head would never end
+                raise Malformed("no method")
             end = end_of_head(self._buffer, self._searched)
             self._searched = 0 if end else len(self._buffer)
             if not end:
@@ -326,7 +328,7 @@ class _RequestReader:
             raise _Refused(413, f"the body is longer than {MAX_BODY} octets")
         if head.is_chunked:
             self._chunked = ChunkedBody(MAX_BODY)
-        self._expects_continue = (head.header("expect") or "").lower() == "100-continue"
+        self._expects_continue = head.expects_continue
         return head
 
     def _read_body(self, head: RequestHead) -> bytes | None:
