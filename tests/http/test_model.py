@@ -351,6 +351,17 @@ async def test_a_prefix_may_be_an_array_and_what_is_none_is_one_clear_error() ->
             await model.next_token_logits([object()])
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_a_prefix_that_is_none_is_refused_by_us_or_the_server_and_never_taken_for_another(protocol: str) -> None:
+    llm = TinyLM()
+    async with model_behind(FakeHost(llm, protocol=protocol), protocol=protocol, eos_token_ids=[256]) as model:
+        for prefix in ([], [-1], [1.5], ["a"], [True], [257], [2**31], [2**70], None, 5, "ab", np.array([1.5])):
+            with pytest.raises((UsageError, BadRequest)):
+                await model.next_token_logits(prefix)
+            with pytest.raises((UsageError, BadRequest)):
+                await model.logits_ahead(prefix, 4)
+
+
 class Slots:
     """A server that works on so many questions at a time, a second each, and refuses any more."""
 
@@ -689,6 +700,18 @@ async def test_no_question_once_connected_is_answered_with_a_secret(status: int,
 async def answered_with(response: httpx.Response) -> httpx.Response:
     await trio.lowlevel.checkpoint()
     return response
+
+
+async def test_no_error_shows_what_a_client_was_given(autojump_clock) -> None:
+    host = Echo(400, in_json)
+    host.only_ask = True
+    given = {"headers": {"X-Auth-Token": CANARIES[1]}, "params": {"key": CANARIES[4]}, "cookies": {"session": CANARIES[0]}}
+    async with httpx.AsyncClient(transport=httpx.MockTransport(host), **given) as client:
+        with pytest.raises(BadRequest) as caught:
+            async with connect(URL, client=client, decode_in_thread_above=math.inf):
+                pass
+
+    assert "canary" not in everything_said(caught.value)
 
 
 async def test_no_log_shows_a_secret(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import trio
 
-from seedbed.errors import NonFiniteAtServer, RowError, RowWithheld
+from seedbed.errors import InvalidPrompt, NonFiniteAtServer, RowError, RowWithheld
 from seedbed.http.arguments import Wanted, check_kinds, check_seconds, checked_headers, checked_urls
 from seedbed.http.endpoint import Endpoint, HTTPStatistics, Sender
 from seedbed.http.pool import CONNECT_TIMEOUT, Pool
@@ -190,6 +190,7 @@ class HTTPModel(LLM):
         """The server's row for a prefix.
 
         Raises:
+            InvalidPrompt: it is no sequence, or holds what the server would take for something else.
             ServerError: after the last attempt.
             RowError: what it gave cannot be drawn from.
 
@@ -198,7 +199,7 @@ class HTTPModel(LLM):
             closed, nothing else is touched; the server may still do the work. Always a checkpoint.
         """
         return (
-            await self._servers.ask(Ask(tuple(prev_token_ids), self.top_k, self._model, self._info.eos_token_ids[0], reuse=self._reuse))
+            await self._servers.ask(Ask(_prefix(prev_token_ids), self.top_k, self._model, self._info.eos_token_ids[0], reuse=self._reuse))
         ).row
 
     async def logits_ahead(self, prev_token_ids: Sequence[int], count: int) -> Ahead:
@@ -218,7 +219,7 @@ class HTTPModel(LLM):
 
     async def _rows_ahead(self, prev_token_ids: Sequence[int], count: int, drawing: Drawing | None) -> Ahead:
         if count > 1 and self._servers.protocol.looks_ahead:
-            ask = Ask(tuple(prev_token_ids), self.top_k, self._model, ahead=count, reuse=self._reuse, drawing=drawing)
+            ask = Ask(_prefix(prev_token_ids), self.top_k, self._model, ahead=count, reuse=self._reuse, drawing=drawing)
             # What is wrong with one of them may be wrong with a later one only, which nobody may get to.
             with suppress(RowWithheld, RowError, NonFiniteAtServer):
                 answer = await self._servers.ask(ask)
@@ -250,7 +251,7 @@ class HTTPModel(LLM):
         Concurrency:
             As ``next_token_logits``.
         """
-        return await self._servers.score(Score(tuple(token_ids), self.top_k, self._model))
+        return await self._servers.score(Score(_prefix(token_ids), self.top_k, self._model))
 
     @property
     def samples_as(self) -> Order | None:
@@ -312,6 +313,14 @@ class HTTPModel(LLM):
         state = self.statistics()
         what = f"{self._info.model} at {state.where}, {self.protocol}, {rows}"
         return f"<HTTPModel {what}: {state.under_way} under way, {state.waiting} waiting>"
+
+
+def _prefix(token_ids: Sequence[int]) -> tuple[int, ...]:
+    """What is in it, is for the protocol to say: looking at each id of each prefix would cost more than sending them."""
+    try:
+        return tuple(token_ids)
+    except TypeError:
+        raise InvalidPrompt(f"a prefix must be a sequence of token ids, not {token_ids!r:.80}") from None
 
 
 def _sender(

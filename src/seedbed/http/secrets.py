@@ -23,7 +23,7 @@ __all__ = ["Secrets", "secret_headers"]
 SHOWN = "***"
 SHORTEST = 4  # taking shorter ones out would tear messages apart, and they are no secrets
 _SCHEMES = ("basic", "bearer", "token")
-_SECRET_NAMES = ("authorization", "proxy-authorization", "x-api-key", "api-key", "cookie")
+_PLAIN_NAMES = ("accept", "accept-encoding", "connection", "user-agent")  # headers that every client of httpx has
 
 
 class Secrets:
@@ -45,10 +45,12 @@ class Secrets:
 
     @classmethod
     def of(cls, url: httpx.URL, headers: Headers, client: httpx.AsyncClient | None = None) -> Secrets:
-        """Everything given with a URL, headers and somebody's client that nobody else should read."""
+        """Everything given with a URL, headers and somebody's client that nobody else should read; what the client's ``auth`` adds is
+        not known."""
         values = [value for _, value in headers]
         if client is not None:
-            values += [value for name, value in client.headers.items() if name.lower() in _SECRET_NAMES]
+            values += [value for name, value in client.headers.items() if name.lower() not in _PLAIN_NAMES]
+            values += [*client.params.values(), *client.cookies.values()]
         words = [word for value in values for word in value.split() if word.lower() not in _SCHEMES]
         query = url.query.decode("ascii", "replace")
         parts = [part.partition("=")[2] or part for part in query.split("&")]
