@@ -150,7 +150,7 @@ async def test_what_a_dishonest_server_sends_is_not_collected(kind: str) -> None
 
 # Under load: 64 sequences at once.
 
-STEPS = 20
+STEPS = 12
 # On a machine with much else to do, requests that nothing is wrong with may take as long as that, and then again.
 STALLED, MANY = 1.0, 50
 
