@@ -7,8 +7,10 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import numpy as np
@@ -22,6 +24,9 @@ from seedbed.protocols.exchange import Sample
 from seedbed.regression.conformance import conformance
 from seedbed.regression.probe import probe
 from tests.real_contract import check_contract
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 EXAMPLES = Path(__file__).parent / "examples"
 DEMO = EXAMPLES / "demo_llama.py"
@@ -168,38 +173,49 @@ async def test_what_it_refuses_is_understood() -> None:
             await generate([504, 49152], model)
 
 
-@pytest.mark.parametrize("lines_first", [1, 3])
-def test_ctrl_c_at_any_moment_leaves_no_process(lines_first: int) -> None:
-    """After the first line the server is loading, after the third it is being sampled from."""
-    process = subprocess.Popen(
-        [sys.executable, "-u", DEMO],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    for _ in range(lines_first):
-        process.stdout.readline()
-    os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+@contextmanager
+def demo_after(lines: int) -> Iterator[subprocess.Popen[str]]:
+    """The demo, when it has said so much: after the first line its server is loading, after the third it is being sampled from."""
+    deaf = signal.signal(signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background ignores it, and so do its children
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-u", DEMO], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, deaf)
+    with process:
+        try:
+            for _ in range(lines):
+                process.stdout.readline()
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
-    assert process.returncode == 130
-    assert re.fullmatch(r"interrupted\n", said)
-    assert not llama_processes()
+
+@pytest.mark.parametrize("lines", [1, 3])
+def test_ctrl_c_at_any_moment_leaves_no_process(lines: int) -> None:
+    before = llama_processes()
+    with demo_after(lines) as process:
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+
+        assert process.returncode == 130
+        assert re.fullmatch(r"interrupted\n", said)
+        assert set(llama_processes()) <= set(before)
 
 
 def test_killed_outright_it_takes_its_server_with_it() -> None:
-    process = subprocess.Popen([sys.executable, "-u", DEMO], stdout=subprocess.PIPE, text=True)
-    for _ in range(3):
-        process.stdout.readline()
-    children = llama_processes()
-    process.kill()
-    process.communicate()
-    for child in children:
-        for _ in range(100):
-            if child not in llama_processes():
-                break
-            signal.sigtimedwait([], 0.1)
+    before = llama_processes()
+    with demo_after(3) as process:
+        children = set(llama_processes()) - set(before)
+        process.kill()
+        process.communicate()
+        for child in children:
+            for _ in range(100):
+                if child not in llama_processes():
+                    break
+                signal.sigtimedwait([], 0.1)
 
-    assert children
-    assert not llama_processes()
+        assert children
+        assert not children & set(llama_processes())

@@ -7,6 +7,7 @@ import ssl
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
+import httpx
 import pytest
 import trio
 import trio.testing
@@ -17,6 +18,7 @@ from seedbed.errors import AnswerTooLarge, BrokenAnswer, ConnectionLost, Request
 from seedbed.http.connection import MAX_INTERIM, Connection, Origin, StreamChannel, open_connection
 from seedbed.http.message import MAX_HEAD
 from seedbed.http.pool import Pool
+from seedbed.http.transport import origin_of
 from seedbed.protocols.exchange import HttpRequest
 from seedbed.testing import cancel_at_each_step
 
@@ -444,6 +446,13 @@ def test_an_origin_shows_itself_as_a_url_without_its_default_port() -> None:
     shown = [str(Origin(*parts)) for parts in [("http", "a", 80), ("https", "a", 443), ("http", "a", 8000), ("http", "::1", 81)]]
 
     assert shown == ["http://a", "https://a", "http://a:8000", "http://[::1]:81"]
+
+
+@pytest.mark.parametrize(("url", "shown"), [("http://b\xfccher.test", "http://xn--bcher-kva.test"), ("http://[::1]:80", "http://[::1]")])
+def test_a_name_beyond_ascii_is_the_one_dns_knows(url: str, shown: str) -> None:
+    """It goes into the Host header too, which has no other letters."""
+    assert str(origin_of(httpx.URL(url))) == shown
+    assert origin_of(httpx.URL(url)).authority.isascii()
 
 
 async def test_a_connection_shows_whether_it_can_be_used_again() -> None:

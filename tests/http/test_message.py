@@ -133,6 +133,12 @@ def test_a_request_keeps_its_connection_by_its_version(first: str, keeps_alive: 
     assert request(first=first).keeps_alive is keeps_alive
 
 
+@pytest.mark.parametrize(("version", "line", "expects"), [("1.1", "Expect: 100-Continue", True), ("1.0", "Expect: 100-continue", False)])
+def test_only_http_1_1_knows_the_word_a_client_waits_for(version: str, line: str, expects: bool) -> None:
+    """One of HTTP/1.0 would take it for the answer."""
+    assert request(line, first=f"POST / HTTP/{version}").expects_continue is expects
+
+
 def test_http_1_0_may_ask_to_be_kept_alive() -> None:
     assert request("Connection: keep-alive", first="GET / HTTP/1.0").keeps_alive is True
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import traceback
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -14,7 +16,7 @@ import trio
 import trio.testing
 from tests.http.fakes import ASK, INFO, NEVER, OK, URL, FakeHost, description, model_behind, read_request, tcp_server
 
-from seedbed import HashLM, Sampler, TinyLM, connect, generate, serve
+from seedbed import HashLM, Sampler, TinyLM, connect, generate, serve, softmax
 from seedbed.errors import (
     AnswerTooLarge,
     BadRequest,
@@ -34,10 +36,10 @@ from seedbed.errors import (
     UnknownModel,
     UsageError,
 )
-from seedbed.http import Retry
+from seedbed.http import Retry, TrioTransport
 from seedbed.http.endpoint import DISCOVERY_BOUND
 from seedbed.protocols import PROTOCOLS, protocol_named
-from seedbed.protocols.exchange import HttpRequest
+from seedbed.protocols.exchange import HttpRequest, Sample
 from seedbed.server import answer
 from seedbed.testing import ScriptedLLM, cancel_at_each_step, check_llm
 
@@ -213,6 +215,16 @@ async def test_the_probe_catches_a_server_that_contradicts_itself() -> None:
             pass
 
 
+@pytest.mark.parametrize("protocol", ["native", "kserve-v2"])
+async def test_the_probe_catches_a_server_that_gives_probabilities_for_logits(protocol: str) -> None:
+    """As a model's softmax output is called by Triton's metadata: an output like any other."""
+    probabilities = softmax(np.random.default_rng(7).normal(0, 3, 300)).astype(np.float32)
+    llm = ScriptedLLM({}, default=probabilities.tolist(), info=replace(INFO, vocab_size=300))
+    with pytest.raises(DishonestAnswer, match="logits are probabilities"):
+        async with model_behind(FakeHost(llm, protocol=protocol), protocol=protocol, top_k="all", eos_token_ids=[0]):
+            pass
+
+
 @pytest.mark.parametrize(
     ("url", "arguments"),
     [
@@ -234,6 +246,8 @@ async def test_the_probe_catches_a_server_that_contradicts_itself() -> None:
         (URL, {"connect_timeout": -1}),
         (URL, {"protocol": "gopher"}),
         (URL, {"headers": [("a", "b\nc")]}),
+        (URL, {"headers": {"Content-Length": "3"}}),
+        (URL, {"headers": {"transfer-encoding": "chunked"}}),
         (URL, {"api_key": "\N{SNOWMAN}"}),
         (URL, {"transport": httpx.MockTransport(lambda request: httpx.Response(200)), "client": httpx.AsyncClient(trust_env=False)}),
         ([], {}),
@@ -336,6 +350,17 @@ async def test_a_prefix_may_be_an_array_and_what_is_none_is_one_clear_error() ->
         assert (await model.next_token_logits(np.array([1, 2]))).tolist() == [0, 1, 2, 3]
         with pytest.raises(InvalidPrompt, match="the prefix holds <object object .* at place 0, which is no token id"):
             await model.next_token_logits([object()])
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_a_prefix_that_is_none_is_refused_by_us_or_the_server_and_never_taken_for_another(protocol: str) -> None:
+    llm = TinyLM()
+    async with model_behind(FakeHost(llm, protocol=protocol), protocol=protocol, eos_token_ids=[256]) as model:
+        for prefix in ([], [-1], [1.5], ["a"], [True], [257], [2**31], [2**70], None, 5, "ab", np.array([1.5])):
+            with pytest.raises((UsageError, BadRequest)):
+                await model.next_token_logits(prefix)
+            with pytest.raises((UsageError, BadRequest)):
+                await model.logits_ahead(prefix, 4)
 
 
 class Slots:
@@ -636,6 +661,11 @@ def without_its_beginning(text: str) -> str:
     return text[40:]
 
 
+def escaped(text: str) -> str:
+    """As JSON may write it, though it need not."""
+    return orjson.dumps({"error": "text"}).decode().replace("text", "".join(f"\\u{ord(character):04x}" for character in text))
+
+
 CANARIES = ("canary-bearer-1", "canary-header-2", "canary-user-3", "canary-word-4", "canary-query-5")
 
 
@@ -652,7 +682,7 @@ def everything_said(error: BaseException) -> str:
 
 @pytest.mark.parametrize("status", [200, 301, 400, 401, 403, 404, 418, 422, 429, 500, 501, 502, 503])
 @pytest.mark.parametrize("only_ask", [False, True])
-@pytest.mark.parametrize("body", [str, in_json, without_its_beginning])
+@pytest.mark.parametrize("body", [str, in_json, without_its_beginning, escaped])
 async def test_no_error_shows_a_secret_even_when_the_server_repeats_it(status: int, only_ask: bool, body, autojump_clock) -> None:
     host = Echo(status, body)
     host.only_ask = only_ask
@@ -663,6 +693,55 @@ async def test_no_error_shows_a_secret_even_when_the_server_repeats_it(status: i
 
     for canary in CANARIES:
         assert canary[:10] not in everything_said(caught.value)
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 500])
+@pytest.mark.parametrize("body", [str, in_json, escaped])
+async def test_no_question_once_connected_is_answered_with_a_secret(status: int, body, autojump_clock) -> None:
+    key = 'canary-"quoted"/\\slashed'  # JSON has to write some of it otherwise, and may all of it
+    host = FakeHost(protocol="vllm")
+    async with model_behind(host, protocol="vllm", api_key=key, eos_token_ids=[0], retry=NEVER) as model:
+        for path in ("/v1/completions", "/tokenize", "/detokenize"):
+            host.script[path] = lambda request: answered_with(httpx.Response(status, text=body(request.headers["authorization"])))
+        for question in (
+            lambda: model.next_token_logits([1]),
+            lambda: model.score([1, 2]),
+            lambda: model.sample(Sample((1,))),
+            lambda: model.tokenize("a"),
+            lambda: model.detokenize([1]),
+        ):
+            with pytest.raises(SeedbedError) as caught:
+                await question()
+            assert "canary" not in everything_said(caught.value)
+
+
+async def answered_with(response: httpx.Response) -> httpx.Response:
+    await trio.lowlevel.checkpoint()
+    return response
+
+
+async def test_no_error_shows_what_a_client_was_given(autojump_clock) -> None:
+    host = Echo(400, in_json)
+    host.only_ask = True
+    given = {"headers": {"X-Auth-Token": CANARIES[1]}, "params": {"key": CANARIES[4]}, "cookies": {"session": CANARIES[0]}}
+    async with httpx.AsyncClient(transport=httpx.MockTransport(host), **given) as client:
+        with pytest.raises(BadRequest) as caught:
+            async with connect(URL, client=client, decode_in_thread_above=math.inf):
+                pass
+
+    assert "canary" not in everything_said(caught.value)
+
+
+async def test_no_log_shows_a_secret(caplog: pytest.LogCaptureFixture) -> None:
+    """Not that of httpx either, which writes down the URLs its clients ask."""
+    caplog.set_level(logging.DEBUG)
+    async with serve(TinyLM()) as server:
+        url = server.url.replace("http://", f"http://{CANARIES[2]}:{CANARIES[3]}@") + f"/?key={CANARIES[4]}"
+        for transport in (None, TrioTransport(), httpx.AsyncHTTPTransport()):
+            async with connect(url, transport=transport, headers={"x-api-key": CANARIES[1]}) as model:
+                await model.next_token_logits(PROMPT)
+
+    assert "canary" not in caplog.text
 
 
 def refuse(request: httpx.Request) -> httpx.Response:

@@ -314,6 +314,23 @@ async def test_what_is_overdue_is_closed_at_its_own_time_and_nothing_else(autoju
     assert [channel.is_closed for channel in server.channels] == [True, False, True, True]
 
 
+async def test_a_connection_that_opens_slowly_is_overdue_no_later_for_that(autojump_clock) -> None:
+    """Another request, sent later and under way sooner, is what is watched meanwhile."""
+
+    class SlowToOpen(FakeServer):
+        async def open(self, *about: object) -> Connection:
+            await trio.sleep(4 if trio.current_time() == 0 else 0)
+            return await super().open(*about)
+
+    ends: dict[float, tuple[float, type[Exception] | None]] = {}
+    pool = SlowToOpen(default=lambda: Slow(99, OK)).pool(time_limit=5.0)
+    async with trio.open_nursery() as nursery:
+        for when in (0, 1):
+            nursery.start_soon(send_at, pool, when, ends)
+
+    assert ends == {0: (5, RequestTimeout), 1: (6, RequestTimeout)}
+
+
 async def test_opening_counts_towards_the_limit(autojump_clock) -> None:
     server = SlowServer(answers(1))
     server.opens = trio.Event()

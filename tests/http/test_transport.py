@@ -335,6 +335,13 @@ async def test_what_cannot_be_sent_is_a_local_error() -> None:
             await client.get("ftp://a.test")
 
 
+@pytest.mark.parametrize("number", [0, -1, 1.5, "3", True, None])
+def test_no_number_of_connections_is_refused(number: object) -> None:
+    """With none at all a request would wait for ever."""
+    with pytest.raises(UsageError, match="max_connections"):
+        TrioTransport(number)
+
+
 async def test_it_shows_its_connections() -> None:
     transport = TrioTransport()
     assert repr(transport) == "<TrioTransport: no connections>"

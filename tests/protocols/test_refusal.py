@@ -123,6 +123,11 @@ def test_a_redirect_is_named_without_its_query() -> None:
     assert str(error) == "the server redirects to https://host/v1; redirects are not followed, connect there directly"
 
 
+def test_where_a_redirect_leads_cannot_steer_a_terminal() -> None:
+    """What HTTP allows in a header has control characters beyond ASCII."""
+    assert str(refusal(answered(307, b"", ("location", "http://a/\x9b2Jb")))).isprintable()
+
+
 @wire.thorough
 @given(st.integers(100, 599), wire.any_json.map(orjson.dumps) | st.binary(max_size=40))
 def test_any_body_with_any_status_is_some_refusal(status: int, body: bytes) -> None:

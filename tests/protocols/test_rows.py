@@ -23,6 +23,7 @@ from seedbed.llm.base import TopLogprobs
 from seedbed.protocols.rows import (
     LOWEST,
     check_choice,
+    check_logits,
     complete_row,
     full_row,
     listed_row,
@@ -201,6 +202,16 @@ def test_of_logits_only_a_full_row_is_made() -> None:
     with pytest.raises(DishonestAnswer):
         row_of(ids, logits, 3, full=False, kind="logits")
     assert row_of(ids, np.float32([-0.5, -1.5]), 3, full=False) == TopLogprobs([1, 0], [-0.5, -1.5], 3)
+
+
+def test_logits_that_are_probabilities_are_named() -> None:
+    """Short rows and single certain tokens may be meant; what is below 0 or sums otherwise is no distribution."""
+    p = np.random.default_rng(7).dirichlet(np.ones(64)).astype(np.float32)
+    with pytest.raises(DishonestAnswer, match="logits are probabilities"):
+        check_logits(p)
+    for row in (p[:63] / p[:63].sum(), np.eye(1, 64, 5, dtype=np.float32)[0], p - 0.01, p * 1.01, np.log(p), np.zeros(64, np.float32)):
+        check_logits(row)
+    check_logits(TopLogprobs([4], [-1.0], vocab_size=100))
 
 
 def test_the_greedy_choice_must_be_as_good_as_the_best() -> None:

@@ -150,7 +150,9 @@ async def test_what_a_dishonest_server_sends_is_not_collected(kind: str) -> None
 
 # Under load: 64 sequences at once.
 
-STEPS = 20
+STEPS = 12
+# On a machine with much else to do, requests that nothing is wrong with may take as long as that, and then again.
+STALLED, MANY = 1.0, 50
 
 
 async def sampled(model, steps: int = STEPS, **options):
@@ -175,12 +177,12 @@ async def test_faults_that_pass_change_no_token_under_load(kind: str) -> None:
     want = (await sampled(EndlessLM(16))).token_ids
     llm = EndlessLM(16)
     faults = once_each(kind)
-    if kind != "500":
+    if kind not in ("500", "stall"):
         faults = random_faults(0.05, seed=3, faults=[Fault(kind, seconds=0.001 if kind == "slow" else 0.0)], path=ASK)
-    retry = Retry(base=0.001, attempts=8)
+    retry = Retry(base=0.001, attempts=MANY)
     async with (
         serve(llm, faults=faults) as server,
-        connect(server.url, "native", retry=retry, request_timeout=0.5 if kind == "stall" else 60, max_connections=32) as model,
+        connect(server.url, "native", retry=retry, request_timeout=STALLED if kind == "stall" else 60, max_connections=32) as model,
     ):
         result = await sampled(model)
         await nothing_is_left(server, model)
@@ -225,7 +227,7 @@ async def test_ten_thousand_steps_with_five_percent_faults_give_the_same_tokens(
     kinds = [Fault(kind, seconds=0.001 if kind == "slow" else 0.0) for kind in PASSING if kind != "500"]
     async with (
         serve(EndlessLM(16), faults=random_faults(0.05, seed=11, faults=kinds, path=ASK)) as server,
-        connect(server.url, "native", retry=Retry(base=0.001, attempts=10), request_timeout=0.4) as model,
+        connect(server.url, "native", retry=Retry(base=0.001, attempts=MANY), request_timeout=STALLED) as model,
     ):
         result = await sampled(model, steps=steps)
         await nothing_is_left(server, model)

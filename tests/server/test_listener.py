@@ -147,7 +147,7 @@ async def test_an_answer_that_closes_is_the_connections_last() -> None:
     ("sent", "status"),
     [
         (b"nonsense\r\n\r\n", 400),
-        (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),  # TLS, whose client waits for the first word
         (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", 400),
@@ -291,7 +291,19 @@ async def test_a_cancellation_in_the_block_stays_one() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"protocols": ["gopher"]}, {"protocols": []}, {"host": "203.0.113.1"}, {"port": 70_000}, {"port": -1}, {"host": "a" * 64}],
+    [
+        {"protocols": ["gopher"]},
+        {"protocols": []},
+        {"host": "203.0.113.1"},
+        {"port": 70_000},
+        {"port": -1},
+        {"host": "a" * 64},
+        {"port": "80"},
+        {"port": True},
+        {"host": 3},
+        {"idle_timeout": 0},
+        {"idle_timeout": "75"},
+    ],
     ids=str,
 )
 async def test_a_wrong_argument_is_refused(arguments: dict[str, object]) -> None:

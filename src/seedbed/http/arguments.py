@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Wanted", "check_kinds", "check_seconds", "checked_headers", "checked_urls"]
 
+_FRAMING = ("content-length", "transfer-encoding")
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -155,6 +157,8 @@ def checked_headers(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> H
     for name, value in pairs:
         if not isinstance(name, str) or not isinstance(value, str):
             raise UsageError(f"a header's name and value must be strings, not {type(name).__name__} and {type(value).__name__}")
+        if name.lower() in _FRAMING:
+            raise UsageError(f"the header {name!r} says where a request's body ends, which is not for the caller to say; leave it out")
     check_headers(pairs)
     return pairs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 import trio
 
@@ -25,7 +25,8 @@ from seedbed.http.transport import origin_of
 from seedbed.http.turns import Turns
 from seedbed.observing.observer import RequestBegan, RequestEnded, RequestRepeated, observers
 from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse, Sample, Score
-from seedbed.protocols.refusal import refusal, retry_after
+from seedbed.protocols.refusal import one_line, refusal, retry_after
+from seedbed.protocols.rows import check_logits
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from seedbed.protocols.base import Protocol as ServerProtocol
 
 __all__ = ["Endpoint", "HTTPStatistics", "Sender", "is_not_ready"]
+
+T = TypeVar("T")
 
 DISCOVERY_BOUND = 4_194_304  # llama.cpp's /props carries the chat template, some of which are 20 kB
 TEXT_BOUND = 67_108_864
@@ -157,29 +160,34 @@ class Endpoint:
         """
         protocol, info = self.protocol, self.info  # which may be found out anew meanwhile
         response = await self._send(protocol.encode_request(ask, info), protocol.answer_bound(ask, info))
+        decode = partial(protocol.decode_response, ask, info)
         if len(response.body) <= self._decode_in_thread_above:
-            return self._decode(protocol, info, ask, response)
-        return await trio.to_thread.run_sync(self._decode, protocol, info, ask, response, abandon_on_cancel=True)
+            return self._decoded(decode, response)
+        return await trio.to_thread.run_sync(self._decoded, decode, response, abandon_on_cancel=True)
 
     async def score(self, question: Score) -> tuple[Row, ...]:
         """As ``HTTPModel.score``."""
         protocol, info = self.protocol, self.info
         bound = protocol.answer_bound(Ask(question.token_ids, question.top_k), info) * (1 + len(question.token_ids))
-        return protocol.decode_scores(question, info, await self._send(protocol.encode_score(question, info), bound))
+        response = await self._send(protocol.encode_score(question, info), bound)
+        return self._decoded(partial(protocol.decode_scores, question, info), response)
 
     async def sample(self, question: Sample) -> tuple[tuple[int, ...], ...]:
         """As ``HTTPModel.sample``."""
         protocol, info = self.protocol, self.info
         bound = SAMPLES_BOUND * question.n * max(1, question.tokens)
-        return protocol.decode_samples(question, info, await self._send(protocol.encode_sample(question, info), bound))
+        response = await self._send(protocol.encode_sample(question, info), bound)
+        return self._decoded(partial(protocol.decode_samples, question, info), response)
 
     async def tokenize(self, text: str) -> list[int]:
         """As ``HTTPModel.tokenize``."""
-        return self.protocol.decode_tokens(await self._send(self.protocol.encode_tokenize(text), TEXT_BOUND))
+        protocol = self.protocol
+        return self._decoded(protocol.decode_tokens, await self._send(protocol.encode_tokenize(text), TEXT_BOUND))
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """As ``HTTPModel.detokenize``."""
-        return self.protocol.decode_text(await self._send(self.protocol.encode_detokenize(list(token_ids)), TEXT_BOUND))
+        protocol = self.protocol
+        return self._decoded(protocol.decode_text, await self._send(protocol.encode_detokenize(list(token_ids)), TEXT_BOUND))
 
     def turn_away(self) -> None:
         """Let those who wait for their turn fail at once, as if the connection were lost."""
@@ -209,21 +217,24 @@ class Endpoint:
             await self._sender.aclose()
 
     async def _verify(self) -> None:
-        """Ask for one row after one token: its length, the greedy choice and the prompt's length are then what they should be, or raise."""
+        """Ask for one row after one token: its length, its kind, the greedy choice, the prompt's length are as they should be, or raise."""
         end = self.info.eos_token_ids[0]
         try:
-            await self.ask(Ask((end,), self.top_k, self._wanted.model))
+            answer = await self.ask(Ask((end,), self.top_k, self._wanted.model))
         except RowWithheld:
-            await self.ask(Ask((end,), self.top_k, self._wanted.model, end))
+            answer = await self.ask(Ask((end,), self.top_k, self._wanted.model, end))
+        if self.info.kind == "logits":
+            check_logits(answer.row)
 
-    def _decode(self, protocol: ServerProtocol, info: ModelInfo, ask: Ask, response: HttpResponse) -> Answer:
+    def _decoded(self, decode: Callable[[HttpResponse], T], response: HttpResponse) -> T:
+        """What an answer says; or why it says nothing, without a secret that it may repeat."""
         try:
-            return protocol.decode_response(ask, info, response)
+            return decode(response)
         except SeedbedError:
             hidden = self.secrets.hide_in(response)
-            if hidden.body == response.body:
+            if hidden == response:
                 raise
-        return protocol.decode_response(ask, info, hidden)  # raises again, and quotes no part of a secret
+        return decode(hidden)  # raises again, and quotes no part of a secret
 
     async def _discover(self) -> tuple[ServerProtocol, ModelInfo]:
         seen: list[HttpResponse] = []
@@ -252,7 +263,7 @@ class Endpoint:
             if response.status in (401, 403, 407) or 300 <= response.status < 400 or response.status >= 500:
                 return refusal(self.secrets.hide_in(response))
         last = self.secrets.hide_in(seen[-1])
-        server = f", server {(last.header('server') or '')[:60]}" if last.header("server") else ""
+        server = f", server {one_line(last.header('server'))[:60]}" if last.header("server") else ""
         return NotAModelServer(f"{self.where} answers HTTP (status {last.status}{server}), but does not speak {names}; is the URL right?")
 
     async def _send(self, request: HttpRequest, bound: int) -> HttpResponse:

@@ -141,14 +141,16 @@ class RequestHead(_Head):
     Attributes:
         method: in capitals.
         target: path and query, also of a request that names the whole URL.
+        expects_continue: whether the client waits for a word before it sends the body; in HTTP/1.0 there is no such word.
     """
 
-    __slots__ = ("method", "target")
+    __slots__ = ("expects_continue", "method", "target")
 
     def __init__(self) -> None:
         super().__init__()
         self.method = ""
         self.target = ""
+        self.expects_continue = False
 
     @classmethod
     def parse(cls, raw: bytes) -> RequestHead:
@@ -165,6 +167,7 @@ class RequestHead(_Head):
             raise Malformed("tunnels are not offered")
         if parser.get_http_version() not in ("1.0", "1.1"):
             raise Malformed("another version of HTTP")
+        head.expects_continue = parser.get_http_version() == "1.1" and (head.header("expect") or "").lower() == "100-continue"
         head.keeps_alive = head.keeps_alive and (
             parser.get_http_version() == "1.1" or "keep-alive" in _tokens(head.header("connection") or "")
         )

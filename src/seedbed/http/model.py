@@ -78,7 +78,8 @@ async def connect(
         replicas_may_differ: whether replicas may tell of different models, programs or fingerprints; which tokens are drawn then depends
             on which of them answers.
         transport: any httpx transport instead of our own, such as ``httpx.MockTransport``; closed at the end.
-        client: any ``httpx.AsyncClient`` instead; not closed.
+        client: any ``httpx.AsyncClient`` instead; not closed. The log of httpx has, at level INFO, the URL of each request a client sends:
+            a key belongs into a header there, not into the query.
         ssl_context: for https; the default verifies against the system's certificates.
         connect_timeout: seconds for opening a connection; of ``request_timeout``, not besides.
         decode_in_thread_above: answers of more octets are decoded in a worker thread; ``math.inf`` never, for virtual clocks.
@@ -255,7 +256,7 @@ class HTTPModel(LLM):
         Concurrency:
             As ``next_token_logits``.
         """
-        return await self._servers.score(Score(tuple(token_ids), self.top_k, self._model))
+        return await self._servers.score(Score(check_token_ids(token_ids, "the prefix"), self.top_k, self._model))
 
     @property
     def samples_as(self) -> Order | None:

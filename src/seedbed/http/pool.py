@@ -89,7 +89,8 @@ class Pool:
         self._watch_scope: trio.CancelScope | None = None  # of the task that watches, while there is one
         self._idle: deque[Connection] = deque()
         self._active: set[Connection] = set()
-        self._opening = self._opened = self._resent = self._bytes_received = 0
+        self._opening: list[float] = []  # when the requests that connections are being opened for are due
+        self._opened = self._resent = self._bytes_received = 0
         self._is_closed = False
         self._headers = headers
         self._heads: dict[tuple[str, str, Headers, bool], bytes] = {}  # all of the head but the body's length
@@ -141,11 +142,11 @@ class Pool:
 
     def statistics(self) -> PoolStatistics:
         """The state now."""
-        active = len(self._active) + self._opening
+        active = len(self._active) + len(self._opening)
         return PoolStatistics(active, len(self._idle), self._opened, self._resent, self._bytes_received)
 
     def __repr__(self) -> str:
-        state = "closed" if self._is_closed else f"{len(self._active) + self._opening} active, {len(self._idle)} idle"
+        state = "closed" if self._is_closed else f"{len(self._active) + len(self._opening)} active, {len(self._idle)} idle"
         return f"<Pool {self.origin}: {state}>"
 
     def _take_idle(self, now: float) -> Connection | None:
@@ -158,12 +159,12 @@ class Pool:
 
     async def _open(self, due: float) -> Connection:
         self._check_open()
-        self._opening += 1
+        self._opening.append(due)
         try:
             with trio.CancelScope(deadline=due) as scope:
                 connection = await self._open_connection(self.origin, self._ssl_context, self._connect_timeout)
         finally:
-            self._opening -= 1
+            self._opening.remove(due)
         if scope.cancelled_caught:
             raise self._timed_out()
         self._opened += 1
@@ -194,10 +195,11 @@ class Pool:
         return response
 
     async def _watch(self, scope: trio.CancelScope) -> None:
-        """Close what is overdue. All have the same limit, so nobody's passes before that of the one who has waited longest."""
+        """Close what is overdue. All have the same limit, so nobody's passes before that of the one who has waited longest; who may still
+        be opening a connection."""
         with scope:
             while self._active and not self._is_closed:
-                await trio.sleep_until(min(connection.due for connection in self._active))
+                await trio.sleep_until(min([connection.due for connection in self._active] + self._opening))
                 now = trio.current_time()
                 for connection in self._active:
                     if connection.due <= now:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
+
+import orjson
 
 from seedbed.protocols.exchange import HttpResponse
 
@@ -20,7 +23,7 @@ __all__ = ["Secrets", "secret_headers"]
 SHOWN = "***"
 SHORTEST = 4  # taking shorter ones out would tear messages apart, and they are no secrets
 _SCHEMES = ("basic", "bearer", "token")
-_SECRET_NAMES = ("authorization", "proxy-authorization", "x-api-key", "api-key", "cookie")
+_PLAIN_NAMES = ("accept", "accept-encoding", "connection", "user-agent")  # headers that every client of httpx has
 
 
 class Secrets:
@@ -37,14 +40,17 @@ class Secrets:
     def __init__(self, texts: Iterable[str] = ()) -> None:
         # The longest first: one may contain another.
         self._texts = sorted({text for text in texts if len(text) >= SHORTEST}, key=len, reverse=True)
-        self._octets = [text.encode("utf-8") for text in self._texts]
+        # As octets, and as JSON writes what it must write otherwise.
+        self._octets = [octets for text in self._texts for octets in dict.fromkeys((text.encode("utf-8"), _in_json(text)))]
 
     @classmethod
     def of(cls, url: httpx.URL, headers: Headers, client: httpx.AsyncClient | None = None) -> Secrets:
-        """Everything given with a URL, headers and somebody's client that nobody else should read."""
+        """Everything given with a URL, headers and somebody's client that nobody else should read; what the client's ``auth`` adds is
+        not known."""
         values = [value for _, value in headers]
         if client is not None:
-            values += [value for name, value in client.headers.items() if name.lower() in _SECRET_NAMES]
+            values += [value for name, value in client.headers.items() if name.lower() not in _PLAIN_NAMES]
+            values += [*client.params.values(), *client.cookies.values()]
         words = [word for value in values for word in value.split() if word.lower() not in _SCHEMES]
         query = url.query.decode("ascii", "replace")
         parts = [part.partition("=")[2] or part for part in query.split("&")]
@@ -60,10 +66,17 @@ class Secrets:
 
     def hide_in(self, response: HttpResponse) -> HttpResponse:
         """The response likewise: some servers repeat a wrong key in their refusal."""
-        body = bytes(response.body)
-        for secret in self._octets:
-            body = body.replace(secret, SHOWN.encode())
+        body = self._hide_octets(bytes(response.body))
+        with suppress(orjson.JSONDecodeError, orjson.JSONEncodeError):
+            plain = orjson.dumps(orjson.loads(body))  # JSON may escape any character; written anew, only those it must
+            hidden = self._hide_octets(plain)
+            body = hidden if hidden != plain else body
         return HttpResponse(response.status, tuple((name, self.hide(value)) for name, value in response.headers), body)
+
+    def _hide_octets(self, octets: bytes) -> bytes:
+        for secret in self._octets:
+            octets = octets.replace(secret, SHOWN.encode())
+        return octets
 
     def hide_in_error(self, error: BaseException | None) -> None:
         """An error likewise, its notes and all that led to it."""
@@ -85,6 +98,13 @@ class Secrets:
 
     def __repr__(self) -> str:
         return f"<{len(self._texts)} secrets>"
+
+
+def _in_json(text: str) -> bytes:
+    try:
+        return orjson.dumps(text)[1:-1]
+    except orjson.JSONEncodeError:  # half a character
+        return text.encode("utf-8", "replace")
 
 
 def secret_headers(url: httpx.URL, headers: Headers, api_key: str | None) -> Headers:

@@ -43,6 +43,7 @@ class TrioTransport(httpx.AsyncBaseTransport):
     Of httpx's timeouts, "pool" bounds the wait for a turn, and "read" the rest of the request.
 
     Raises:
+        UsageError: ``max_connections`` is no number of connections.
         httpx.ConnectError, httpx.PoolTimeout, httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError, httpx.LocalProtocolError:
             as httpx's own transport; ours is the cause.
 
@@ -66,6 +67,8 @@ class TrioTransport(httpx.AsyncBaseTransport):
         max_body: int = MAX_BODY,
         connect_timeout: float = CONNECT_TIMEOUT,
     ) -> None:
+        if isinstance(max_connections, bool) or not isinstance(max_connections, int) or max_connections < 1:
+            raise UsageError(f"max_connections must be an int of 1 or more, not {max_connections!r:.80}")
         self._limiter = trio.CapacityLimiter(max_connections)
         self._ssl_context, self._max_body, self._connect_timeout = ssl_context, max_body, connect_timeout
         self._pools: dict[Origin, Pool] = {}
@@ -130,7 +133,8 @@ class TrioTransport(httpx.AsyncBaseTransport):
 
 def origin_of(url: httpx.URL) -> Origin:
     """Scheme, host and port of a URL, without anything secret."""
-    return Origin(url.scheme, url.host, {"http": 80, "https": 443}[url.scheme] if url.port is None else url.port)
+    host = url.raw_host.decode("ascii")  # a name beyond ASCII as DNS and the Host header have it
+    return Origin(url.scheme, host, {"http": 80, "https": 443}[url.scheme] if url.port is None else url.port)
 
 
 def _seconds(timeout: float | None) -> float:
@@ -170,9 +174,8 @@ class HttpxSender:
     ) -> None:
         check_headers(headers)
         self._base_url, self._headers, self._time_limit = base_url, headers, time_limit
-        # No timeout here: deadlines are cancel scopes above, which a mocked transport sees too.
-        self._own = httpx.AsyncClient(transport=transport, trust_env=False, timeout=None) if client is None else None  # noqa: S113
-        self._client = client or self._own
+        self._transport, self._client = transport, client
+        self._is_closed = False
 
     async def send(self, request: HttpRequest, bound: int) -> HttpResponse:
         """As ``Pool.send``; the transport below may have read more than ``bound`` before it is refused."""
@@ -181,20 +184,12 @@ class HttpxSender:
         raise RequestTimeout(f"{origin_of(self._base_url)} gave no whole answer within {self._time_limit:g} s")
 
     async def _send(self, request: HttpRequest, bound: int) -> HttpResponse:
-        assert self._client is not None
         await trio.lowlevel.checkpoint()  # a mock may have none
-        if self._client.is_closed:
+        if self._is_closed or (self._client is not None and self._client.is_closed):
             raise trio.ClosedResourceError("this client has been closed")
-        url = self._base_url.copy_with(raw_path=request.path.encode("ascii"), username=None, password=None)
-        headers = [("accept-encoding", "identity"), *self._headers, *request.headers]
         where = origin_of(self._base_url)
         try:
-            response = await self._client.send(
-                self._client.build_request(request.method, url, headers=headers, content=request.body),
-                stream=True,
-                follow_redirects=False,  # whatever the client does otherwise: keys are for this server alone
-            )
-            body = await _read(response, bound, where)
+            body = await _read(response := await self._answered(request), bound, where)
         except (httpx.ConnectError, httpx.ProxyError) as error:
             raise ServerUnreachable(f"cannot connect to {where}: {error}") from error
         except (httpx.LocalProtocolError, httpx.UnsupportedProtocol) as error:
@@ -205,10 +200,24 @@ class HttpxSender:
             raise ConnectionLost(f"the connection to {where} broke: {type(error).__name__}", answer_begun=True) from error
         return HttpResponse(response.status_code, tuple(response.headers.items()), body)
 
+    async def _answered(self, request: HttpRequest) -> httpx.Response:
+        """The answer, of which no more than the head need have come. No timeout of httpx's: deadlines are cancel scopes above, which a
+        mocked transport sees too."""
+        url = self._base_url.copy_with(raw_path=request.path.encode("ascii"), username=None, password=None)
+        headers = [("accept-encoding", "identity"), *self._headers, *request.headers]
+        if self._client is not None:
+            sent = self._client.build_request(request.method, url, headers=headers, content=request.body)
+            # Not followed, whatever the client does otherwise: keys are for this server alone.
+            return await self._client.send(sent, stream=True, follow_redirects=False)
+        assert self._transport is not None
+        # With no client of ours around it: that would write the URL into the log, and its query may be a key.
+        return await self._transport.handle_async_request(httpx.Request(request.method, url, headers=headers, content=request.body))
+
     async def aclose(self) -> None:
         """Close what is ours."""
-        if self._own is not None:
-            await self._own.aclose()
+        if not self._is_closed and self._transport is not None:
+            self._is_closed = True
+            await self._transport.aclose()
 
     def __repr__(self) -> str:
         return f"<HttpxSender {origin_of(self._base_url)}>"

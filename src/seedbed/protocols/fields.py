@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer, NonFiniteLogits, UsageError
+from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer, InvalidPrompt, NonFiniteLogits, UsageError
 from seedbed.protocols.exchange import HttpRequest, HttpResponse
 from seedbed.protocols.refusal import refusal
 
@@ -29,6 +29,7 @@ __all__ = [
     "as_version",
     "check_entries",
     "check_prompt_tokens",
+    "check_token_ids",
     "entries_asked",
     "facts_in",
     "json_body",
@@ -188,6 +189,24 @@ def entries_asked(ask: Ask, info: ModelInfo) -> int:
     """
     vocab_size = known_vocab_size(info)
     return vocab_size if ask.top_k is None else min(ask.top_k, vocab_size)
+
+
+def check_token_ids(token_ids: tuple[int, ...], limit: int, otherwise: str) -> None:
+    """Whether a prefix holds an id, and all are in [0, limit): for servers that would make something else of it than a refusal.
+
+    Args:
+        otherwise: what is wrong with an id that is not, behind its name.
+
+    Raises:
+        InvalidPrompt: no id, or one that is none or outside.
+    """
+    try:
+        least, most = min(token_ids), max(token_ids)
+        fits = least >= 0 and most < limit
+    except (TypeError, ValueError):
+        raise InvalidPrompt(f"a prefix is one token id or more, ints of 0 or more, and not {token_ids!r:.80}") from None
+    if not fits:
+        raise InvalidPrompt(f"token id {least if least < 0 else most}{otherwise}")
 
 
 def check_entries(listed: int, asked: int) -> None:

@@ -40,7 +40,7 @@ from seedbed.errors import (
 from seedbed.llm.base import ModelInfo, Row
 from seedbed.protocols.base import Discovery, Protocol
 from seedbed.protocols.exchange import Answer, Ask, Describe, Health, HttpRequest, HttpResponse, Question
-from seedbed.protocols.fields import as_count, as_facts, as_text, facts_in, json_body, json_request, json_response, loads
+from seedbed.protocols.fields import as_count, as_facts, as_text, check_token_ids, facts_in, json_body, json_request, json_response, loads
 from seedbed.protocols.refusal import refusal, retry_after_header, status_for, told
 from seedbed.protocols.rows import check_choice, full_row, numbers, token_id_array, top_logprobs
 
@@ -142,11 +142,13 @@ class KServeV2(Protocol):
     def encode_request(self, ask: Ask, info: ModelInfo) -> HttpRequest:
         layout = self.layout or Layout()
         limit = info.vocab_size or layout.row_length or np.iinfo(INTEGERS[layout.token_ids.datatype]).max + 1
-        if max(ask.token_ids) >= limit:
-            raise InvalidPrompt(f"token id {max(ask.token_ids)} is outside the vocabulary of {limit}")
+        check_token_ids(ask.token_ids, limit, f" is outside the vocabulary of {limit}")
+        ids = np.array(ask.token_ids)
+        if ids.dtype.kind not in "iu":  # a fraction would be cut off
+            raise InvalidPrompt(f"token ids must be ints, not {ask.token_ids!r:.80}")
         n, one = len(ask.token_ids), (1,) if layout.batched else ()
         inputs: list[tuple[Tensor, list[int], NDArray[Any]]] = [
-            (layout.token_ids, [*one, n], np.array(ask.token_ids, INTEGERS[layout.token_ids.datatype]))
+            (layout.token_ids, [*one, n], ids.astype(INTEGERS[layout.token_ids.datatype]))
         ]
         for tensor, value in ((layout.lengths, n), (layout.output_length, 1)):
             if tensor is not None:

@@ -26,7 +26,6 @@ from seedbed.errors import (
     ContextOverflow,
     DishonestAnswer,
     FeatureOff,
-    InvalidPrompt,
     NotReady,
     RowWithheld,
     SeedbedError,
@@ -42,6 +41,7 @@ from seedbed.protocols.fields import (
     as_text,
     check_entries,
     check_prompt_tokens,
+    check_token_ids,
     entries_asked,
     facts_in,
     json_body,
@@ -287,8 +287,7 @@ class LlamaCpp(Protocol):
 
 
 def _check_ids(token_ids: tuple[int, ...]) -> None:
-    if max(token_ids) >= ID_BOUND:
-        raise InvalidPrompt(f"token id {max(token_ids)}: llama.cpp would read it as another one")
+    check_token_ids(token_ids, ID_BOUND, ": llama.cpp would read it as another one")
 
 
 def _row_in(step: dict[str, Any], ask: Ask, info: ModelInfo) -> tuple[Row, int]:

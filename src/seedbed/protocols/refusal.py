@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from seedbed.errors import SeedbedError
     from seedbed.protocols.exchange import HttpResponse
 
-__all__ = ["error_text", "error_type", "refusal", "retry_after", "retry_after_header", "status_for", "told"]
+__all__ = ["error_text", "error_type", "one_line", "refusal", "retry_after", "retry_after_header", "status_for", "told"]
 
 _OVERFLOW_WORDS = (
     "maximum context length",
@@ -96,7 +96,7 @@ def refusal(response: HttpResponse) -> RequestRefused:
     kind, text, flag = _envelope(response)
     message = f"the server answered {status}: {text or 'no reason given'}"
     if 300 <= status < 400:
-        target = (response.header("location") or "nowhere").split("?")[0][:MESSAGE_LENGTH]
+        target = one_line((response.header("location") or "nowhere").split("?")[0])
         return RequestRefused(f"the server redirects to {target}; redirects are not followed, connect there directly", status=status)
     if status < 400:
         return RequestRefused(message, status=status)
@@ -145,13 +145,13 @@ def _envelope(response: HttpResponse) -> tuple[str, str, str]:
             kind = inner.get("type") or inner.get("param")
             text = inner.get("message") or inner.get("detail") or inner or ""
             flag = inner.get("flag")
-    line = _one_line(text)
+    line = one_line(text)
     if not isinstance(flag, str):
         flag = next((lifts for words, lifts in _FLAGS if words in line.lower()), "") or "".join(_FLAG.findall(line)[:1])
-    return _one_line(kind), line, flag[:MESSAGE_LENGTH]
+    return one_line(kind), line, flag[:MESSAGE_LENGTH]
 
 
-def _one_line(text: object) -> str:
+def one_line(text: object) -> str:
     """A server's words fit for a terminal: one line, nothing unprintable, not endless."""
     if text is None:
         return ""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LOWEST",
     "check_choice",
+    "check_logits",
     "complete_row",
     "full_row",
     "listed_row",
@@ -32,6 +33,7 @@ __all__ = [
 LOWEST = float(np.finfo(np.float32).min)
 """How SGLang and llama.cpp spell -inf."""
 HIGHEST = -LOWEST
+LONG_ROW = 64  # a vocabulary, not a toy's
 
 
 def log_probabilities(row: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -196,6 +198,26 @@ def row_of(
     if full or kind == "logits":
         return complete_row(token_ids, values, vocab_size, logprobs=kind == "logprobs")
     return listed_row(token_ids, values, vocab_size)
+
+
+def check_logits(row: Row) -> None:
+    """Whether the logits of a full row can be what they are said to be; that they are probabilities is all that can be seen of them.
+
+    Drawn from as if they were logits, probabilities are next to nothing but noise: no two tokens differ by more than a factor of e. Short
+    rows and single certain tokens are let pass: somebody may mean such logits.
+
+    Raises:
+        DishonestAnswer: they are probabilities.
+
+    Example:
+        >>> check_logits(np.full(100, 0.01, dtype=np.float32))
+        Traceback (most recent call last):
+        seedbed.errors.DishonestAnswer: the server's logits are probabilities: none is below 0 and they sum to 1; have it send its logits
+    """
+    if isinstance(row, TopLogprobs) or row.size < LONG_ROW or row.min() < 0 or np.count_nonzero(row) < 2:
+        return
+    if abs(float(row.sum(dtype=np.float64)) - 1) <= NORMALISATION_TOLERANCE:
+        raise DishonestAnswer("the server's logits are probabilities: none is below 0 and they sum to 1; have it send its logits")
 
 
 def check_choice(chosen: object, row: Row, *, forced: int | None = None) -> int:

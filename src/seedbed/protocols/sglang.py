@@ -25,7 +25,6 @@ from seedbed.errors import (
     BrokenAnswer,
     ContextOverflow,
     DishonestAnswer,
-    InvalidPrompt,
     NonFiniteLogits,
     SeedbedError,
     Unauthorized,
@@ -40,6 +39,7 @@ from seedbed.protocols.fields import (
     as_version,
     check_entries,
     check_prompt_tokens,
+    check_token_ids,
     entries_asked,
     facts_in,
     json_body,
@@ -274,8 +274,7 @@ class SGLang(Protocol):
 
 
 def _check_ids(token_ids: tuple[int, ...], info: ModelInfo) -> None:
-    if max(token_ids) >= known_vocab_size(info):
-        raise InvalidPrompt(f"token id {max(token_ids)} is outside the vocabulary of {info.vocab_size}, and would end the server")
+    check_token_ids(token_ids, known_vocab_size(info), f" is outside the vocabulary of {info.vocab_size}, and would end the server")
 
 
 def _request(token_ids: tuple[int, ...], k: int) -> dict[str, Any]:

@@ -87,11 +87,11 @@ __all__ = [
     "MAX_AHEAD",
     "VLLM",
     "answer_of",
-    "check_allowed",
     "check_limits",
     "entries_of",
     "learn",
     "logprobs_asked",
+    "logprobs_for",
     "sampling_of",
     "usage",
 ]
@@ -135,9 +135,7 @@ class VLLM(Protocol):
         return None if info is None else (self, info)
 
     def encode_request(self, ask: Ask, info: ModelInfo) -> HttpRequest:
-        check_allowed(ask, info)
-        logprobs = -1 if ask.top_k is None else ask.top_k
-        return json_request("/v1/completions", _request(ask.model or info.model, ask.token_ids, logprobs, ask.ahead))
+        return json_request("/v1/completions", _request(ask.model or info.model, ask.token_ids, logprobs_for(ask, info), ask.ahead))
 
     def decode_response(self, ask: Ask, info: ModelInfo, response: HttpResponse) -> Answer:
         data = parse_json(response)
@@ -156,8 +154,7 @@ class VLLM(Protocol):
     def encode_score(self, score: Score, info: ModelInfo) -> HttpRequest:
         if not self.scores:
             return super().encode_score(score, info)
-        check_allowed(Ask(score.token_ids, score.top_k, score.model), info)
-        count = -1 if score.top_k is None else score.top_k
+        count = logprobs_for(Ask(score.token_ids, score.top_k, score.model), info)
         data = _request(score.model or info.model, score.token_ids, count)
         return json_request("/v1/completions", data | {"prompt_logprobs": count})
 
@@ -382,11 +379,11 @@ def learn(
     )
 
 
-def check_allowed(ask: Ask, info: ModelInfo) -> None:
-    """Whether the server is set to answer that in a way that can be sampled from.
+def logprobs_for(ask: Ask, info: ModelInfo) -> int:
+    """What ``logprobs`` has to be: -1 for all of them, and never more than there are, which the server would refuse.
 
     Raises:
-        FeatureOff: it is not; ``.flag`` lifts it.
+        FeatureOff: the server is not set to answer that in a way that can be sampled from; ``.flag`` lifts it.
         UsageError: the vocabulary's size is unknown.
     """
     entries, vocab_size = entries_asked(ask, info), known_vocab_size(info)
@@ -403,6 +400,7 @@ def check_allowed(ask: Ask, info: ModelInfo) -> None:
             status=400,
             flag="--logprobs-mode raw_logprobs",
         )
+    return -1 if ask.top_k is None else entries
 
 
 def answer_of(ask: Ask, info: ModelInfo, data: Any, steps: list[tuple[list[Any], list[Any], Any]]) -> Answer:

@@ -28,11 +28,11 @@ from seedbed.protocols.vllm import (
     MAX_AHEAD,
     VLLM,
     answer_of,
-    check_allowed,
     check_limits,
     entries_of,
     learn,
     logprobs_asked,
+    logprobs_for,
     sampling_of,
     usage,
 )
@@ -58,8 +58,7 @@ class VLLMGenerate(VLLM):
         return None if info is None else (self, info)
 
     def encode_request(self, ask: Ask, info: ModelInfo) -> HttpRequest:
-        check_allowed(ask, info)
-        sampling = _sampling(-1 if ask.top_k is None else ask.top_k, ask.ahead, reuse=ask.reuse)
+        sampling = _sampling(logprobs_for(ask, info), ask.ahead, reuse=ask.reuse)
         model = ask.model or info.model
         return json_request(PATH, ({"model": model} if model else {}) | {"token_ids": ask.token_ids, "sampling_params": sampling})
 

@@ -76,7 +76,7 @@ async def serve(
         faults: what goes wrong with which request, for tests of clients; see ``seedbed.server.faults``.
 
     Raises:
-        UsageError: an unknown protocol, or an address that cannot be listened on.
+        UsageError: an unknown protocol, an address that cannot be listened on, or a time that is none.
 
     Concurrency:
         Each connection is a task; requests of different connections are answered at the same time.
@@ -92,8 +92,12 @@ async def serve(
     speaks = [protocol_named(name) for name in protocols]
     if not speaks:
         raise UsageError("a server needs at least one protocol")
-    if not 0 <= port < 65_536:  # getaddrinfo takes it modulo 65,536
-        raise UsageError(f"a port is in [0, 65536), not {port}")
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65_536:  # getaddrinfo takes it modulo 65,536
+        raise UsageError(f"port must be an int in [0, 65536), not {port!r:.80}")
+    if not isinstance(host, str):
+        raise UsageError(f"host must be a name or an address, not {host!r:.80}")
+    if isinstance(idle_timeout, bool) or not isinstance(idle_timeout, int | float) or not idle_timeout > 0:
+        raise UsageError(f"idle_timeout must be more than 0 seconds, or math.inf for no limit, not {idle_timeout!r:.80}")
     try:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:
@@ -308,6 +312,8 @@ class _RequestReader:
         while self._buffer[:2] == b"\r\n":  # some clients end a body with one more line end than they announced
             del self._buffer[:2]
         try:
+            if self._buffer and not self._buffer[:1].isalpha() and self._buffer != b"\r":  # TLS for one, whose head would never end
+                raise Malformed("no method")
             end = end_of_head(self._buffer, self._searched)
             self._searched = 0 if end else len(self._buffer)
             if not end:
@@ -322,7 +328,7 @@ class _RequestReader:
             raise _Refused(413, f"the body is longer than {MAX_BODY} octets")
         if head.is_chunked:
             self._chunked = ChunkedBody(MAX_BODY)
-        self._expects_continue = (head.header("expect") or "").lower() == "100-continue"
+        self._expects_continue = head.expects_continue
         return head
 
     def _read_body(self, head: RequestHead) -> bytes | None:
