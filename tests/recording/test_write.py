@@ -177,16 +177,18 @@ def test_extending_by_nothing_touches_no_file(tmp_path: Path, tier: str) -> None
 
 def test_another_model_or_other_files_are_not_written_to(tmp_path: Path) -> None:
     path = write(tmp_path / "recording")
-    with pytest.raises(RecordingExists, match="records m .* with top_k=3, not m .* with top_k=4"):
+    with pytest.raises(RecordingExists, match=r"records m with top_k 3 \(here 4\); give another path"):
         RecordingWriter(path, INFO, 4, extend=True)
-    with pytest.raises(RecordingExists, match="with top_k=3, not m .* with full rows"):
+    with pytest.raises(RecordingExists, match=r"with top_k 3 \(here 'all'\)"):
         RecordingWriter(path, INFO, None, extend=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("dear to me")
     with pytest.raises(RecordingExists, match="no recording"):
         RecordingWriter(tmp_path / "other", INFO, 3)
-    with pytest.raises(RecordingError, match="cannot be written"):
+    with pytest.raises(RecordingExists, match="thesis.txt is a file, and a recording a directory"):
         RecordingWriter(tmp_path / "other" / "thesis.txt", INFO, 3)
+    with pytest.raises(RecordingError, match="cannot be written"):
+        RecordingWriter(tmp_path / "other" / "thesis.txt" / "inside", INFO, 3)
     (path / MANIFEST).unlink()
     with pytest.raises(RecordingExists, match="no recording"):
         RecordingWriter(path, INFO, 3)

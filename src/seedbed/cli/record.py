@@ -24,8 +24,8 @@ from seedbed.cli.options import (
     seed_of,
     shown_source,
 )
+from seedbed.cli.serve import carrying
 from seedbed.errors import RecordingExists, UsageError
-from seedbed.protocols import PROTOCOLS
 from seedbed.recording import RecordingLLM
 from seedbed.recording.spelling import counted
 from seedbed.server import serve
@@ -80,6 +80,8 @@ def record(url: str, path: str, keep: str, repeats: int, extend: bool, listen: s
     sampler_of(options)  # before anything is made
     if options["rows"] is None:
         options["rows"] = keep
+    elif options["rows"] != "all" and (keep == "all" or (options["rows"].isdecimal() and int(options["rows"]) < int(keep))):
+        raise UsageError(f"--rows {options['rows']} asks for fewer tokens than --keep {keep} keeps: leave --rows out, or keep fewer")
 
     async def main() -> int:
         deadline = deadline_of(options)
@@ -157,7 +159,9 @@ async def _serve_until_interrupted(recorded: RecordingLLM, host: str, port: int,
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with serve(recorded, host=host, port=port) as server:
             name = recorded.info.model or "the model"
-            click.echo(f"{name} at {server.url}, recorded in {path}, speaking {', '.join(PROTOCOLS)}; Ctrl-C finishes the recording.")
+            click.echo(
+                f"{name} at {server.url}, recorded in {path}, speaking {', '.join(carrying(recorded))}; Ctrl-C finishes the recording."
+            )
             async for _ in signals:
                 break
     return int(server.url.rpartition(":")[2])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import trio
 
-from seedbed.errors import RecordingExists, UsageError, WrongRunner
+from seedbed.errors import RecordingExists, SeedbedError, UsageError, WrongRunner
 from seedbed.generation import generate
 from seedbed.http import connect
 from seedbed.llm.base import LLM, ModelInfo, Row, as_row
@@ -167,7 +167,7 @@ class RecordedModel(LLM):
         """End the test: seal what it added, and tell the session what it used."""
         if self._writer is not None:
             self._writer.seal(None if self._recorder is None else token_texts(self._recorder.model, self.recording))
-        self._session.used(self.settings.path, self._asked, len(self.recording.steps))
+        self._session.used(self.settings, self._asked, len(self.recording.steps))
         if failed:
             self._session.failed.setdefault(self.settings.path, self.settings.node_id)
 
@@ -263,15 +263,27 @@ class _PerRun(Generic[T]):
             ready.set()
 
 
-def replace_recordings(session: Session) -> None:
-    """At the end of a session, put what was made anew in the place of what was there, unless a test that used it failed."""
+def replace_recordings(session: Session) -> bool:
+    """At the end of a session, put what was made anew in the place of what was there, unless a test that used it failed.
+
+    Returns whether every one that was to be replaced could be.
+    """
+    is_well = True
     for path, fresh in session.fresh.items():
-        if path in session.failed:
-            session.notes.append(f"not replaced: {session.shown(path)}, since {session.failed[path]} failed")
+        reason = session.kept_since(path)
+        if reason is not None:
+            session.notes.append(f"not replaced: {session.shown(path)}, since {reason}")
             shutil.rmtree(fresh, ignore_errors=True)
         elif Path(fresh, MANIFEST).exists():
-            merged = replace_recording(path, fresh, keep_unasked=session.mode == "all")
-            session.notes.append(
-                f"replaced: {session.shown(path)}: {merged.same} unchanged, {merged.changed} changed, {merged.added} added, "
-                f"{merged.dropped} dropped"
-            )
+            try:
+                session.notes.append(_replaced(session, path, fresh))
+            except (SeedbedError, OSError) as error:
+                session.notes.append(f"not replaced: {session.shown(path)}: {error}")
+                is_well = False
+    return is_well
+
+
+def _replaced(session: Session, path: Path, fresh: Path) -> str:
+    merged = replace_recording(path, fresh, keep_unasked=session.mode == "all")
+    counts = f"{merged.same} unchanged, {merged.changed} changed, {merged.added} added, {merged.dropped} dropped"
+    return f"replaced: {session.shown(path)}: {counts}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -77,6 +77,8 @@ class RecordingWriter:
             raise
 
     def _begin(self, wanted: Manifest, extend: bool, max_shard: int) -> None:
+        if self.path.is_file():
+            raise RecordingExists(f"{self.path} is a file, and a recording a directory; give another path")
         self.path.mkdir(parents=True, exist_ok=True)
         manifest, steps = self.path / MANIFEST, self.path / STEPS
         # A recorder that was killed between its first two files leaves an empty steps.jsonl, and perhaps half a manifest.
@@ -96,11 +98,10 @@ class RecordingWriter:
         found = read_manifest(self.path)
         if found.seal is not None and not extend:
             raise RecordingExists(f"{self.path} holds a finished recording; give another path, or extend it")
-        if found.info != wanted.info or found.top_k != wanted.top_k:
-            raise RecordingExists(
-                f"{self.path} records {found.info.model} (fingerprint {found.info.fingerprint!r}) with {_kept(found)}, "
-                f"not {wanted.info.model} (fingerprint {wanted.info.fingerprint!r}) with {_kept(wanted)}; give another path"
-            )
+        there, here = _described(found), _described(wanted)
+        differing = [f"{name} {value!r} (here {here[name]!r})" for name, value in there.items() if value != here[name]]
+        if differing:
+            raise RecordingExists(f"{self.path} records {found.info.model} with {', '.join(differing)}; give another path")
         recording = read_recording(self.path, found, max_shard=max_shard)
         if found.seal is None:
             self._grow_from(recording)
@@ -278,6 +279,13 @@ class RecordingWriter:
 
 def _top(row: TopLogprobs | None) -> dict[str, Any] | None:
     return None if row is None else {"token_ids": row.token_ids, "logprobs": row.logprobs}
+
+
+def _described(manifest: Manifest) -> dict[str, object]:
+    """What all answers of one recording have in common."""
+    info = asdict(manifest.info)
+    del info["notes"], info["max_top_k"]  # which follows from what is kept
+    return info | {"top_k": "all" if manifest.top_k is None else manifest.top_k}
 
 
 def _kept(manifest: Manifest) -> str:
