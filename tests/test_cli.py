@@ -475,7 +475,7 @@ class TestMistakes:
             (["generate", "URL", "--prompt", "x", "--rows", "few"], 2, "--rows must be a number or 'all'"),
             (["generate", "URL", "--prompt", "x", "--rows", "2", "--top-k", "5"], 3, "ask it for top_k=5"),
             (["generate", "URL", "--prompt", "x", "--timeout", "-1"], 2, "timeout must be seconds >= 0"),
-            (["generate", TINY, "--prompt", "x"], 2, "a recording has no tokenizer"),
+            (["generate", TINY, "--prompt", "x"], 2, "the recording tiny-lm has no tokenizer"),
             (["generate", TINY, "--token-ids", "1,2"], 5, "knows no beginning of this prefix"),
             (["generate", str(ROOT / "tests"), "--token-ids", "1"], 5, "no recording at"),
             (["replay", "no/such/path"], 5, "no recording at no/such/path"),

@@ -351,6 +351,20 @@ class TestModes:
         assert "accepted: recordings/shared: two-" in text
         project.run(passed=3)
 
+    def test_a_tokenizer_is_recorded_too(self, project: Project) -> None:
+        project.with_source()
+        project.tests("""
+@pytest.mark.seedbed
+async def test_it(seedbed_llm):
+    assert await seedbed_llm.tokenize("The seed") == SEED
+    assert await seedbed_llm.detokenize(SEED) == "The seed"
+""")
+        project.run("--seedbed-record=new", passed=1)
+        project.run("--seedbed-block-network", passed=1)
+        file = project.path / "test_it.py"
+        file.write_text(file.read_text().replace('tokenize("The seed")', 'tokenize("Other")'))
+        assert "to add it: `pytest test_it.py::test_it --seedbed-record=new" in project.run(failed=1)
+
     def test_new_without_a_server_works_until_something_is_missing(self, project: Project) -> None:
         project.tests("""
 @pytest.mark.seedbed("tiny")

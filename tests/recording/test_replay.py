@@ -234,7 +234,7 @@ async def test_a_recording_spells_tokens_as_numbers_so_that_any_protocol_can_nam
 
     assert llm.token_bytes(256) == b"<|256|>"
     assert await llm.tokenize("<|256|><|7|>") == [256, 7]
-    with pytest.raises(UsageError, match="a recording has no tokenizer"):
+    with pytest.raises(UsageError, match="the recording tiny-lm has no tokenizer"):
         await llm.tokenize("The seed")
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from seedbed.generation import GenerationResult
+    from seedbed.llm import LLM
 
 __all__ = ["record"]
 
@@ -92,16 +93,18 @@ def record(url: str, path: str, keep: str, repeats: int, extend: bool, listen: s
             recorded = RecordingLLM(model, path, extend=extend, **kept)
             if address is not None:
                 return await _pass_on(recorded, *address, path, options["seed"])
-            return await _sample(recorded, prompts, path, options, as_json, deadline)
+            return await _sample(recorded, model, prompts, path, options, as_json, deadline)
 
     return run_trio(main)
 
 
 async def _sample(
-    recorded: RecordingLLM, prompts: list[list[int]], path: str, options: dict[str, Any], as_json: bool, deadline: float
+    recorded: RecordingLLM, model: LLM, prompts: list[list[int]], path: str, options: dict[str, Any], as_json: bool, deadline: float
 ) -> int:
     async with _recording(recorded, path, options["seed"]):
-        result = await sample_and_show(recorded, prompts, options, as_json, deadline)
+        for text in options["texts"]:
+            await recorded.tokenize(text)  # once more, so that the text replays too
+        result = await sample_and_show(recorded, prompts, options, as_json, deadline, shown_by=model)
         if is_cut_short(result):
             recorded.leave_unsealed()
         else:

@@ -101,12 +101,29 @@ class ReplayLLM(LLM):
         return self._info
 
     async def tokenize(self, text: str) -> list[int]:
-        """Token ids spelled as ``token_bytes`` spells them; no other text, since a recording has no tokenizer."""
+        """The recorded token ids of a text, or those that are spelled as ``token_bytes`` spells them.
+
+        Raises:
+            UsageError: no other text, since a recording has no tokenizer, only what one said while it was made.
+        """
         await trio.lowlevel.checkpoint()
-        ids = ids_spelled(text)
+        known = self.recording.texts.tokenized.get(text)
+        ids = ids_spelled(text) if known is None else list(known)
         if ids is None:
-            raise UsageError("a recording has no tokenizer: give token ids instead of text")
+            raise untokenized(self.recording, text)
         return ids
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The recorded text of token ids.
+
+        Raises:
+            UsageError: of others, which no tokenizer was asked for while the recording was made.
+        """
+        known = self.recording.texts.detokenized.get(tuple(token_ids))
+        if known is None:
+            return await super().detokenize(token_ids)
+        await trio.lowlevel.checkpoint()
+        return known
 
     def token_bytes(self, token_id: int) -> bytes:
         """A spelling for protocols that name tokens by text: ``<|7|>`` for token 7."""
@@ -130,6 +147,16 @@ def missed(recording: Recording, prefix: Sequence[int], how_to_extend: str | Non
         )
     # In marks, since the place in a generation, which is added behind, is no part of what is to be typed.
     return RecordingMiss(f"{text}; to add it: `{how_to_extend or _command(recording, prefix)}`", prev_token_ids=prefix, known=known)
+
+
+def untokenized(recording: Recording, text: str, how_to_extend: str | None = None) -> UsageError:
+    """The error of a text whose token ids were never recorded."""
+    shown = text if len(text) <= SHOWN_IN_COMMAND else f"{text[:SHOWN_IN_COMMAND]}..."
+    how_to_extend = how_to_extend or f"seedbed record URL {shlex.quote(os.fspath(recording.path))} --extend --prompt TEXT"
+    return UsageError(
+        f"the recording {recording.path.name} has no tokenizer, only what one said while it was made, and it was not asked for {shown!r}: "
+        f"give token ids instead of text; or, to add it: `{how_to_extend}`"
+    )
 
 
 def _command(recording: Recording, prefix: Sequence[int]) -> str:

@@ -17,9 +17,10 @@ from seedbed.recording.format import MANIFEST, RUNS, STEPS, Recording, read_reco
 from seedbed.recording.manifest import Manifest, Seal, read_manifest, write_manifest
 from seedbed.recording.shards import MAX_SHARD, Shards
 from seedbed.recording.steps import Asked, Observation, Step, StoredRow, best_of, prefix_key, row_sha256
+from seedbed.recording.texts import TEXTS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from seedbed.llm.base import ModelInfo
     from seedbed.recording.runs import Run
@@ -109,7 +110,7 @@ class RecordingWriter:
 
     def _grow_from(self, recording: Recording) -> None:
         """Cut off what a kill left half done."""
-        for name in (STEPS, RUNS):
+        for name in (STEPS, RUNS, TEXTS):
             if name == STEPS or (self.path / name).exists():
                 self._ends[name] = end = read_file(self.path / name).rfind(b"\n") + 1
                 os.ftruncate(self._text(name), end)
@@ -174,6 +175,16 @@ class RecordingWriter:
         if self.recording.runs.get(run.name) != run:
             self._append_lines(run.to_line(), RUNS)
             self.recording.runs[run.name] = run
+
+    def note_text(self, text: str, token_ids: Sequence[int], *, is_tokenized: bool) -> None:
+        """Keep what the tokenizer made of a text or, not ``is_tokenized``, of token ids; nothing is written when that is known.
+
+        Raises:
+            RecordingError: as ``append``.
+        """
+        line = self.recording.texts.add(text, token_ids, is_tokenized=is_tokenized)
+        if line is not None:
+            self._append_lines(line, TEXTS)
 
     def _write(self, head: dict[str, Any], row: Row, asked: Asked, key: bytes, number: int, seen: dict[str, Any]) -> Observation:
         if isinstance(row, TopLogprobs) != (self.recording.top_k is not None):
