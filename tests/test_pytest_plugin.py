@@ -188,7 +188,11 @@ def test_it(seedbed_llm):
 
     def test_claimed_by_two_async_plugins_it_says_which_setting_parts_them(self, project: Project) -> None:
         """pytest-asyncio's auto mode runs what pytest-trio has run already."""
-        project.settings(INI.replace("-p no:asyncio", "").replace("filterwarnings = error\n", "asyncio_mode = auto\n"))
+        project.settings(
+            INI.replace("-p no:asyncio", "").replace(
+                "filterwarnings = error\n", "asyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
+            )
+        )
         project.tests("""
 @pytest.mark.seedbed("tiny")
 async def test_it(seedbed_llm):
@@ -198,7 +202,7 @@ async def test_it(seedbed_llm):
 def test_sync(seedbed_llm):
     seedbed_llm.generate(SEED, **RULES)
 """)
-        assert "both take this test for theirs: set asyncio_mode = strict" in project.run(passed=1, errors=1, apart=True)
+        assert "both take this test for theirs: set asyncio_mode = strict" in project.run(passed=1, errors=1)
 
     def test_without_any_async_plugin(self, project: Project) -> None:
         project.settings("[pytest]\naddopts = -p no:trio -p no:asyncio -p no:anyio\nfilterwarnings = error\n")

@@ -250,19 +250,19 @@ async def test_any_httpx_client_can_use_it() -> None:
 
 
 async def test_memory_stays_flat_over_many_requests() -> None:
-    """respx keeps every call for ever unless told not to, 3 kB a small one: 600 kB here. Without time limits, since trio keeps up to a
+    """respx keeps every call for ever unless told not to, 3 kB a small one: 300 kB here. Without time limits, since trio keeps up to a
     thousand deadlines that are over."""
     async with connect("http://nobody.invalid", transport=replay_transport(TINY), request_timeout=math.inf) as model:
         tracemalloc.start()
         sizes = []
         for _ in range(3):
-            for _ in range(200):
+            for _ in range(100):
                 await model.next_token_logits(SEED)
             gc.collect()
             sizes.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
 
-    assert sizes[2] - sizes[1] < 100_000  # respx would keep 900_000
+    assert sizes[2] - sizes[1] < 100_000  # respx would keep 300_000
 
 
 def test_awaited_by_anything_but_trio_it_says_what_to_do(tmp_path: Path) -> None:
