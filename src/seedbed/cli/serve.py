@@ -108,7 +108,7 @@ def _announce(llm: LLM, url: str) -> None:
 def carrying(llm: LLM) -> list[str]:
     """Names of the protocols that can carry a model's rows: where those are cut to the best tokens, not those that know whole rows only."""
     has_whole_rows = llm.info is None or llm.info.max_top_k is None
-    return [name for name, protocol in PROTOCOLS.items() if has_whole_rows or protocol.default_top_k is not None]
+    return [name for name, protocol in PROTOCOLS.items() if has_whole_rows or not protocol.whole_rows_only]
 
 
 def _recorded_prefix(llm: ReplayLLM) -> str:
