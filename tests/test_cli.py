@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from seedbed import ModelInfo, RecordingLLM, TinyLM, generate, serve
+from seedbed import ModelInfo, RecordingLLM, ReplayLLM, TinyLM, generate, serve
 from seedbed.cli import main, run
+from seedbed.cli.serve import carrying
 from seedbed.protocols import PROTOCOLS
 from seedbed.server.faults import Fault
 from seedbed.testing import ScriptedLLM
@@ -475,11 +476,12 @@ class TestMistakes:
             (["generate", "URL", "--prompt", "x", "--rows", "few"], 2, "--rows must be a number or 'all'"),
             (["generate", "URL", "--prompt", "x", "--rows", "2", "--top-k", "5"], 3, "ask it for top_k=5"),
             (["generate", "URL", "--prompt", "x", "--timeout", "-1"], 2, "timeout must be seconds >= 0"),
-            (["generate", TINY, "--prompt", "x"], 2, "a recording has no tokenizer"),
+            (["generate", TINY, "--prompt", "x"], 2, "the recording tiny-lm has no tokenizer"),
             (["generate", TINY, "--token-ids", "1,2"], 5, "knows no beginning of this prefix"),
             (["generate", str(ROOT / "tests"), "--token-ids", "1"], 5, "no recording at"),
             (["replay", "no/such/path"], 5, "no recording at no/such/path"),
             (["record", "URL", "x", "--keep", "few"], 2, "--keep must be a number of 1 or more, or 'all'"),
+            (["record", "URL", "x", "--rows", "5", "--token-ids", "1"], 2, "--rows 5 asks for fewer tokens than --keep 20 keeps"),
             (["record", "URL", "x", "--listen", "http"], 2, "--listen must be PORT or HOST:PORT"),
             (["record", "URL", "x", "--listen", "1", "--prompt", "x"], 2, "give either prompts to sample from, or --listen"),
             (["inspect", "no/such/path"], 5, "no recording at no/such/path"),
@@ -698,3 +700,8 @@ class TestWhatAStrangerTyped:
     def test_help_is_no_error_and_neither_is_a_reader_that_leaves(self) -> None:
         assert seedbed("--help").returncode == 0
         assert seedbed("generate", "--help").returncode == 0
+
+
+def test_a_server_names_the_protocols_that_can_carry_its_rows_and_no_others() -> None:
+    assert carrying(TinyLM()) == list(PROTOCOLS)
+    assert set(PROTOCOLS) - set(carrying(ReplayLLM(TINY))) == {"kserve-v2"}

@@ -17,7 +17,7 @@ import seedbed.pytest_plugin.check
 import seedbed.pytest_plugin.model  # noqa: F401 - a run in this process then need not load it
 from seedbed import ReplayLLM, Sampler, generate, open_recording
 from seedbed.protocols import PROTOCOLS
-from seedbed.pytest_plugin.session import Session
+from seedbed.pytest_plugin.session import Session, Settings
 
 TINY = Path(__file__).parents[1] / "fixtures" / "recordings" / "tiny-lm"
 SEED = list(b"The seed")
@@ -172,6 +172,38 @@ def test_it(seedbed_llm, seedbed_check):
         project.run("--seedbed-record=once", passed=1)
         project.run(passed=1)
 
+    def test_the_source_is_set_up_only_to_record(self, project: Project) -> None:
+        """It may start a server, or load a model."""
+        project.tests("""
+@pytest.fixture
+def seedbed_source():
+    raise OSError("no model here")
+
+@pytest.mark.seedbed(recording="tiny")
+def test_it(seedbed_llm):
+    assert len(seedbed_llm.generate(SEED, **RULES).token_ids) == 2
+""")
+        project.run(passed=1)
+        assert "no model here" in project.run("--seedbed-record=new", errors=1)
+
+    def test_claimed_by_two_async_plugins_it_says_which_setting_parts_them(self, project: Project) -> None:
+        """pytest-asyncio's auto mode runs what pytest-trio has run already."""
+        project.settings(
+            INI.replace("-p no:asyncio", "").replace(
+                "filterwarnings = error\n", "asyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
+            )
+        )
+        project.tests("""
+@pytest.mark.seedbed("tiny")
+async def test_it(seedbed_llm):
+    await generate(SEED, seedbed_llm, **RULES)
+
+@pytest.mark.seedbed("tiny")
+def test_sync(seedbed_llm):
+    seedbed_llm.generate(SEED, **RULES)
+""")
+        assert "both take this test for theirs: set asyncio_mode = strict" in project.run(passed=1, errors=1)
+
     def test_without_any_async_plugin(self, project: Project) -> None:
         project.settings("[pytest]\naddopts = -p no:trio -p no:asyncio -p no:anyio\nfilterwarnings = error\n")
         project.tests("""
@@ -211,6 +243,7 @@ async def test_miss(seedbed_llm):
             ("@pytest.mark.seedbed", "no recording at .*recordings/test_it/it-[0-9a-f]{8}: .*--seedbed-record=new"),
             ("@pytest.mark.seedbed('tiny', 'tiny')", r"takes \(recording, \*, protocol, top_k, tier\), not"),
             ("@pytest.mark.seedbed(path='tiny')", r"takes \(recording, \*, protocol, top_k, tier\), not \('path',\)"),
+            ("@pytest.mark.seedbed(3)", r"takes \(recording, \*, protocol, top_k, tier\), not \(3,\)"),
             ("@pytest.mark.seedbed('tiny', tier='half')", "tier must be 'full' or 'top_k'"),
         ],
     )
@@ -322,6 +355,20 @@ class TestModes:
         assert "accepted: recordings/shared: two-" in text
         project.run(passed=3)
 
+    def test_a_tokenizer_is_recorded_too(self, project: Project) -> None:
+        project.with_source()
+        project.tests("""
+@pytest.mark.seedbed
+async def test_it(seedbed_llm):
+    assert await seedbed_llm.tokenize("The seed") == SEED
+    assert await seedbed_llm.detokenize(SEED) == "The seed"
+""")
+        project.run("--seedbed-record=new", passed=1)
+        project.run("--seedbed-block-network", passed=1)
+        file = project.path / "test_it.py"
+        file.write_text(file.read_text().replace('tokenize("The seed")', 'tokenize("Other")'))
+        assert "to add it: `pytest test_it.py::test_it --seedbed-record=new" in project.run(failed=1)
+
     def test_new_without_a_server_works_until_something_is_missing(self, project: Project) -> None:
         project.tests("""
 @pytest.mark.seedbed("tiny")
@@ -377,6 +424,31 @@ async def test_unknown(seedbed_llm):
         assert "not replaced: recordings/shared, since test_it.py::test_three failed" in text
         assert project.files() == before
         assert not list(project.path.rglob(".*.new"))
+
+    def test_an_interrupted_session_drops_nothing(self, project: Project) -> None:
+        project.with_source()
+        project.tests(TWO_TESTS)
+        project.run("--seedbed-record=new", passed=3)
+        before = project.files()
+        check = "seedbed_check(seedbed_llm.generate(SEED, **RULES))"
+        project.tests(TWO_TESTS.replace(check, f"{check}\n    raise KeyboardInterrupt"))
+        ran = project.pytester.runpytest_inprocess("--seedbed-record=rewrite", no_reraise_ctrlc=True)
+        text = "\n".join([*ran.outlines, *ran.errlines])
+
+        assert "not replaced: recordings/shared, since test_it.py::test_two failed" in text
+        assert "INTERNALERROR" not in text
+        assert project.files() == before
+        assert not list(project.path.rglob(".*.new"))
+
+    def test_rewrite_drops_nothing_that_a_test_needs_which_did_not_run(self, project: Project) -> None:
+        project.with_source()
+        project.tests(TWO_TESTS)
+        project.run("--seedbed-record=new", passed=3)
+        before = project.files()
+        text = project.run("--seedbed-record=rewrite", "-k", "two", passed=1, deselected=2)
+
+        assert "not replaced: recordings/shared, since test_it.py::test_three samples from it too and has not run" in text
+        assert project.files() == before
 
     def test_another_model_is_never_mixed_in(self, project: Project) -> None:
         project.with_source()
@@ -468,6 +540,16 @@ def test_it(seedbed_check, shift):
         project.run(passed=2)
 
         assert len(open_recording(project.path / "tiny").runs) == 7  # one was there
+
+    def test_what_is_no_token_ids_is_said(self, project: Project) -> None:
+        project.tests("""
+@pytest.mark.seedbed("tiny")
+@pytest.mark.parametrize("have", [3, "abc", [1.5], [[1], None]])
+def test_it(seedbed_check, have):
+    with pytest.raises(ValueError, match="seedbed_check takes a GenerationResult, the token ids of one sequence"):
+        seedbed_check(have)
+""")
+        project.run(passed=4)
 
     def test_rows_are_compared_bit_for_bit_or_within_a_tolerance(self, project: Project) -> None:
         project.tests("""
@@ -584,9 +666,10 @@ def test_it(seedbed_llm):
     def test_what_workers_used_is_added_up(self, tmp_path: Path) -> None:
         """As xdist carries it, through a format that knows lists and no sets; a worker that crashed told nothing."""
         workers = [Session("none", None, tmp_path) for _ in range(2)]
-        workers[0].used(tmp_path / "a", {1, 2}, 9)
-        workers[1].used(tmp_path / "a", {2, 3}, 9)
-        workers[1].used(tmp_path / "b", set(), 4)
+        a, b = (Settings(tmp_path / name, "test_it", "it") for name in "ab")
+        workers[0].used(a, {1, 2}, 9)
+        workers[1].used(a, {2, 3}, 9)
+        workers[1].used(b, set(), 4)
         controller = Session("none", None, tmp_path)
         for output in [*(json.loads(json.dumps(worker.to_worker_output())) for worker in workers), None]:
             controller.add_worker_output(output)

@@ -214,7 +214,6 @@ class _Canceller(trio.abc.Instrument):
 
     def __init__(self, k: int) -> None:
         self._left, self._scope = k, trio.CancelScope()
-        self._root: trio.lowlevel.Task | None = None
         self._entry: trio.lowlevel.Task | None = None
         self.struck = False
 

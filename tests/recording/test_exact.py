@@ -164,12 +164,12 @@ def test_what_decides_early_is_decided_without_the_rest_of_the_tree(tmp_path: Pa
 
 
 async def test_sampling_agrees_with_the_sum(tmp_path: Path) -> None:
-    """What a recording of 300 sequences says, and what 900 others do."""
+    """What a recording of 200 sequences says, and what 600 others do."""
     prompt, rules = list(b"The seed"), {"sampler": Sampler(top_k=3, temperature=1.2), "max_new_tokens": 6}
     async with RecordingLLM(TinyLM(), tmp_path / "recording", "full") as llm:
-        await generate(prompt, llm, 300, seed=1, **rules)
-    result = await generate(prompt, TinyLM(), 900, seed=2, **rules)
-    share = sum(ord(",") in s.token_ids for s in result.sequences) / 900
+        await generate(prompt, llm, 200, seed=1, **rules)
+    result = await generate(prompt, TinyLM(), 600, seed=2, **rules)
+    share = sum(ord(",") in s.token_ids for s in result.sequences) / 600
     have = probability(tmp_path / "recording", prompt, lambda ids: ord(",") in ids, **rules)
 
     assert have.width < 0.05

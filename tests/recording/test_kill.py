@@ -20,13 +20,38 @@ from seedbed.recording.format import MANIFEST, STEPS
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and signals")
 
 RUNS = 12
+CHANGING = ("write", "fsync", "ftruncate", "replace")
+
+
+class Model(HashLM):
+    """With a tokenizer, whose answers are recorded too."""
+
+    async def tokenize(self, text: str) -> list[int]:
+        await trio.lowlevel.checkpoint()
+        return list(text.encode())
 
 
 async def command(path: Path, tier: str) -> None:
     """What is killed: sampling while recording, then repeats, then the seal."""
-    async with RecordingLLM(HashLM(2000), path, tier, top_k=8, repeats=2) as recorded:
+    async with RecordingLLM(Model(2000), path, tier, top_k=8, repeats=2) as recorded:
+        await recorded.tokenize("\x01\x02")
         result = await generate([1, 2], recorded, 6, seed=7, sampler=Sampler(top_k=8), max_new_tokens=8)
         recorded.note(result)
+
+
+def changes_of(monkeypatch: pytest.MonkeyPatch, path: Path, tier: str) -> int:
+    """Run the command undisturbed; at how many moments it can be killed."""
+    changes: list[str] = []
+
+    def counted(name: str):
+        real = getattr(os, name)
+        return lambda *arguments, **more: (changes.append(name), real(*arguments, **more))[1]
+
+    with monkeypatch.context() as patch:
+        for name in CHANGING:
+            patch.setattr(os, name, counted(name))
+        trio.run(command, path, tier)
+    return len(changes)
 
 
 def die_at(moment: int, chance: random.Random) -> None:
@@ -48,7 +73,7 @@ def die_at(moment: int, chance: random.Random) -> None:
 
         return call
 
-    for name in ("write", "fsync", "ftruncate", "replace"):
+    for name in CHANGING:
         setattr(os, name, dying(name))
 
 
@@ -67,8 +92,10 @@ def is_killed(moment: int, chance: random.Random, path: Path, tier: str) -> bool
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("tier", ["top_k", "full"])
 @pytest.mark.parametrize("runs", [RUNS, pytest.param(120, marks=pytest.mark.thorough)])
-def test_killed_at_any_moment_it_is_resumed_by_the_same_command(tmp_path: Path, tier: str, runs: int) -> None:
-    trio.run(command, tmp_path / "undisturbed", tier)
+def test_killed_at_any_moment_it_is_resumed_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tier: str, runs: int
+) -> None:
+    moments = changes_of(monkeypatch, tmp_path / "undisturbed", tier)
     want = open_recording(tmp_path / "undisturbed")
     all_of_it = content(want)
     chance, kills, partial = random.Random(tier), 0, set()
@@ -77,7 +104,7 @@ def test_killed_at_any_moment_it_is_resumed_by_the_same_command(tmp_path: Path, 
     for number in range(runs):
         path = tmp_path / str(number)
         for _ in range(3):  # the one that resumes is killed too
-            moment = early.pop() if early else chance.randint(1, 160 if tier == "top_k" else 240)
+            moment = early.pop() if early else chance.randint(1, moments)
             if not is_killed(moment, chance, path, tier):
                 break
             kills += 1
@@ -94,7 +121,7 @@ def test_killed_at_any_moment_it_is_resumed_by_the_same_command(tmp_path: Path, 
         recording = open_recording(path)
         assert recording.is_sealed
         assert content(recording) == all_of_it
-        assert recording.runs == want.runs
+        assert (recording.runs, recording.texts) == (want.runs, want.texts)
         assert {file.name for file in path.iterdir()} == {file.name for file in (tmp_path / "undisturbed").iterdir()}
 
     assert kills > runs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seedbed.recording.lines import checked, parse
@@ -16,6 +16,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(data=st.dictionaries(st.text(min_size=1).filter(lambda name: name != "crc32"), VALUES, min_size=1, max_size=5), indent=st.booleans())
 def test_what_was_written_is_read(data: dict[str, object], indent: bool) -> None:
     line = checked(data, indent=indent)

@@ -99,13 +99,13 @@ def is_cut_short(result: GenerationResult) -> bool:
 
 
 async def sample_and_show(
-    model: LLM, prompts: list[list[int]], options: dict[str, Any], as_json: bool, deadline: float
+    model: LLM, prompts: list[list[int]], options: dict[str, Any], as_json: bool, deadline: float, *, shown_by: LLM | None = None
 ) -> GenerationResult:
     """Sample what the options say from a model, until the deadline, and print it; of a generation that fails, what was finished."""
     generation: Generation | None = None
     try:
         async with (
-            watch(model, quiet=as_json),
+            watch(model if shown_by is None else shown_by, quiet=as_json),
             open_generation(
                 prompts,
                 model,

@@ -124,9 +124,18 @@ def _facts(recording: Recording, verified: int | None) -> dict[str, str]:
         facts["latency"] = f"median {statistics.median(latencies):.3g} s, at most {max(latencies):.3g} s"
     for name, run in recording.runs.items():
         facts[f"run {name}"] = f"{counted(len(run.token_ids), 'sequence')}, seed {run.seed}, {run.sampler or 'tokens only'}"
+    if recording.texts:
+        facts["tokenizer"] = f"{counted(len(recording.texts), 'answer')}, such as {_tokenized(recording)}"
     if verified is not None:
         facts["verified"] = f"{counted(verified, 'answer')}, every hash matches"
     return facts
+
+
+def _tokenized(recording: Recording) -> str:
+    for text, token_ids in recording.texts.tokenized.items():
+        return f"{text!r:.60} is {counted(len(token_ids), 'token')}"
+    token_ids, text = next(iter(recording.texts.detokenized.items()))
+    return f"{counted(len(token_ids), 'token')} {'is' if len(token_ids) == 1 else 'are'} {text!r:.60}"
 
 
 class _Room:

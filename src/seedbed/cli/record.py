@@ -24,8 +24,8 @@ from seedbed.cli.options import (
     seed_of,
     shown_source,
 )
+from seedbed.cli.serve import carrying
 from seedbed.errors import RecordingExists, UsageError
-from seedbed.protocols import PROTOCOLS
 from seedbed.recording import RecordingLLM
 from seedbed.recording.spelling import counted
 from seedbed.server import serve
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from seedbed.generation import GenerationResult
+    from seedbed.llm import LLM
 
 __all__ = ["record"]
 
@@ -80,6 +81,8 @@ def record(url: str, path: str, keep: str, repeats: int, extend: bool, listen: s
     sampler_of(options)  # before anything is made
     if options["rows"] is None:
         options["rows"] = keep
+    elif options["rows"] != "all" and (keep == "all" or (options["rows"].isdecimal() and int(options["rows"]) < int(keep))):
+        raise UsageError(f"--rows {options['rows']} asks for fewer tokens than --keep {keep} keeps: leave --rows out, or keep fewer")
 
     async def main() -> int:
         deadline = deadline_of(options)
@@ -90,16 +93,18 @@ def record(url: str, path: str, keep: str, repeats: int, extend: bool, listen: s
             recorded = RecordingLLM(model, path, extend=extend, **kept)
             if address is not None:
                 return await _pass_on(recorded, *address, path, options["seed"])
-            return await _sample(recorded, prompts, path, options, as_json, deadline)
+            return await _sample(recorded, model, prompts, path, options, as_json, deadline)
 
     return run_trio(main)
 
 
 async def _sample(
-    recorded: RecordingLLM, prompts: list[list[int]], path: str, options: dict[str, Any], as_json: bool, deadline: float
+    recorded: RecordingLLM, model: LLM, prompts: list[list[int]], path: str, options: dict[str, Any], as_json: bool, deadline: float
 ) -> int:
     async with _recording(recorded, path, options["seed"]):
-        result = await sample_and_show(recorded, prompts, options, as_json, deadline)
+        for text in options["texts"]:
+            await recorded.tokenize(text)  # once more, so that the text replays too
+        result = await sample_and_show(recorded, prompts, options, as_json, deadline, shown_by=model)
         if is_cut_short(result):
             recorded.leave_unsealed()
         else:
@@ -157,7 +162,9 @@ async def _serve_until_interrupted(recorded: RecordingLLM, host: str, port: int,
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with serve(recorded, host=host, port=port) as server:
             name = recorded.info.model or "the model"
-            click.echo(f"{name} at {server.url}, recorded in {path}, speaking {', '.join(PROTOCOLS)}; Ctrl-C finishes the recording.")
+            click.echo(
+                f"{name} at {server.url}, recorded in {path}, speaking {', '.join(carrying(recorded))}; Ctrl-C finishes the recording."
+            )
             async for _ in signals:
                 break
     return int(server.url.rpartition(":")[2])

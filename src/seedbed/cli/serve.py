@@ -20,7 +20,7 @@ from seedbed.server.asgi import asgi_app
 if TYPE_CHECKING:
     from seedbed.llm import LLM
 
-__all__ = ["replay", "serve"]
+__all__ = ["carrying", "replay", "serve"]
 
 DEFAULT_PORT = 8017
 
@@ -99,10 +99,16 @@ async def _with_hypercorn(llm: LLM, host: str, port: int) -> None:
 
 def _announce(llm: LLM, url: str) -> None:
     name = llm.info.model if llm.info else repr(llm)
-    click.echo(f"{name} at {url}, speaking {', '.join(PROTOCOLS)}; Ctrl-C stops it. Try:")
+    click.echo(f"{name} at {url}, speaking {', '.join(carrying(llm))}; Ctrl-C stops it. Try:")
     click.echo(f"  seedbed doctor {url}")
     words = f"--token-ids {_recorded_prefix(llm)} --max-new-tokens 1" if isinstance(llm, ReplayLLM) else '--prompt "The seed" -n 8'
     click.echo(f"  seedbed generate {url} {words} --seed 7")
+
+
+def carrying(llm: LLM) -> list[str]:
+    """Names of the protocols that can carry a model's rows: where those are cut to the best tokens, not those that know whole rows only."""
+    has_whole_rows = llm.info is None or llm.info.max_top_k is None
+    return [name for name, protocol in PROTOCOLS.items() if has_whole_rows or not protocol.whole_rows_only]
 
 
 def _recorded_prefix(llm: ReplayLLM) -> str:

@@ -33,6 +33,7 @@ class Protocol(ABC):
     Attributes:
         name: what ``connect(protocol=)`` and ``serve(protocols=)`` call it.
         default_top_k: how many tokens to ask for when the caller does not say; None is the full row.
+        whole_rows_only: whether it has no words for a row's best tokens.
         looks_ahead: whether one answer can carry several rows, along the tokens the server would take itself.
         can_bypass_cache: whether a request can forbid the server to use its prefix cache; ours then do, unless ``Ask.reuse`` is set.
         scores: whether one answer can carry the rows of all beginnings of a prefix. They are another computation than one row a request,
@@ -42,6 +43,7 @@ class Protocol(ABC):
 
     name: ClassVar[str]
     default_top_k: ClassVar[int | None]
+    whole_rows_only: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False
     can_bypass_cache: ClassVar[bool] = False
     scores: ClassVar[bool] = False

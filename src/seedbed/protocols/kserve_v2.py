@@ -109,6 +109,7 @@ class KServeV2(Protocol):
 
     name = "kserve-v2"
     default_top_k = None
+    whole_rows_only = True
 
     model: str | None = None
     layout: Layout | None = None

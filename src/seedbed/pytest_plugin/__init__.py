@@ -17,8 +17,12 @@
 ``rewrite`` asked anew; what no test asked for is dropped.
 ==========  ===================================================================================================================
 
-``all`` and ``rewrite`` replace a recording at the end of the session, and only if no test that used it failed; a row that came back with
-the same bits keeps its line, so what changes in git is what changed. ``seedbed_check`` accepts what it sees in every mode that may write.
+``all`` and ``rewrite`` replace a recording at the end of the session, and only if no test that used it failed or was interrupted;
+``rewrite`` moreover only if every test that was collected and samples from it has run, so that nothing a test needs is dropped. A row that
+came back with the same bits keeps its line, so what changes in git is what changed. ``seedbed_check`` accepts what it sees in every mode
+that may write.
+
+pytest-asyncio may be installed, in its strict mode: in its auto mode it takes every async test for its own, pytest-trio's too.
 
 Rule 1: loading this plugin imports pytest and the standard library; what samples is imported by the fixtures.
 Rule 2: fixtures are plain functions, so they work in trio tests and in synchronous ones, whichever other async plugins there are.
@@ -32,7 +36,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import pytest
 
 from seedbed.pytest_plugin.network import blocked
-from seedbed.pytest_plugin.session import MARKER, MODES, Session, WrongMarker, settings_of
+from seedbed.pytest_plugin.session import MARKER, MODES, Session, WrongMarker, settings_of, two_runners
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -76,7 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def seedbed_source(request: pytest.FixtureRequest) -> object:
-    """What is recorded: the server at ``--seedbed-url``.
+    """What is recorded: the server at ``--seedbed-url``. Set up in modes that record only, so it may cost what it likes.
 
     Override it to record another URL, a model in this process, or what a function opens, for servers that must be told more:
     ``return lambda: connect(URL, eos_token_ids=[2])``.
@@ -85,23 +89,27 @@ def seedbed_source(request: pytest.FixtureRequest) -> object:
 
 
 @pytest.fixture
-def seedbed_llm(request: pytest.FixtureRequest, seedbed_source: object) -> Generator[RecordedModel, None, None]:
+def seedbed_llm(request: pytest.FixtureRequest) -> Generator[RecordedModel, None, None]:
     """The model recorded in ``@pytest.mark.seedbed(recording, protocol=None, top_k=20, tier="top_k")``: an ``LLM`` that answers offline.
 
     In a synchronous test ``seedbed_llm.generate(...)`` and ``seedbed_llm.row(prefix)`` run trio themselves.
     """
+    conflict = two_runners(request.node)
+    if conflict is not None:
+        _fail(conflict)
     from seedbed.errors import RecordingNotFound, SeedbedError
     from seedbed.pytest_plugin.model import RecordedModel
 
     session = request.config.stash[SESSION]
+    source = None if session.mode == "none" else request.getfixturevalue("seedbed_source")
     try:
         settings = settings_of(request.node)
-        model = RecordedModel(session, settings, seedbed_source)
+        model = RecordedModel(session, settings, source)
     except WrongMarker as error:
         _fail(str(error))
     except SeedbedError as error:
         session.failed.setdefault(settings.path, settings.node_id)
-        hint = f"; to make it: {settings.command('new', url=seedbed_source is None)}" if isinstance(error, RecordingNotFound) else ""
+        hint = f"; to make it: {settings.command('new', url=source is None)}" if isinstance(error, RecordingNotFound) else ""
         _fail(f"{error}{hint}")
     yield model
     model.close(failed=request.node.stash.get(FAILED, True))
@@ -144,10 +152,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
         return (yield)
 
 
+@pytest.hookimpl(trylast=True)  # an interrupted test's fixtures are torn down by then
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Put recordings that were made anew in their place; tell xdist's controller what was used."""
     ours = session.config.stash[SESSION]
-    ours.finish()
+    if not ours.finish() and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
         output["seedbed"] = ours.to_worker_output()

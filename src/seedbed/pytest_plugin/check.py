@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
+import reprlib
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from seedbed.errors import UsageError
 from seedbed.generation.result import GenerationResult
 from seedbed.llm.base import TopLogprobs, as_row
 from seedbed.protocols.rows import logprob_of
@@ -39,6 +42,7 @@ class Check:
 
         Raises:
             AssertionError: they are not, or nothing is recorded yet; says where they part, and what to type.
+            UsageError: they are no token ids.
         """
         __tracebackhide__ = True
         self._calls += 1
@@ -132,10 +136,14 @@ class Check:
 def _run_of(label: str, have: Any) -> Run:
     if isinstance(have, GenerationResult):
         return Run.of(label, have)
-    several = list(have)
-    if several and not hasattr(several[0], "__len__"):
-        several = [several]
-    return Run(label, tuple(tuple(map(int, token_ids)) for token_ids in several))
+    try:
+        several = list(have)
+        if several and not hasattr(several[0], "__len__"):
+            several = [several]
+        return Run(label, tuple(tuple(map(operator.index, token_ids)) for token_ids in several))
+    except TypeError as error:
+        kinds = "a GenerationResult, the token ids of one sequence, or a list of those of several"
+        raise UsageError(f"seedbed_check takes {kinds}, not {reprlib.repr(have)}") from error
 
 
 def _probability(logprob: float) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import trio
 
-from seedbed.errors import RecordingExists, UsageError, WrongRunner
+from seedbed.errors import RecordingExists, SeedbedError, UsageError, WrongRunner
 from seedbed.generation import generate
 from seedbed.http import connect
 from seedbed.llm.base import LLM, ModelInfo, Row, as_row
@@ -20,7 +20,7 @@ from seedbed.llm.threads import as_llm
 from seedbed.recording.format import MANIFEST, Recording, open_recording
 from seedbed.recording.merge import replace_recording, restore_interrupted
 from seedbed.recording.record import Recorder, RecordingLLM, kept_of, recorded_info, token_texts
-from seedbed.recording.replay import ReplayLLM, missed, mock_transport
+from seedbed.recording.replay import ReplayLLM, missed, mock_transport, untokenized
 from seedbed.recording.write import RecordingWriter
 
 if TYPE_CHECKING:
@@ -77,6 +77,10 @@ class RecordedModel(LLM):
     def may_write(self) -> bool:
         """Whether what is missing may be added."""
         return self._session.mode in ("new", "all", "rewrite") or self.settings.path in self._session.made
+
+    @property
+    def _may_ask(self) -> bool:
+        return self.may_write and self._source is not None
 
     def _opened(self) -> Recording:
         if self._path != self.settings.path and self._path not in self._session.made:
@@ -136,7 +140,7 @@ class RecordedModel(LLM):
         """The recorded row, or, where that may be, the server's, recorded; in process, whatever the protocol."""
         if self.recording.get(prefix) is not None:
             await trio.lowlevel.checkpoint()
-        elif self.may_write and self._source is not None:
+        elif self._may_ask:
             await (await self._recording_from(await self._live.get())).answer(prefix)
         step = self.recording.get(prefix)
         if step is None:
@@ -154,7 +158,7 @@ class RecordedModel(LLM):
     def _opened_writer(self, info: ModelInfo) -> RecordingWriter:
         if self._writer is None:
             self._writer = RecordingWriter(self._path, info, self._kept, extend=True)
-            self.recording = self._writer.recording
+            self.recording = self._replay.recording = self._writer.recording
         return self._writer
 
     def note(self, run: Run, *, is_change: bool) -> None:
@@ -167,7 +171,7 @@ class RecordedModel(LLM):
         """End the test: seal what it added, and tell the session what it used."""
         if self._writer is not None:
             self._writer.seal(None if self._recorder is None else token_texts(self._recorder.model, self.recording))
-        self._session.used(self.settings.path, self._asked, len(self.recording.steps))
+        self._session.used(self.settings, self._asked, len(self.recording.steps))
         if failed:
             self._session.failed.setdefault(self.settings.path, self.settings.node_id)
 
@@ -203,7 +207,21 @@ class RecordedModel(LLM):
         return info if self.settings.protocol is None else replace(info, protocol=self.settings.protocol)
 
     async def tokenize(self, text: str) -> list[int]:
-        return await self._replay.tokenize(text)
+        """The recorded token ids of a text, or, where that may be, the server's, recorded."""
+        require_trio()
+        if self._may_ask and text not in self.recording.texts.tokenized:
+            return await (await self._recording_from(await self._live.get())).tokenize(text)
+        try:
+            return await self._replay.tokenize(text)
+        except UsageError:
+            raise untokenized(self.recording, text, self.settings.command("new", url=True)) from None
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The recorded text of token ids, or, where that may be, the server's, recorded."""
+        require_trio()
+        if self._may_ask and tuple(token_ids) not in self.recording.texts.detokenized:
+            return await (await self._recording_from(await self._live.get())).detokenize(token_ids)
+        return await self._replay.detokenize(token_ids)
 
     def token_bytes(self, token_id: int) -> bytes:
         return self._replay.token_bytes(token_id)
@@ -263,15 +281,27 @@ class _PerRun(Generic[T]):
             ready.set()
 
 
-def replace_recordings(session: Session) -> None:
-    """At the end of a session, put what was made anew in the place of what was there, unless a test that used it failed."""
+def replace_recordings(session: Session) -> bool:
+    """At the end of a session, put what was made anew in the place of what was there, unless a test that used it failed.
+
+    Returns whether every one that was to be replaced could be.
+    """
+    is_well = True
     for path, fresh in session.fresh.items():
-        if path in session.failed:
-            session.notes.append(f"not replaced: {session.shown(path)}, since {session.failed[path]} failed")
+        reason = session.kept_since(path)
+        if reason is not None:
+            session.notes.append(f"not replaced: {session.shown(path)}, since {reason}")
             shutil.rmtree(fresh, ignore_errors=True)
         elif Path(fresh, MANIFEST).exists():
-            merged = replace_recording(path, fresh, keep_unasked=session.mode == "all")
-            session.notes.append(
-                f"replaced: {session.shown(path)}: {merged.same} unchanged, {merged.changed} changed, {merged.added} added, "
-                f"{merged.dropped} dropped"
-            )
+            try:
+                session.notes.append(_replaced(session, path, fresh))
+            except (SeedbedError, OSError) as error:
+                session.notes.append(f"not replaced: {session.shown(path)}: {error}")
+                is_well = False
+    return is_well
+
+
+def _replaced(session: Session, path: Path, fresh: Path) -> str:
+    merged = replace_recording(path, fresh, keep_unasked=session.mode == "all")
+    counts = f"{merged.same} unchanged, {merged.changed} changed, {merged.added} added, {merged.dropped} dropped"
+    return f"replaced: {session.shown(path)}: {counts}"

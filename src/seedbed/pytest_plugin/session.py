@@ -7,13 +7,12 @@ import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-if TYPE_CHECKING:
-    import pytest
+import pytest
 
-__all__ = ["MARKER", "MODES", "Session", "Settings", "WrongMarker", "settings_of"]
+__all__ = ["MARKER", "MODES", "Session", "Settings", "WrongMarker", "settings_of", "two_runners"]
 
 MODES = ("none", "once", "new", "all", "rewrite")
 MARKER = (
@@ -23,6 +22,7 @@ MARKER = (
 )
 RECORDINGS = "recordings"  # the directory beside a test module, unless a setting names another
 SLUG = 40
+NODE_ID = pytest.StashKey[str]()
 
 
 class WrongMarker(Exception):
@@ -64,12 +64,32 @@ def settings_of(item: pytest.Item) -> Settings:
         raise WrongMarker(
             "the seedbed_llm fixture needs @pytest.mark.seedbed('path/of/recording'), or @pytest.mark.seedbed for one of its own"
         )
-    wrong = set(marker.kwargs) - {"protocol", "top_k", "tier"}
-    if wrong or len(marker.args) > 1 or not all(isinstance(path, (str, Path)) for path in marker.args):
-        raise WrongMarker(f"@pytest.mark.seedbed takes (recording, *, protocol, top_k, tier), not {(*marker.args, *sorted(wrong))}")
     name = short_name(item)
-    path = item.config.rootpath / marker.args[0] if marker.args else derived_directory(item) / name
-    return Settings(path, item.nodeid, name, **marker.kwargs)
+
+    def settings(recording: str | Path | None = None, *, protocol: Any = None, top_k: Any = 20, tier: Any = "top_k") -> Settings:
+        path = derived_directory(item) / name if recording is None else item.config.rootpath / recording
+        return Settings(path, node_id(item), name, protocol, top_k, tier)
+
+    try:
+        return settings(*marker.args, **marker.kwargs)
+    except TypeError as error:
+        given = (*marker.args, *marker.kwargs)
+        raise WrongMarker(f"@pytest.mark.seedbed takes (recording, *, protocol, top_k, tier), not {given}") from error
+
+
+def node_id(item: pytest.Item) -> str:
+    """The id a test was collected under: xdist's ``--dist loadgroup`` changes that of the item."""
+    return item.stash.setdefault(NODE_ID, item.nodeid)
+
+
+def two_runners(item: pytest.Item) -> str | None:
+    """What to change when pytest-trio and pytest-asyncio both take a test for theirs, which then cannot run; None otherwise."""
+    if item.get_closest_marker("trio") is None or not any(kind.__module__.startswith("pytest_asyncio") for kind in type(item).__mro__):
+        return None
+    return (
+        "pytest-trio and pytest-asyncio both take this test for theirs: set asyncio_mode = strict in pytest's configuration, and put no "
+        "@pytest.mark.asyncio on tests of seedbed_llm, which runs under trio"
+    )
 
 
 def derived_directory(item: pytest.Item) -> Path:
@@ -84,7 +104,7 @@ def short_name(item: pytest.Item) -> str:
     Parameters are part of the node id, whatever they hold and however long they are, so the name is as stable as the node id is.
     """
     readable = re.sub(r"[^a-z0-9]+", "-", item.name.removeprefix("test").lower()).strip("-")[:SLUG].rstrip("-")
-    return f"{readable or 'test'}-{hashlib.sha256(item.nodeid.encode()).hexdigest()[:8]}"
+    return f"{readable or 'test'}-{hashlib.sha256(node_id(item).encode()).hexdigest()[:8]}"
 
 
 @dataclass(slots=True)
@@ -100,6 +120,7 @@ class Session:
         made: recordings that did not exist before this run.
         fresh: {recording: the directory beside it in which it is made anew}.
         failed: {recording: a test that used it and failed}.
+        waited_for: {recording: tests that sample from it and have not run}.
         notes: what to say at the end.
     """
 
@@ -111,6 +132,7 @@ class Session:
     made: set[Path] = field(default_factory=set)
     fresh: dict[Path, Path] = field(default_factory=dict)
     failed: dict[Path, str] = field(default_factory=dict)
+    waited_for: dict[Path, set[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     _referred: set[str] = field(default_factory=set)
     _directories: set[str] = field(default_factory=set)
@@ -129,21 +151,35 @@ class Session:
         self._directories.add(str(derived_directory(item)))
         if item.get_closest_marker("seedbed") is not None:
             try:
-                self._referred.add(str(settings_of(item).path))
-            except (WrongMarker, TypeError):
+                settings = settings_of(item)
+            except WrongMarker:
                 return  # the fixture says so, if the test ever uses it
+            self._referred.add(str(settings.path))
+            if "seedbed_llm" in getattr(item, "fixturenames", ()):
+                self.waited_for.setdefault(settings.path, set()).add(settings.node_id)
 
-    def used(self, path: Path, asked: set[int], total: int) -> None:
-        """A test is done with a recording."""
-        self.asked.setdefault(str(path), set()).update(asked)
-        self.totals[str(path)] = total
+    def used(self, settings: Settings, asked: set[int], total: int) -> None:
+        """A test is done with its recording."""
+        self.asked.setdefault(str(settings.path), set()).update(asked)
+        self.totals[str(settings.path)] = total
+        self.waited_for.get(settings.path, set()).discard(settings.node_id)
 
-    def finish(self) -> None:
-        """Put what was made anew in its place."""
-        if self.fresh:
-            from seedbed.pytest_plugin.model import replace_recordings
+    def finish(self) -> bool:
+        """Put what was made anew in its place; whether that went well."""
+        if not self.fresh:
+            return True
+        from seedbed.pytest_plugin.model import replace_recordings
 
-            replace_recordings(self)
+        return replace_recordings(self)
+
+    def kept_since(self, path: Path) -> str | None:
+        """Why a recording must not be replaced by what was made anew; None when it may."""
+        if path in self.failed:
+            return f"{self.failed[path]} failed"
+        waited_for = sorted(self.waited_for.get(path, ()))
+        if self.mode == "rewrite" and waited_for:
+            return f"{waited_for[0]} samples from it too and has not run: run all of its tests, or record with --seedbed-record=all"
+        return None
 
     def to_worker_output(self) -> dict[str, Any]:
         """What an xdist worker tells its controller."""

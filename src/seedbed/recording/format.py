@@ -11,6 +11,7 @@
                               {"repeat":1,"same":0,...} or {"repeat":1,"top":...} or {"repeat":1,"row":...}: step 1 answered again
     logits-00001.safetensors  full rows (see ``shards``)
     runs.jsonl                tokens that were sampled from it (see ``runs``)
+    texts.jsonl               {"tokenized":"The","token_ids":[7],...} or {"detokenized":[7],"text":"The",...}: what its tokenizer said
 
 1. A step's prefix is its parent's, which stands on an earlier line, then its ``tokens``, at least one. So no tree has a cycle.
 2. No prefix is a step twice; another answer to it is a repeat. So no look-up has two answers to choose from.
@@ -27,7 +28,8 @@
    line feed was cut off by a kill and is dropped; a sealed recording is exactly what its manifest says, each text file by its SHA-256.
 8. A recorder writes a row, then its line, both before the answer is handed out; a killed process loses nothing it has answered. Forced to
    the disk (fsync) are a shard when it is full and everything when it is sealed; after a power cut, what came since may be lost or damaged.
-9. No request header, no URL and no key is written, only what the model answered and what it says of itself.
+9. No request header, no URL and no key is written, only what the model was asked, what it answered, and what it says of
+   itself.
 10. ``version`` is 1. A reader refuses a later one; within it, members may be added that a reader may ignore.
 """
 
@@ -45,6 +47,7 @@ from seedbed.recording.manifest import MANIFEST, Manifest, read_manifest
 from seedbed.recording.runs import RUNS, Run
 from seedbed.recording.shards import MAX_SHARD, MAX_SHARDS, Shards
 from seedbed.recording.steps import Asked, Observation, Step, StepIndex, StoredRow, prefix_hasher, top_from_line
+from seedbed.recording.texts import TEXTS, Texts
 
 if TYPE_CHECKING:
     import os
@@ -66,6 +69,7 @@ class Recording:
         steps: every recorded prefix, in the order first answered.
         index: the same, by prefix.
         runs: what was sampled from it, by name.
+        texts: what the model's tokenizer was asked, and what it said.
     """
 
     def __init__(self, path: Path, manifest: Manifest, shards: Shards) -> None:
@@ -73,6 +77,7 @@ class Recording:
         self.steps: list[Step] = []
         self.index = StepIndex()
         self.runs: dict[str, Run] = {}
+        self.texts = Texts()
 
     @property
     def info(self) -> ModelInfo:
@@ -113,6 +118,15 @@ class Recording:
                 above = self.index.nearest(step.prefix[:-1])
             children.setdefault(None if above is None else above.number, []).append(step)
         return children
+
+    def take_run(self, line: bytes) -> None:
+        """Read a line of ``runs.jsonl``.
+
+        Raises:
+            ValueError, TypeError, KeyError: damaged.
+        """
+        run = Run.from_line(line)
+        self.runs[run.name] = run
 
     def verify(self) -> int:
         """Read every row and check every hash again; returns how many answers that are.
@@ -167,12 +181,12 @@ def read_recording(where: Path, manifest: Manifest, *, max_shard: int = MAX_SHAR
     reader = _StepReader(recording)
     for number, line in enumerate(_whole_lines(recording, STEPS), 1):
         reader.take(number, line)
-    for number, line in enumerate(_whole_lines(recording, RUNS), 1):
-        try:
-            run = Run.from_line(line)
-        except (ValueError, TypeError, KeyError) as error:
-            raise RecordingBroken(f"{where}: {RUNS} line {number} is damaged: {error}") from error
-        recording.runs[run.name] = run
+    for name, take in ((RUNS, recording.take_run), (TEXTS, recording.texts.take)):
+        for number, line in enumerate(_whole_lines(recording, name), 1):
+            try:
+                take(line)
+            except (ValueError, TypeError, KeyError) as error:
+                raise RecordingBroken(f"{where}: {name} line {number} is damaged: {error}") from error
     seal = manifest.seal
     if seal is not None and seal.steps != len(recording.steps):
         raise RecordingBroken(f"{where}: {len(recording.steps)} steps are there, {seal.steps} were sealed")

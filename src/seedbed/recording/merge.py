@@ -99,6 +99,9 @@ def _write(path: Path, old: Recording | None, new: Recording, *, keep_unasked: b
         runs = (old.runs if old is not None and keep_unasked else {}) | new.runs
         for run in runs.values():
             writer.note(run)
+        for texts in [new.texts, *([old.texts] if old is not None and keep_unasked else [])]:
+            for text, token_ids, is_tokenized in texts.missing_from(writer.recording.texts):
+                writer.note_text(text, token_ids, is_tokenized=is_tokenized)
         writer.seal((old.manifest.token_texts if old is not None else {}) | new.manifest.token_texts)
     if old is not None and old.manifest.accepted:
         write_manifest(path, replace(read_manifest(path), accepted=old.manifest.accepted))

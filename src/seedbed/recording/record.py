@@ -207,15 +207,18 @@ class RecordingLLM(LLM):
         return len(self._recorder.writer.recording.steps) if self._recorder is not None else 0
 
     async def tokenize(self, text: str) -> list[int]:
-        """The model's token ids of a text, or those that ``token_bytes`` spells where the model does not tell its own."""
+        """The model's token ids of a text, recorded, or those that ``token_bytes`` spells where the model does not tell its own."""
         ids = None if self._spells else ids_spelled(text)
-        if ids is None:
-            return await self._model.tokenize(text)
-        await trio.lowlevel.checkpoint()
-        return ids
+        if ids is not None or self._recorder is None:
+            await trio.lowlevel.checkpoint()
+            return await self._model.tokenize(text) if ids is None else ids
+        return await self._recorder.tokenize(text)
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
-        return await self._model.detokenize(token_ids)
+        """The model's text of token ids, recorded."""
+        if self._recorder is None:
+            return await self._model.detokenize(token_ids)
+        return await self._recorder.detokenize(token_ids)
 
     @property
     def _spells(self) -> bool:
@@ -258,6 +261,24 @@ class Recorder:
             return known.row
         answer, asked = await self._ask(partial(self.model.next_token_logits, prefix), recording.nearest(prefix))
         return self._keep(tuple(prefix), answer, asked)
+
+    async def tokenize(self, text: str) -> list[int]:
+        """The recorded token ids of a text, or the model's, recorded."""
+        texts = self.writer.recording.texts
+        if text in texts.tokenized:
+            await trio.lowlevel.checkpoint()
+        else:
+            self.writer.note_text(text, await self.model.tokenize(text), is_tokenized=True)
+        return list(texts.tokenized[text])
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The recorded text of token ids, or the model's, recorded."""
+        texts, ids = self.writer.recording.texts, tuple(token_ids)
+        if ids in texts.detokenized:
+            await trio.lowlevel.checkpoint()
+        else:
+            self.writer.note_text(await self.model.detokenize(ids), ids, is_tokenized=False)
+        return texts.detokenized[ids]
 
     async def answer_ahead(self, prefix: Sequence[int], count: int, ask: AskAhead) -> Ahead:
         """The recorded row, or the model's rows ahead, recorded; those behind one that cannot be are left out.

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SHOWN_IN_COMMAND", "ReplayLLM", "missed", "mock_transport", "replay_transport"]
 
+DEFAULT_TOP_K = 20
+"""Of ``seedbed record``."""
+
 SHOWN_IN_COMMAND = 64
 """Token ids; a command with a longer prompt is not typed but rerun: the run that missed has it."""
 
@@ -98,12 +101,29 @@ class ReplayLLM(LLM):
         return self._info
 
     async def tokenize(self, text: str) -> list[int]:
-        """Token ids spelled as ``token_bytes`` spells them; no other text, since a recording has no tokenizer."""
+        """The recorded token ids of a text, or those that are spelled as ``token_bytes`` spells them.
+
+        Raises:
+            UsageError: no other text, since a recording has no tokenizer, only what one said while it was made.
+        """
         await trio.lowlevel.checkpoint()
-        ids = ids_spelled(text)
+        known = self.recording.texts.tokenized.get(text)
+        ids = ids_spelled(text) if known is None else list(known)
         if ids is None:
-            raise UsageError("a recording has no tokenizer: give token ids instead of text")
+            raise untokenized(self.recording, text)
         return ids
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The recorded text of token ids.
+
+        Raises:
+            UsageError: of others, which no tokenizer was asked for while the recording was made.
+        """
+        known = self.recording.texts.detokenized.get(tuple(token_ids))
+        if known is None:
+            return await super().detokenize(token_ids)
+        await trio.lowlevel.checkpoint()
+        return known
 
     def token_bytes(self, token_id: int) -> bytes:
         """A spelling for protocols that name tokens by text: ``<|7|>`` for token 7."""
@@ -125,10 +145,29 @@ def missed(recording: Recording, prefix: Sequence[int], how_to_extend: str | Non
             f"the recording {name} was never asked for this prefix of {counted(len(prefix), 'token')}: it knows the first {known}, "
             f"then comes token {token_id}, {_likelihood(nearest, token_id)}"
         )
-    if how_to_extend is None:
-        ids = ",".join(map(str, prefix)) if len(prefix) <= SHOWN_IN_COMMAND else "ID,ID,..."
-        how_to_extend = f"seedbed record URL {shlex.quote(os.fspath(recording.path))} --extend --token-ids {ids}"
-    return RecordingMiss(f"{text}; extend the recording to add it: {how_to_extend}", prev_token_ids=prefix, known=known)
+    # In marks, since the place in a generation, which is added behind, is no part of what is to be typed.
+    return RecordingMiss(f"{text}; to add it: `{how_to_extend or _command(recording, prefix)}`", prev_token_ids=prefix, known=known)
+
+
+def untokenized(recording: Recording, text: str, how_to_extend: str | None = None) -> UsageError:
+    """The error of a text whose token ids were never recorded."""
+    shown = text if len(text) <= SHOWN_IN_COMMAND else f"{text[:SHOWN_IN_COMMAND]}..."
+    how_to_extend = how_to_extend or f"seedbed record URL {shlex.quote(os.fspath(recording.path))} --extend --prompt TEXT"
+    return UsageError(
+        f"the recording {recording.path.name} has no tokenizer, only what one said while it was made, and it was not asked for {shown!r}: "
+        f"give token ids instead of text; or, to add it: `{how_to_extend}`"
+    )
+
+
+def _command(recording: Recording, prefix: Sequence[int]) -> str:
+    """What adds a prefix, with all that the recording is refused without."""
+    words = ["seedbed record URL", shlex.quote(os.fspath(recording.path)), "--extend"]
+    if recording.top_k != DEFAULT_TOP_K:
+        words.append(f"--keep {'all' if recording.top_k is None else recording.top_k}")
+    if recording.info.protocol not in ("", "native"):
+        words.append(f"--protocol {recording.info.protocol}")
+    words.append(f"--token-ids {','.join(map(str, prefix)) if len(prefix) <= SHOWN_IN_COMMAND else 'ID,ID,...'}")
+    return " ".join(words)
 
 
 def _shown(prefix: Sequence[int]) -> str:
@@ -137,6 +176,9 @@ def _shown(prefix: Sequence[int]) -> str:
 
 def _likelihood(step: Step, token_id: int) -> str:
     row = step.row
+    size = row.vocab_size if isinstance(row, TopLogprobs) else row.size
+    if token_id not in range(size):
+        return f"which is no token of its vocabulary of {size}"
     if isinstance(row, TopLogprobs) and token_id not in row.token_ids:
         return f"which is not among the {len(row)} most probable there"
     return f"which had probability {math.exp(logprob_of(row, token_id)):.3g} there"

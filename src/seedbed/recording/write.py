@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,9 +17,10 @@ from seedbed.recording.format import MANIFEST, RUNS, STEPS, Recording, read_reco
 from seedbed.recording.manifest import Manifest, Seal, read_manifest, write_manifest
 from seedbed.recording.shards import MAX_SHARD, Shards
 from seedbed.recording.steps import Asked, Observation, Step, StoredRow, best_of, prefix_key, row_sha256
+from seedbed.recording.texts import TEXTS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from seedbed.llm.base import ModelInfo
     from seedbed.recording.runs import Run
@@ -77,6 +78,8 @@ class RecordingWriter:
             raise
 
     def _begin(self, wanted: Manifest, extend: bool, max_shard: int) -> None:
+        if self.path.is_file():
+            raise RecordingExists(f"{self.path} is a file, and a recording a directory; give another path")
         self.path.mkdir(parents=True, exist_ok=True)
         manifest, steps = self.path / MANIFEST, self.path / STEPS
         # A recorder that was killed between its first two files leaves an empty steps.jsonl, and perhaps half a manifest.
@@ -96,11 +99,10 @@ class RecordingWriter:
         found = read_manifest(self.path)
         if found.seal is not None and not extend:
             raise RecordingExists(f"{self.path} holds a finished recording; give another path, or extend it")
-        if found.info != wanted.info or found.top_k != wanted.top_k:
-            raise RecordingExists(
-                f"{self.path} records {found.info.model} (fingerprint {found.info.fingerprint!r}) with {_kept(found)}, "
-                f"not {wanted.info.model} (fingerprint {wanted.info.fingerprint!r}) with {_kept(wanted)}; give another path"
-            )
+        there, here = _described(found), _described(wanted)
+        differing = [f"{name} {value!r} (here {here[name]!r})" for name, value in there.items() if value != here[name]]
+        if differing:
+            raise RecordingExists(f"{self.path} records {found.info.model} with {', '.join(differing)}; give another path")
         recording = read_recording(self.path, found, max_shard=max_shard)
         if found.seal is None:
             self._grow_from(recording)
@@ -108,7 +110,7 @@ class RecordingWriter:
 
     def _grow_from(self, recording: Recording) -> None:
         """Cut off what a kill left half done."""
-        for name in (STEPS, RUNS):
+        for name in (STEPS, RUNS, TEXTS):
             if name == STEPS or (self.path / name).exists():
                 self._ends[name] = end = read_file(self.path / name).rfind(b"\n") + 1
                 os.ftruncate(self._text(name), end)
@@ -173,6 +175,16 @@ class RecordingWriter:
         if self.recording.runs.get(run.name) != run:
             self._append_lines(run.to_line(), RUNS)
             self.recording.runs[run.name] = run
+
+    def note_text(self, text: str, token_ids: Sequence[int], *, is_tokenized: bool) -> None:
+        """Keep what the tokenizer made of a text or, not ``is_tokenized``, of token ids; nothing is written when that is known.
+
+        Raises:
+            RecordingError: as ``append``.
+        """
+        line = self.recording.texts.add(text, token_ids, is_tokenized=is_tokenized)
+        if line is not None:
+            self._append_lines(line, TEXTS)
 
     def _write(self, head: dict[str, Any], row: Row, asked: Asked, key: bytes, number: int, seen: dict[str, Any]) -> Observation:
         if isinstance(row, TopLogprobs) != (self.recording.top_k is not None):
@@ -278,6 +290,13 @@ class RecordingWriter:
 
 def _top(row: TopLogprobs | None) -> dict[str, Any] | None:
     return None if row is None else {"token_ids": row.token_ids, "logprobs": row.logprobs}
+
+
+def _described(manifest: Manifest) -> dict[str, object]:
+    """What all answers of one recording have in common."""
+    info = asdict(manifest.info)
+    del info["notes"], info["max_top_k"]  # which follows from what is kept
+    return info | {"top_k": "all" if manifest.top_k is None else manifest.top_k}
 
 
 def _kept(manifest: Manifest) -> str:
