@@ -30,8 +30,8 @@ FAULTS = [
     (ShiftByOne(), None, "shift by one", ""),
     (ExtraToken(BOS), None, "BOS extra", ""),
     (MissingToken(BOS), None, "BOS missing", ""),
-    (Scaled(1.1), None, "temperature applied", "divided by 1.1000"),
-    (Scaled(0.7), None, "temperature applied", "divided by 0.7000"),
+    (Scaled(1.1), None, "temperature applied", "divided by 1.1 ±"),
+    (Scaled(0.7), None, "temperature applied", "divided by 0.7 ±"),
     (CutTopK(20), None, "top-p or top-k applied", "top_k = 20"),
     (RoundTo("bfloat16"), None, "16-bit logits", ""),
     (RoundTo("float16"), None, "16-bit logits", ""),
@@ -70,7 +70,7 @@ async def test_a_nucleus_is_seen_in_full_rows(recordings):
     report = await check(recordings / "full", PlantedLLM(model(), CutTopP(0.9)))
 
     assert [cause.name for cause in report.causes] == ["top-p or top-k applied"]
-    assert "top_p of 0.90 or less" in report.causes[0].detail
+    assert "top_p of 0.9" in report.causes[0].detail
 
 
 async def test_what_only_a_warm_cache_does(recordings):

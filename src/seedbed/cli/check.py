@@ -16,13 +16,15 @@ from seedbed.errors import UsageError
 from seedbed.recording import open_recording
 from seedbed.regression.accept import accept
 from seedbed.regression.check import MARGIN, check
+from seedbed.regression.continued import Evidence
+from seedbed.regression.figures import significant
 from seedbed.regression.page import as_html
 from seedbed.regression.report import as_junit, as_lines
 from seedbed.regression.selftest import selftest
 from seedbed.regression.verdict import EXIT_CODES, Verdict
 
 if TYPE_CHECKING:
-    from seedbed.recording import Acceptance
+    from seedbed.recording import Acceptance, Recording
     from seedbed.regression import CheckReport
 
 __all__ = ["check_command", "selftest_command"]
@@ -80,10 +82,11 @@ def check_command(
         raise UsageError("give the recording first, then the URL of the server to hold against it")
     if who is not None and why is None:
         raise UsageError("--by says who accepts: give --accept WHY with it")
+    for path in (html, junit):
+        if path is not None:
+            _refuse_unwritable(path)
     evidence = _evidence_in(earlier) if earlier is not None else None
-    if options["rows"] is None:
-        kept = open_recording(recording).top_k
-        options["rows"] = "all" if kept is None else str(kept)
+    options["rows"] = _rows(options["rows"], open_recording(recording))
     accepted: Acceptance | None = None
 
     async def main() -> CheckReport:
@@ -99,7 +102,7 @@ def check_command(
                     stop_early=stop_early,
                     free_run=not no_free_running,
                     evidence=evidence,
-                    progress=lambda progress: show(f"{progress.answers} of {progress.of} answers, e-value {progress.e_value:.3g}"),
+                    progress=lambda progress: show(f"{progress.answers} of {progress.of} answers, e-value {significant(progress.e_value)}"),
                 )
 
             if why is not None and report.verdict is not Verdict.IDENTICAL:
@@ -157,13 +160,38 @@ def _accepted(accepted: Acceptance | None) -> str:
     return f"by {accepted.who}: {accepted.why}; the live answers are the baseline now, and its manifest says so"
 
 
-def _evidence_in(path: str) -> dict[str, Any]:
+def _rows(given: str | None, recording: Recording) -> str:
+    """As many tokens of each row as the recording keeps, or the more that are asked for: with fewer every row would look changed."""
+    vocab_size, kept = recording.info.vocab_size, recording.top_k
+    kept = kept if kept is None or vocab_size is None else min(kept, vocab_size)
+    enough = "all" if kept is None else str(kept)
+    if given is None or given == "all" or not given.isdecimal():
+        return given or enough
+    if kept is None or int(given) < kept:
+        what = "whole rows" if kept is None else f"{kept} tokens of each row"
+        raise UsageError(f"--rows {given} is less than the recording keeps, {what}: leave --rows out, or give {enough}")
+    return given
+
+
+def _evidence_in(path: str) -> Evidence:
     try:
-        data = orjson.loads(Path(path).read_bytes())
-        evidence: dict[str, Any] = data["evidence"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        report = orjson.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise UsageError(f"--continue: {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise UsageError(f"--continue: {path} is no output of 'seedbed check --json': {error}") from error
-    return evidence
+    if not isinstance(report, dict) or not isinstance(report.get("evidence"), dict):
+        raise UsageError(f"--continue: {path} is no output of 'seedbed check --json': there is no evidence in it")
+    try:
+        return Evidence.from_dict(report["evidence"])
+    except UsageError as error:
+        raise UsageError(f"--continue: {path}: {error.message}") from error
+
+
+def _refuse_unwritable(path: str) -> None:
+    """Before minutes are spent on what could not be written then."""
+    if not Path(path).absolute().parent.is_dir():
+        raise UsageError(f"{path} cannot be written: its directory is not there")
 
 
 def _write(path: str, text: str) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+from seedbed.regression.figures import significant
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -74,9 +76,9 @@ def drift_plot(report: CheckReport) -> str:
         parts += [
             _text(LEFT - 10, y + 4, name, "end"),
             f'<line class="{kind}" x1="{begin}" x2="{end}" y1="{y}" y2="{y}" stroke-width="3"/>',
-            f'<circle class="{kind}" cx="{axis(middle)}" cy="{y}" r="5"><title>{escape(name)}: {middle:.3g} nats</title></circle>',
+            f'<circle class="{kind}" cx="{axis(middle)}" cy="{y}" r="5"><title>{escape(name)}: {significant(middle)} nats</title></circle>',
         ]
-    margin, text = axis(report.margin), f"margin {report.margin:.3g}"
+    margin, text = axis(report.margin), f"margin {significant(report.margin)}"
     parts += [
         f'<line class="margin" x1="{margin}" x2="{margin}" y1="{TOP - 8}" y2="{height - 34}"/>',
         # On the side where there is room.
@@ -118,7 +120,7 @@ def sequence_plot(report: CheckReport) -> str:
     for place, (mean, error) in enumerate(marks):
         at = x(place)
         parts.append(f'<line class="mark" x1="{at}" x2="{at}" y1="{y(mean - 2 * error)}" y2="{y(mean + 2 * error)}"/>')
-        parts.append(f'<circle class="mark" cx="{at}" cy="{y(mean)}" r="3"><title>{mean:.3g} nats</title></circle>')
+        parts.append(f'<circle class="mark" cx="{at}" cy="{y(mean)}" r="3"><title>{significant(mean)} nats</title></circle>')
     shown = f"{len(marks)} of {len(members)} sequences" if len(marks) < len(members) else f"{len(marks)} sequences"
     parts += [_text((LEFT + WIDTH - RIGHT) / 2, 280, shown, "middle"), _text(LEFT, 10, "D, nats", "end")]
     return _svg(286, "Drift of each sequence", parts)

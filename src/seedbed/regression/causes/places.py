@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from seedbed.regression.causes.case import Case, Cause, Finding
+from seedbed.regression.figures import significant
 from seedbed.regression.profiles import FLOAT32, PROFILES, Split, growth, single_rows
 
 __all__ = ["Growing", "Localised", "SingleRows", "Spread"]
@@ -49,7 +50,7 @@ class Growing(Cause):
         if slope is None:
             return None
         share, case.drift = case.left, case.drift * 0.0
-        return Finding(self.name, share, f"drift grows as the {slope.value:.2f} ± {slope.standard_error:.2f} power of the position", slope)
+        return Finding(self.name, share, f"drift grows as the {slope} power of the position", slope)
 
 
 class Spread(Cause):
@@ -67,6 +68,6 @@ class Spread(Cause):
         case.drift = case.drift * 0.0
         flipped = sum(row.flipped for row in case.rows)
         if mean > 0.5 or flipped > 0.7 * len(case.rows):
-            detail = f"rows have little in common: {mean:.2f} nats apart, {flipped} of {len(case.rows)} have another best token"
+            detail = f"rows have little in common: {significant(mean)} nats apart, {flipped} of {len(case.rows)} have another best token"
             return Finding("another model", share, detail)
         return Finding(self.name, share, "rows differ at every prefix, without a pattern: other weights, kernels or precision")

@@ -9,6 +9,7 @@ import numpy as np
 
 from seedbed.regression.causes.case import Case, Cause, Finding
 from seedbed.regression.estimates import Estimate
+from seedbed.regression.figures import significant
 from seedbed.regression.metrics import FLOOR
 from seedbed.regression.profiles import FEWEST
 
@@ -43,7 +44,7 @@ class CutApplied(Cause):
         rest = np.where([row.tail[0] > TAIL_SEEN for row in case.rows], 0.0, case.drift_to(restored))
         share = case.accept(restored, rest)
         least = min(mass for mass, is_cut in zip(masses, cut, strict=True) if is_cut)
-        what = f"top_k = {counts.pop()}" if len(counts) == 1 else f"top_p of {least:.2f} or less"
+        what = f"top_k = {counts.pop()}" if len(counts) == 1 else f"top_p of {significant(least)} or less"
         return Finding(self.name, share, f"{sum(cut)} of {len(cut)} rows exclude tokens that had probability: {what}")
 
 
@@ -96,7 +97,7 @@ class TemperatureApplied(Cause):
             rest = case.drift * float(rest.sum()) / float(case.drift_to(case.after).sum())
         share = case.accept(undone, rest)
         estimate = Estimate(temperature, error, len(sequences), len(set(sequences)))
-        return Finding(self.name, share, f"log-probabilities are the recorded ones divided by {temperature:.4f} ± {error:.4f}", estimate)
+        return Finding(self.name, share, f"log-probabilities are the recorded ones divided by {estimate}", estimate)
 
 
 class SwappedIds(Cause):
