@@ -139,8 +139,8 @@ def _refuse_other(earlier: Evidence, fresh: Evidence, recording: Recording) -> N
     for acceptance in recording.manifest.accepted:
         if acceptance.replaced == earlier.recording:
             raise EvidenceRefused(
-                f"the evidence is of the baseline that {acceptance.who} replaced ({acceptance.why}), not of the one at {recording.path} now: "
-                "begin anew, without the earlier evidence"
+                f"the evidence is of the baseline that {acceptance.who} replaced ({acceptance.why}), not of the one now "
+                f"at {recording.path}: begin anew, without the earlier evidence"
             )
     if earlier.recording != fresh.recording:
         raise EvidenceRefused(

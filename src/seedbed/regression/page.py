@@ -150,9 +150,10 @@ def _box(worst: Worst) -> str:
     text = "".join(text or f"⟨{token_id}⟩" for token_id, text in worst.end)
     before = "… " if worst.position > len(worst.end) else ""
     kl = significant(worst.kl) if math.isfinite(worst.kl) else "infinite"
+    far = f"{worst.position} tokens, D {significant(worst.d)} nats, KL of one answer up to {kl}"
     return (
-        f'<div class="worst"><p>{before}<code>{escape(text)}</code><br><span class="dim">{worst.position} tokens, D {significant(worst.d)} nats, KL '
-        f'of one answer up to {kl}</span></p><div class="sides"><div><b>recorded</b>{_listed(worst.recorded)}</div>'
+        f'<div class="worst"><p>{before}<code>{escape(text)}</code><br><span class="dim">{far}</span></p>'
+        f'<div class="sides"><div><b>recorded</b>{_listed(worst.recorded)}</div>'
         f"<div><b>live</b>{_listed(worst.live)}</div></div></div>"
     )
 
