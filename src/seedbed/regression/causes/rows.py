@@ -23,6 +23,9 @@ __all__ = ["CutApplied", "SixteenBits", "SwappedIds", "TemperatureApplied"]
 TAIL_SEEN, TAIL_GONE = 2e-5, 2e-6
 """Probability of an unlisted tail that is one for certain, and one that is none, by float32 log-probabilities."""
 
+FLOAT32_STEP = 2.0**-23
+"""Relative distance of neighbouring float32 numbers: no temperature can be told more exactly from rows in them."""
+
 
 class CutApplied(Cause):
     """The server's sampler filters the rows it reports."""
@@ -89,6 +92,7 @@ class TemperatureApplied(Cause):
         temperature = 1 / (1 + slope)
         sequences = [row.sequence for row, fit in zip(case.rows, fits, strict=True) if fit]
         error = temperature**2 * _sum_error((numerator - slope * denominator)[fits], sequences) / float(denominator[fits].sum())
+        error = max(error, FLOAT32_STEP * temperature)
         undone = [_normalised(b * temperature) for b in case.after]
         rest = case.drift_to(undone)
         if not (case.is_better(rest, 0.5) or case.is_exact(rest)) or abs(temperature - 1) < 3 * (error if math.isfinite(error) else 0.0):
