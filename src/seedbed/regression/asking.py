@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -169,7 +170,7 @@ class Asking:
         scored = {target.prefix: target for target in targets if target.is_scored}
         order = sorted(scored)
         # In this order whatever begins with a prefix follows it.
-        ends = [one for one, after in zip(order, [*order[1:], ()], strict=True) if after[: len(one)] != one]
+        ends = [one for one, after in itertools.pairwise([*order, ()]) if after[: len(one)] != one]
         for prefix in ends:
             for place in range(passes):
                 rows = await self._llm.score(list(prefix))  # type: ignore[attr-defined]
