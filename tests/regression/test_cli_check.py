@@ -95,6 +95,9 @@ async def test_full_rows_come_over_the_wire_bit_by_bit(recordings):
         (["RECORDING", "URL", "--continue", "pyproject.toml"], 2, "pyproject.toml is no output of 'seedbed check --json'"),
         (["RECORDING", "URL", "--html", "no/such/dir/x.html"], 2, "no/such/dir/x.html cannot be written: its directory is not there"),
         (["RECORDING", "URL", "--junit", "pyproject.toml/x.xml"], 2, "cannot be written: its directory is not there"),
+        (["RECORDING", "URL", "--accept", " "], 2, "neither --accept WHY nor --by WHO may be blank"),
+        (["RECORDING", "URL", "--accept", "why", "--by", ""], 2, "neither --accept WHY nor --by WHO may be blank"),
+        (["RECORDING", "URL", "--continue", "x" * 300], 2, "cannot be read: File name too long"),
         (["RECORDING", "URL", "--rows", "5"], 2, "--rows 5 is less than the recording keeps, 20 tokens of each row"),
     ],
 )
@@ -103,6 +106,24 @@ async def test_a_mistake_gets_one_line(recordings, arguments, code, says):
 
     assert (result.code, result.out, result.err.count("\n")) == (code, "", 1)
     assert says in result.err
+
+
+async def test_a_report_that_cannot_be_written_is_printed_all_the_same(recordings):
+    result = await ran(model(), recordings / "top_k", "URL", "--no-free-running", "--html", "x" * 300)
+
+    assert (result.code, result.out.split(":")[0]) == (2, "verdict        IDENTICAL")
+    assert result.err == f"Error: {'x' * 300} cannot be written: File name too long\n"
+
+
+@pytest.mark.parametrize(
+    "words", [["generate", "x" * 300, "--token-ids", "1"], ["generate", "URL", "--prompts", "FILE", "--out", "x" * 300]]
+)
+async def test_a_path_that_the_system_does_not_take_is_no_fault_of_ours(words, tmp_path):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "The"}')
+    result = await ran_command(model(), *[tmp_path / "prompts.jsonl" if word == "FILE" else word for word in words])
+
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert "x cannot be used: File name too long" in result.err
 
 
 def test_selftest_prints_a_line_a_promise():

@@ -78,13 +78,7 @@ def check_command(
     Exit codes: 0 the same, changed by less than the margin, or accepted; 1 drift; 2 wrong usage; 3 the server failed;
     4 inconclusive; 5 the recording; 130 interrupted.
     """
-    if "://" in recording:
-        raise UsageError("give the recording first, then the URL of the server to hold against it")
-    if who is not None and why is None:
-        raise UsageError("--by says who accepts: give --accept WHY with it")
-    for path in (html, junit):
-        if path is not None:
-            _refuse_unwritable(path)
+    _refuse_unusable(recording, why, who, [path for path in (html, junit) if path is not None])
     evidence = _evidence_in(earlier) if earlier is not None else None
     options["rows"] = _rows(options["rows"], open_recording(recording))
     accepted: Acceptance | None = None
@@ -110,18 +104,35 @@ def check_command(
             return report
 
     report = run_trio(main)
+    _print_report(report, accepted, as_json=as_json, is_to_be_accepted=why is not None)
     for path, text in ((html, as_html), (junit, as_junit)):
         if path is not None:
             _write(path, text(report))
-    if as_json:
-        told = report.to_dict() | ({"accepted": None if accepted is None else asdict(accepted)} if why is not None else {})
-        click.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2))
-    else:
-        for line in as_lines(report):
-            click.echo(line)
-        if why is not None:
-            click.echo(f"{'accepted':<14} {_accepted(accepted)}")
     return 0 if accepted is not None else EXIT_CODES[report.verdict]
+
+
+def _refuse_unusable(recording: str, why: str | None, who: str | None, pages: list[str]) -> None:
+    """What is wrong with the command line, before minutes are spent on it."""
+    if "://" in recording:
+        raise UsageError("give the recording first, then the URL of the server to hold against it")
+    if who is not None and why is None:
+        raise UsageError("--by says who accepts: give --accept WHY with it")
+    if any(text is not None and not text.strip() for text in (why, who)):
+        raise UsageError("a baseline is replaced by somebody, for a reason: neither --accept WHY nor --by WHO may be blank")
+    for path in pages:
+        if not Path(path).absolute().parent.is_dir():
+            raise UsageError(f"{path} cannot be written: its directory is not there")
+
+
+def _print_report(report: CheckReport, accepted: Acceptance | None, *, as_json: bool, is_to_be_accepted: bool) -> None:
+    if as_json:
+        told = report.to_dict() | ({"accepted": None if accepted is None else asdict(accepted)} if is_to_be_accepted else {})
+        click.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2))
+        return
+    for line in as_lines(report):
+        click.echo(line)
+    if is_to_be_accepted:
+        click.echo(f"{'accepted':<14} {_accepted(accepted)}")
 
 
 @click.command("selftest")
@@ -186,12 +197,6 @@ def _evidence_in(path: str) -> Evidence:
         return Evidence.from_dict(report["evidence"])
     except UsageError as error:
         raise UsageError(f"--continue: {path}: {error.message}") from error
-
-
-def _refuse_unwritable(path: str) -> None:
-    """Before minutes are spent on what could not be written then."""
-    if not Path(path).absolute().parent.is_dir():
-        raise UsageError(f"{path} cannot be written: its directory is not there")
 
 
 def _write(path: str, text: str) -> None:
