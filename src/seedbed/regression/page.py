@@ -161,7 +161,7 @@ def _box(worst: Worst) -> str:
 def _listed(tokens: Listed) -> str:
     rows = "".join(
         f'<tr><td class="number">{token_id}</td><td><code>{escape(text)}</code></td>'
-        f'<td class="number"><span class="bar" style="width:{60 * min(p, 1.0):.0f}px"></span>{percent(p, 4)}</td></tr>'
+        f'<td class="number"><span class="bar" style="width:{60 * min(p, 1.0):.0f}px"></span>{percent(p)}</td></tr>'
         for token_id, text, p in tokens
     )
     return f"<table>{rows}</table>"

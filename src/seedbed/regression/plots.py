@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from seedbed.regression.figures import significant
+from seedbed.regression.figures import percent, significant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -137,7 +137,7 @@ def evidence_plot(report: CheckReport) -> str:
         at = y(power)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
         parts.append(_text(LEFT - 8, at + 4, f"{10.0**power:g}" if abs(power) < 4 else _label(10.0 ** min(power, 300)), "end"))
-    parts += _margin_line(y, alarm, f"proven at {100 * report.alpha:g} %")
+    parts += _margin_line(y, alarm, f"proven at {percent(report.alpha)}", is_left=True)  # where the path is low
     points = " ".join(f"{x(place)},{y(value)}" for place, value in enumerate(values))
     parts.append(f'<polyline class="mark path" points="{points}"/>')
     parts.append(f'<circle class="mark" cx="{x(len(values) - 1)}" cy="{y(values[-1])}" r="4"/>')
@@ -160,10 +160,11 @@ def flip_plot(report: CheckReport) -> str:
     return _svg(296, "Flips: prefixes with another best token, by how far the old one led", parts)
 
 
-def _margin_line(y: _Axis, value: float, text: str) -> list[str]:
+def _margin_line(y: _Axis, value: float, text: str, *, is_left: bool = False) -> list[str]:
     at = y(value)
     line = f'<line class="margin" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>'
-    return [line, _text(WIDTH - RIGHT, at - 4, text, "end", "margin")]
+    x, anchor = (LEFT + 4, "start") if is_left else (WIDTH - RIGHT, "end")
+    return [line, _text(x, at - 4, text, anchor, "margin")]
 
 
 def _error(values: Sequence[float]) -> float:
