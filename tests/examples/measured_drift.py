@@ -89,7 +89,7 @@ async def measure_quantised(base: Path) -> None:
         ("2 threads", {"threads": 2}),
         ("8 slots", {"slots": 8}),
         ("batches of 16", {"n_ubatch": 16, "n_batch": 16}),
-        ("batches of 1", {"n_ubatch": 1, "n_batch": 1}),
+        ("batches of 4", {"n_ubatch": 4, "n_batch": 4}),
         ("weights Q4_1 to Q8_0", {"path": requantised("Q8_0", base)}),
         ("weights Q4_1 to Q5_0", {"path": requantised("Q5_0", base)}),
         ("weights Q4_1 to Q4_0", {"path": requantised("Q4_0", base)}),
