@@ -1,8 +1,8 @@
 """From numbers to a verdict: when a difference is none, when it is one that matters, and when nobody can tell yet.
 
 How large a drift is, in nats a token; measured here (``make drift-table``: llama.cpp, SmolLM2-135M, 4-bit weights, 8 sequences of 8 tokens
-after short prompts, two answers to each prefix; "tiny" is a Llama of two layers with random weights, its vLLM on the CPU) beside figures that
-others published as mean KL::
+after short prompts, two answers to each prefix; "tiny" is a Llama of two layers with random weights, its vLLM on the CPU) beside figures
+that others published as mean KL::
 
     0                the same server again; with 2 threads for 1; with 8 slots; with
                      batches of 16, and of 4                                            here: IDENTICAL
