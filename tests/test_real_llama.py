@@ -21,8 +21,10 @@ from seedbed.errors import BadRequest, ContextOverflow, InvalidPrompt
 from seedbed.http.model import HTTPModel
 from seedbed.llm import LLM
 from seedbed.protocols.exchange import Sample
+from seedbed.regression import Verdict, check
 from seedbed.regression.conformance import conformance
 from seedbed.regression.probe import probe
+from seedbed.regression.report import as_lines
 from tests.real_contract import check_contract
 
 if TYPE_CHECKING:
@@ -127,6 +129,28 @@ async def test_probe_finds_that_a_warm_prompt_cache_changes_rows_and_from_which_
     assert found.place == f"from {found.length} tokens on"
     assert found.difference > 0.01
     assert differs == {found.length - 1: False, found.length: True}
+
+
+async def test_held_against_its_recording_it_is_itself_also_after_a_restart(tmp_path: Path) -> None:
+    """Alone and in company, as it was recorded; with its context stretched it is another model."""
+    path = tmp_path / "recording"
+    async with llama_server(threads=1) as url, connect(url, top_k=20) as model:
+        async with RecordingLLM(model, path, repeats=2) as kept:
+            kept.note(await generate([FRANCE, [504, 1290]], kept, n=2, seed=7, sampler=Sampler(0.8, top_k=20), max_new_tokens=6))
+        at_once = await check(path, model)
+    async with llama_server(threads=1) as url, connect(url, top_k=20) as model:
+        restarted = await check(path, model)
+    async with llama_server(threads=1, rope_freq_scale=0.5) as url, connect(url, top_k=20) as model:
+        stretched = await check(path, model)
+    print(*as_lines(at_once), *as_lines(restarted), *as_lines(stretched), sep="\n")
+
+    for report in (at_once, restarted):
+        assert report.verdict in (Verdict.IDENTICAL, Verdict.PASS)
+        assert report.causes == ()
+        assert report.free_run.same == report.free_run.sequences == 4
+        assert {tags for name in report.conditions for tags in name.split(", ")} >= {"solo", "concurrent"}
+    assert stretched.verdict is Verdict.DRIFT
+    assert stretched.drift.value > 100 * stretched.margin
 
 
 class AtAnotherTemperature(LLM):

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from seedbed import connect
+from seedbed import CheckReport, RecordingLLM, check, connect, generate
 from seedbed.errors import FeatureOff, UsageError
+from seedbed.regression import Verdict
+from seedbed.regression.report import as_lines
 from tests.real_contract import check_contract
-from tests.vllm_server import CONTEXT, V, interpreter, vllm_server
+from tests.vllm_server import CONTEXT, V, interpreter, make_model, vllm_server
+
+sys.path.insert(0, str(Path(__file__).parent / "examples"))
+
+from llama_server import is_installed, llama_server
+from tiny_gguf import write_gguf
 
 pytestmark = [pytest.mark.real, pytest.mark.skipif(interpreter() is None, reason="vLLM is not installed: see tests/vllm_server.py")]
 PROMPT = [5, 6, 7, 300]
@@ -70,3 +79,44 @@ async def test_processed_scores_are_what_raw_ones_are_as_we_ask_for_them() -> No
         raw = await model.next_token_logits([*PROMPT, *PROMPT])
 
     assert processed == raw
+
+
+async def recorded(url: str, path: Path, **options: Any) -> None:
+    async with connect(url, top_k=20, eos_token_ids=[2], **options) as model, RecordingLLM(model, path, repeats=2) as kept:
+        kept.note(await generate([[1, *PROMPT], [1, 40, 41, 42, 43, 44]], kept, n=2, seed=7, max_new_tokens=8))
+
+
+async def checked(url: str, path: Path) -> CheckReport:
+    async with connect(url, top_k=20, eos_token_ids=[2]) as model:
+        report = await check(path, model)
+    print(*as_lines(report), sep="\n")
+    return report
+
+
+async def test_held_against_its_recording_it_is_itself_and_in_16_bits_it_is_not(tmp_path: Path) -> None:
+    async with vllm_server() as url:
+        await recorded(url, tmp_path / "r")
+        report = await checked(url, tmp_path / "r")
+
+    assert report.verdict in (Verdict.IDENTICAL, Verdict.PASS)
+    assert report.causes == ()
+
+    async with vllm_server("--dtype", "bfloat16") as url:
+        report = await checked(url, tmp_path / "r")
+
+    assert report.verdict is Verdict.CHANGED
+    assert [cause.name for cause in report.causes] == ["16-bit logits"]
+
+
+@pytest.mark.skipif(not is_installed(), reason="llama.cpp is not installed: make test-real")
+async def test_another_engine_with_the_same_weights_is_the_same_model(tmp_path: Path) -> None:
+    """Recorded on llama.cpp, held against vLLM: the last bits differ, by orders of magnitude less than matters."""
+    (tmp_path / "tiny").mkdir()
+    await make_model(tmp_path / "tiny")
+    async with llama_server(path=write_gguf(tmp_path / "tiny", tmp_path / "tiny.gguf")) as url:
+        await recorded(url, tmp_path / "r")
+    async with vllm_server() as url:
+        report = await checked(url, tmp_path / "r")
+
+    assert report.verdict in (Verdict.CHANGED, Verdict.PASS)
+    assert report.interval[1] < 1e-2 * report.margin

@@ -39,6 +39,19 @@ def interpreter() -> str | None:
     return os.environ.get("SEEDBED_VLLM_PYTHON") or (sys.executable if find_spec("vllm") else None)
 
 
+async def make_model(folder: Path, defaults: str = "{}") -> None:
+    """Write the model that is served into a directory; the same weights every time.
+
+    Raises:
+        RuntimeError: it could not be made; with the end of what was said.
+    """
+    # Isolated: beside the script stands a package of ours that is called packaging.
+    command = [interpreter() or "", "-I", str(MODEL_MAKER), str(folder), defaults]
+    done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the model could not be made: {done.stderr[-2000:].decode('utf-8', 'replace')}")
+
+
 @asynccontextmanager
 async def vllm_server(*flags: str, defaults: str = "{}") -> AsyncIterator[str]:
     """The server's URL, while the block runs; its processes are gone afterwards.
@@ -48,14 +61,21 @@ async def vllm_server(*flags: str, defaults: str = "{}") -> AsyncIterator[str]:
         defaults: the model's generation_config.json.
 
     Raises:
-        RuntimeError: it did not start; with the end of what it said.
+        RuntimeError: no model, or it did not start; with the end of what it said.
     """
-    python = interpreter()
-    assert python is not None
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
-        await trio.run_process([python, str(MODEL_MAKER), folder, defaults], stdout=log, stderr=log)
+        await make_model(Path(folder), defaults)
         port = _free_port()
-        command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", folder, "--served-model-name", "tiny", "--enforce-eager"]
+        command = [
+            interpreter() or "",
+            "-m",
+            "vllm.entrypoints.openai.api_server",
+            "--model",
+            folder,
+            "--served-model-name",
+            "tiny",
+            "--enforce-eager",
+        ]
         command += ["--dtype", "float32", "--max-model-len", str(CONTEXT), "--host", "127.0.0.1", "--port", str(port), *flags]
         # A session of its own, to end it with the engine's processes.
         process = await trio.lowlevel.open_process(

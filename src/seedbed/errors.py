@@ -8,6 +8,7 @@
     │   ├── InvalidSampler                  a sampler parameter outside its range
     │   ├── InvalidSeed                     not an int in [0, 2**128), or an address outside its field
     │   ├── WrongRunner                     a blocking call made from inside trio, or the other way round
+    │   ├── EvidenceRefused                 a check's evidence is of another recording, or was had by another rule
     │   └── MissingExtra (also ImportError) an optional dependency is not installed
     ├── DeadlineExceeded (also TimeoutError)  a deadline of the caller's fired; ``.result`` has what there was
     ├── RowError                            the model's answer is no row a token can be drawn from
@@ -69,6 +70,7 @@ __all__ = [
     "DeadlineExceeded",
     "DishonestAnswer",
     "EngineFailed",
+    "EvidenceRefused",
     "FeatureOff",
     "InvalidPrompt",
     "InvalidSampler",
@@ -173,6 +175,10 @@ class InvalidSeed(UsageError):
 
 class WrongRunner(UsageError):
     """A blocking call was made where trio already runs, or an awaiting one where it does not."""
+
+
+class EvidenceRefused(UsageError):
+    """The evidence that a check was to go on from is of another recording, or was had by another rule; the message says which."""
 
 
 class MissingExtra(UsageError, ImportError):

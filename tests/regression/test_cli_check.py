@@ -62,13 +62,18 @@ async def test_a_drift_ends_with_1_and_its_cause(recordings):
     assert (report["verdict"], report["causes"][0]["name"]) == ("DRIFT", "temperature applied")
 
 
-async def test_evidence_is_continued_from_a_file(recordings, tmp_path):
+async def test_evidence_is_continued_from_a_file_over_its_own_recording(recordings, tmp_path):
     first = await ran(model(), recordings / "top_k", "URL", "--json")
     (tmp_path / "first.json").write_text(first.out)
-    second = await ran(model(), recordings / "top_k", "URL", "--json", "--continue", tmp_path / "first.json")
+    second, other = [
+        await ran(model(), recordings / name, "URL", "--no-free-running", "--json", "--continue", tmp_path / "first.json")
+        for name in ("top_k", "noisy-top_k")
+    ]
 
     sequences = [json.loads(result.out)["evidence"]["sequences"] for result in (first, second)]
     assert sequences[1] == 2 * sequences[0]
+    assert (other.code, other.out) == (2, "")
+    assert "the evidence is of another recording" in other.err
 
 
 async def test_full_rows_come_over_the_wire_bit_by_bit(recordings):
@@ -85,8 +90,15 @@ async def test_full_rows_come_over_the_wire_bit_by_bit(recordings):
         (["URL", "RECORDING"], 2, "give the recording first, then the URL"),
         (["RECORDING", "URL", "--by", "ada"], 2, "--by says who accepts"),
         (["RECORDING", "URL", "--margin", "0"], 2, "margin must be nats above 0"),
-        (["RECORDING", "URL", "--continue", "no-file"], 2, "--continue: no-file is no output"),
-        (["RECORDING", "URL", "--html", "no/such/dir/x.html"], 2, "cannot be written"),
+        (["RECORDING", "URL", "--continue", "no-file"], 2, "--continue: no-file cannot be read: No such file or directory"),
+        (["RECORDING", "URL", "--continue", "."], 2, "--continue: . cannot be read: Is a directory"),
+        (["RECORDING", "URL", "--continue", "pyproject.toml"], 2, "pyproject.toml is no output of 'seedbed check --json'"),
+        (["RECORDING", "URL", "--html", "no/such/dir/x.html"], 2, "no/such/dir/x.html cannot be written: its directory is not there"),
+        (["RECORDING", "URL", "--junit", "pyproject.toml/x.xml"], 2, "cannot be written: its directory is not there"),
+        (["RECORDING", "URL", "--accept", " "], 2, "neither --accept WHY nor --by WHO may be blank"),
+        (["RECORDING", "URL", "--accept", "why", "--by", ""], 2, "neither --accept WHY nor --by WHO may be blank"),
+        (["RECORDING", "URL", "--continue", "x" * 300], 2, "cannot be read: File name too long"),
+        (["RECORDING", "URL", "--rows", "5"], 2, "--rows 5 is less than the recording keeps, 20 tokens of each row"),
     ],
 )
 async def test_a_mistake_gets_one_line(recordings, arguments, code, says):
@@ -94,6 +106,24 @@ async def test_a_mistake_gets_one_line(recordings, arguments, code, says):
 
     assert (result.code, result.out, result.err.count("\n")) == (code, "", 1)
     assert says in result.err
+
+
+async def test_a_report_that_cannot_be_written_is_printed_all_the_same(recordings):
+    result = await ran(model(), recordings / "top_k", "URL", "--no-free-running", "--html", "x" * 300)
+
+    assert (result.code, result.out.split(":")[0]) == (2, "verdict        IDENTICAL")
+    assert result.err == f"Error: {'x' * 300} cannot be written: File name too long\n"
+
+
+@pytest.mark.parametrize(
+    "words", [["generate", "x" * 300, "--token-ids", "1"], ["generate", "URL", "--prompts", "FILE", "--out", "x" * 300]]
+)
+async def test_a_path_that_the_system_does_not_take_is_no_fault_of_ours(words, tmp_path):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "The"}')
+    result = await ran_command(model(), *[tmp_path / "prompts.jsonl" if word == "FILE" else word for word in words])
+
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert "x cannot be used: File name too long" in result.err
 
 
 def test_selftest_prints_a_line_a_promise():

@@ -171,4 +171,6 @@ def _is_settled(estimate, margin, alpha):
 
 
 def test_an_estimate_is_shown_with_its_error():
-    assert str(Estimate(0.5, 0.2, 100, 20)) == "0.500000 ± 0.200000"
+    assert str(Estimate(0.5123, 0.2, 100, 20)) == "0.51 ± 0.2"
+    assert str(Estimate(3.71e-7, 2.2e-8, 100, 20)) == "3.71e-7 ± 2.2e-8"
+    assert str(Estimate(1e-3, math.inf, 100, 1)) == "0.001 ± inf"

@@ -114,5 +114,5 @@ async def test_both_identities_are_shown_and_what_differs_is_marked(drifted):
 
 
 async def test_the_path_of_the_evidence_ends_where_the_evidence_is(drifted):
-    assert drifted.path[-1] == drifted.process.log_e_value
-    assert len(drifted.path) == drifted.process.sequences
+    assert drifted.path[-1] == drifted.evidence.log_e_values[-1]
+    assert len(drifted.path) == drifted.evidence.sequences

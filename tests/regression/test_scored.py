@@ -138,6 +138,14 @@ class TestCondition:
         assert report.verdict == Verdict.IDENTICAL
         assert "scored" not in report.conditions
 
+    async def test_a_server_that_can_is_not_asked_to_where_nothing_was_recorded_so(self, tmp_path):
+        live = OtherwiseScored(HashLM(257), HashLM(257))
+        async with RecordingLLM(live, tmp_path / "r") as kept:
+            await kept.next_token_logits(PROMPT)
+
+        assert (await check(tmp_path / "r", live)).verdict == Verdict.IDENTICAL
+        assert live.scored == 0
+
     async def test_the_command_records_it(self, tmp_path):
         words = ["record", "URL", tmp_path / "r", "--protocol", "vllm", "--eos-token-id", "256", "--prompt", "The seed", "-n", "2"]
         done = await ran_command(TinyLM(), *words, "--max-new-tokens", "4", "--seed", "7", "--scored")

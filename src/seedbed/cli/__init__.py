@@ -17,7 +17,7 @@ from seedbed.cli.inspect import inspect
 from seedbed.cli.probe import probe_command
 from seedbed.cli.record import record
 from seedbed.cli.serve import replay, serve
-from seedbed.errors import SeedbedError
+from seedbed.errors import SeedbedError, UsageError
 
 __all__ = ["main", "run"]
 
@@ -80,7 +80,7 @@ def _run_main() -> int:
         if _is_unread(error):
             return _unread()
         if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG):
-            return _fault(error)
+            return _fault(error) if error.filename is None else _wrong_path(error)
         _give_up_output()
         click.echo(f"Error: the output cannot be written: {error.strerror}", err=True)
         return 74
@@ -115,6 +115,14 @@ def _fault(error: Exception) -> int:
     else:
         click.echo(f"Error: a fault in seedbed itself: {error!r}. SEEDBED_TRACEBACK=1 shows where; please report it.", err=True)
     return 70
+
+
+def _wrong_path(error: OSError) -> int:
+    """A path that a person gave and the system does not take, such as one that is too long."""
+    if os.environ.get("SEEDBED_TRACEBACK"):
+        traceback.print_exc()
+    click.echo(f"Error: {os.fsdecode(error.filename)} cannot be used: {error.strerror}", err=True)
+    return UsageError.exit_code
 
 
 def _complain(error: SeedbedError) -> None:

@@ -16,13 +16,15 @@ from seedbed.errors import UsageError
 from seedbed.recording import open_recording
 from seedbed.regression.accept import accept
 from seedbed.regression.check import MARGIN, check
+from seedbed.regression.continued import Evidence
+from seedbed.regression.figures import significant
 from seedbed.regression.page import as_html
 from seedbed.regression.report import as_junit, as_lines
 from seedbed.regression.selftest import selftest
 from seedbed.regression.verdict import EXIT_CODES, Verdict
 
 if TYPE_CHECKING:
-    from seedbed.recording import Acceptance
+    from seedbed.recording import Acceptance, Recording
     from seedbed.regression import CheckReport
 
 __all__ = ["check_command", "selftest_command"]
@@ -76,14 +78,9 @@ def check_command(
     Exit codes: 0 the same, changed by less than the margin, or accepted; 1 drift; 2 wrong usage; 3 the server failed;
     4 inconclusive; 5 the recording; 130 interrupted.
     """
-    if "://" in recording:
-        raise UsageError("give the recording first, then the URL of the server to hold against it")
-    if who is not None and why is None:
-        raise UsageError("--by says who accepts: give --accept WHY with it")
+    _refuse_unusable(recording, why, who, [path for path in (html, junit) if path is not None])
     evidence = _evidence_in(earlier) if earlier is not None else None
-    if options["rows"] is None:
-        kept = open_recording(recording).top_k
-        options["rows"] = "all" if kept is None else str(kept)
+    options["rows"] = _rows(options["rows"], open_recording(recording))
     accepted: Acceptance | None = None
 
     async def main() -> CheckReport:
@@ -99,7 +96,7 @@ def check_command(
                     stop_early=stop_early,
                     free_run=not no_free_running,
                     evidence=evidence,
-                    progress=lambda progress: show(f"{progress.answers} of {progress.of} answers, e-value {progress.e_value:.3g}"),
+                    progress=lambda progress: show(f"{progress.answers} of {progress.of} answers, e-value {significant(progress.e_value)}"),
                 )
 
             if why is not None and report.verdict is not Verdict.IDENTICAL:
@@ -107,18 +104,35 @@ def check_command(
             return report
 
     report = run_trio(main)
+    _print_report(report, accepted, as_json=as_json, is_to_be_accepted=why is not None)
     for path, text in ((html, as_html), (junit, as_junit)):
         if path is not None:
             _write(path, text(report))
-    if as_json:
-        told = report.to_dict() | ({"accepted": None if accepted is None else asdict(accepted)} if why is not None else {})
-        click.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2))
-    else:
-        for line in as_lines(report):
-            click.echo(line)
-        if why is not None:
-            click.echo(f"{'accepted':<14} {_accepted(accepted)}")
     return 0 if accepted is not None else EXIT_CODES[report.verdict]
+
+
+def _refuse_unusable(recording: str, why: str | None, who: str | None, pages: list[str]) -> None:
+    """What is wrong with the command line, before minutes are spent on it."""
+    if "://" in recording:
+        raise UsageError("give the recording first, then the URL of the server to hold against it")
+    if who is not None and why is None:
+        raise UsageError("--by says who accepts: give --accept WHY with it")
+    if any(text is not None and not text.strip() for text in (why, who)):
+        raise UsageError("a baseline is replaced by somebody, for a reason: neither --accept WHY nor --by WHO may be blank")
+    for path in pages:
+        if not Path(path).absolute().parent.is_dir():
+            raise UsageError(f"{path} cannot be written: its directory is not there")
+
+
+def _print_report(report: CheckReport, accepted: Acceptance | None, *, as_json: bool, is_to_be_accepted: bool) -> None:
+    if as_json:
+        told = report.to_dict() | ({"accepted": None if accepted is None else asdict(accepted)} if is_to_be_accepted else {})
+        click.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2))
+        return
+    for line in as_lines(report):
+        click.echo(line)
+    if is_to_be_accepted:
+        click.echo(f"{'accepted':<14} {_accepted(accepted)}")
 
 
 @click.command("selftest")
@@ -157,13 +171,32 @@ def _accepted(accepted: Acceptance | None) -> str:
     return f"by {accepted.who}: {accepted.why}; the live answers are the baseline now, and its manifest says so"
 
 
-def _evidence_in(path: str) -> dict[str, Any]:
+def _rows(given: str | None, recording: Recording) -> str:
+    """As many tokens of each row as the recording keeps, or the more that are asked for: with fewer every row would look changed."""
+    vocab_size, kept = recording.info.vocab_size, recording.top_k
+    kept = kept if kept is None or vocab_size is None else min(kept, vocab_size)
+    enough = "all" if kept is None else str(kept)
+    if given is None or given == "all" or not given.isdecimal():
+        return given or enough
+    if kept is None or int(given) < kept:
+        what = "whole rows" if kept is None else f"{kept} tokens of each row"
+        raise UsageError(f"--rows {given} is less than the recording keeps, {what}: leave --rows out, or give {enough}")
+    return given
+
+
+def _evidence_in(path: str) -> Evidence:
     try:
-        data = orjson.loads(Path(path).read_bytes())
-        evidence: dict[str, Any] = data["evidence"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        report = orjson.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise UsageError(f"--continue: {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise UsageError(f"--continue: {path} is no output of 'seedbed check --json': {error}") from error
-    return evidence
+    if not isinstance(report, dict) or not isinstance(report.get("evidence"), dict):
+        raise UsageError(f"--continue: {path} is no output of 'seedbed check --json': there is no evidence in it")
+    try:
+        return Evidence.from_dict(report["evidence"])
+    except UsageError as error:
+        raise UsageError(f"--continue: {path}: {error.message}") from error
 
 
 def _write(path: str, text: str) -> None:

@@ -10,6 +10,7 @@ import orjson
 from seedbed.cli.options import as_json_option, connection_options, open_model, prompts_of, run_trio
 from seedbed.cli.progress import counting
 from seedbed.regression.conformance import conformance
+from seedbed.regression.figures import significant
 
 if TYPE_CHECKING:
     from seedbed.regression import ConformanceReport
@@ -58,7 +59,7 @@ def conformance_command(source: str, as_json: bool, **options: Any) -> int:
                 return await conformance(
                     model,
                     prompts=prompts,
-                    progress=lambda progress: show(f"{progress.draws} of {progress.of} draws, e-value {progress.e_value:.3g}"),
+                    progress=lambda progress: show(f"{progress.draws} of {progress.of} draws, e-value {significant(progress.e_value)}"),
                     **parameters,
                 )
 

@@ -9,6 +9,7 @@ from seedbed.regression.causes import Finding
 from seedbed.regression.check import Progress, check
 from seedbed.regression.conformance import conformance
 from seedbed.regression.conformance_report import ConformanceProgress, ConformanceReport, Flaw
+from seedbed.regression.continued import Evidence
 from seedbed.regression.estimates import Estimate
 from seedbed.regression.free_run import FreeRun, Parting
 from seedbed.regression.probe import probe
@@ -23,6 +24,7 @@ __all__ = [
     "ConformanceProgress",
     "ConformanceReport",
     "Estimate",
+    "Evidence",
     "Finding",
     "Flaw",
     "FreeRun",

@@ -18,7 +18,9 @@ from seedbed.llm.threads import as_llm
 from seedbed.recording import Acceptance, Recording, RecordingLLM, open_recording
 from seedbed.recording.manifest import read_manifest, write_manifest
 from seedbed.recording.merge import put_in_place, restore_interrupted
+from seedbed.regression.asking import refuse_short_rows
 from seedbed.regression.check import check
+from seedbed.regression.figures import significant
 from seedbed.regression.free_run import ways_of
 from seedbed.regression.verdict import EXIT_CODES, Verdict
 
@@ -74,6 +76,7 @@ async def accept(path: str | os.PathLike[str], llm: object, report: CheckReport,
     where, model = Path(path), as_llm(llm)
     restore_interrupted(where)
     old = open_recording(where)
+    refuse_short_rows(model, old)
     fresh = where.with_name(f".{where.name}.accepting")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
@@ -81,8 +84,8 @@ async def accept(path: str | os.PathLike[str], llm: object, report: CheckReport,
         again = await check(fresh, model, margin=report.margin, alpha=report.alpha, free_run=False)
         if EXIT_CODES[again.verdict] == 1:
             raise CheckFailed(
-                f"the server does not answer as it did a moment ago ({again.verdict}, drift {again.drift.value:.3g} nats): the baseline "
-                "stands as it was; find out first what it depends on: seedbed probe"
+                f"the server does not answer as it did a moment ago ({again.verdict}, drift {significant(again.drift.value)} nats): the "
+                "baseline stands as it was; find out first what it depends on: seedbed probe"
             )
         acceptance = _acceptance(old, report, who.strip(), why.strip())
         write_manifest(fresh, replace(read_manifest(fresh), accepted=(*old.manifest.accepted, acceptance)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import trio
 
-from seedbed.errors import MalformedRow
+from seedbed.errors import MalformedRow, UsageError
 from seedbed.llm.base import LLM, TopLogprobs, as_row
 from seedbed.llm.company import Company
 from seedbed.protocols.rows import top_logprobs
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from seedbed.llm.base import Row
     from seedbed.recording import Recording, Step
 
-__all__ = ["Asking", "Target", "targets_of", "together"]
+__all__ = ["Asking", "OtherVocabulary", "Target", "refuse_short_rows", "targets_of", "together"]
 
 GROUPS = (2, 4, 8, 16)
 """How many questions are under way together, where a recorded answer was had in company: drawn anew for each group."""
@@ -94,6 +95,28 @@ def targets_of(recording: Recording) -> list[Target]:
     return targets
 
 
+class OtherVocabulary(MalformedRow):
+    """The live rows are for another vocabulary than the recorded ones: to a check a finding, no failure."""
+
+
+def refuse_short_rows(llm: LLM, recording: Recording) -> None:
+    """Refuse a model that lists fewer tokens of each row than are recorded: every row would look changed.
+
+    Raises:
+        UsageError: it does.
+    """
+    vocab_size = recording.info.vocab_size
+    limits = (getattr(llm, "top_k", None), llm.info.max_top_k if llm.info is not None else None)
+    listed = min((limit for limit in limits if limit is not None), default=None)
+    if listed is None or vocab_size is None or listed >= min(recording.top_k or vocab_size, vocab_size):
+        return
+    kept, wanted = ("whole rows", '"all"') if recording.top_k is None else (f"{recording.top_k} tokens of each row", recording.top_k)
+    raise UsageError(
+        f"{recording.path} keeps {kept}, and the model is asked for {listed}: rows cut shorter than recorded look changed; "
+        f"connect with top_k={wanted}, or leave it to seedbed check"
+    )
+
+
 class Asking:
     """One check's questions to a model.
 
@@ -124,7 +147,7 @@ class Asking:
 
         Raises:
             ServerError, RowError: what the model raises.
-            MalformedRow: a row of another vocabulary.
+            OtherVocabulary: a row of another one.
         """
         for place in range(passes):
             levels = [targets] if place else [[t for t in targets if t.depth == depth] for depth in sorted({t.depth for t in targets})]
@@ -140,14 +163,14 @@ class Asking:
         """Ask for whole sequences in one request each, where their recorded answers were had so and the model can.
 
         Raises:
-            ServerError, RowError, MalformedRow: as ``ask``.
+            ServerError, RowError, OtherVocabulary: as ``ask``.
         """
         if not getattr(self._llm, "can_score", False):
             return
         scored = {target.prefix: target for target in targets if target.is_scored}
         order = sorted(scored)
         # In this order whatever begins with a prefix follows it.
-        ends = [one for one, after in zip(order, [*order[1:], ()], strict=True) if after[: len(one)] != one]
+        ends = [one for one, after in itertools.pairwise([*order, ()]) if after[: len(one)] != one]
         for prefix in ends:
             for place in range(passes):
                 rows = await self._llm.score(list(prefix))  # type: ignore[attr-defined]
@@ -182,7 +205,7 @@ class Asking:
     def _checked(self, row: Row) -> Row:
         size = row.vocab_size if isinstance(row, TopLogprobs) else row.size
         if size != self._vocab_size:
-            raise MalformedRow(f"the live rows are for a vocabulary of {size} tokens, the recorded ones for {self._vocab_size}")
+            raise OtherVocabulary(f"the live rows are for a vocabulary of {size} tokens, the recorded ones for {self._vocab_size}")
         return row
 
     def _kept(self, row: Row) -> Row:

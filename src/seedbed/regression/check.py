@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import trio
 
-from seedbed.errors import MalformedRow, RecordingBroken, UsageError
+from seedbed.errors import RecordingBroken, UsageError
 from seedbed.llm.threads import as_llm
 from seedbed.recording import open_recording
-from seedbed.regression.asking import Asking, Target, targets_of
+from seedbed.regression.asking import Asking, OtherVocabulary, Target, refuse_short_rows, targets_of
 from seedbed.regression.causes import Case, Finding, find_causes
 from seedbed.regression.compared import Answer, Compared, compare
+from seedbed.regression.continued import Evidence
 from seedbed.regression.evidence import EProcess, sequence_scores, sparse_corruption
 from seedbed.regression.free_run import run_freely, ways_of
 from seedbed.regression.metrics import common_logprobs, kl_of_logprobs
@@ -38,7 +39,7 @@ of llama.cpp's perplexity tool)."""
 WORST = 6
 """Prefixes shown with both rows side by side."""
 BATCH = 4
-"""Sequences asked before the evidence is looked at, when stopping early."""
+"""Sequences asked before the evidence is looked at."""
 INSTEAD = 16
 """Prefixes that are asked for in another form, to name causes."""
 
@@ -49,7 +50,7 @@ class Progress:
 
     Attributes:
         answers, of: live answers had, and how many there will be unless it stops early or sequences part.
-        e_value: the evidence against "nothing changed" so far; 1 before the first look.
+        e_value: the evidence against "nothing changed" so far, that of earlier checks included; looked at after every few sequences.
     """
 
     answers: int
@@ -67,7 +68,7 @@ async def check(
     seed: int = 0,
     stop_early: bool = False,
     free_run: bool = True,
-    evidence: Mapping[str, Any] | None = None,
+    evidence: Evidence | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> CheckReport:
     """Hold a live server against a recording of it, and say whether it is still the same and what changed.
@@ -84,10 +85,11 @@ async def check(
         alpha: how often DRIFT or CHANGED may be said of a server that is the same.
         repeats: live answers to each prefix; None: as many as were recorded, at least 2.
         seed: of the order in which prefixes are asked for.
-        stop_early: stop as soon as the evidence against "nothing changed" reaches 1/alpha; valid at any time, see ``EProcess``.
+        stop_early: stop as soon as the evidence of this check against "nothing changed" reaches 1/alpha; valid at any time, see
+            ``EProcess``.
         free_run: sample the recorded runs again afterwards, with their seeds: does the server still give these tokens? Says more about
             what the drift does than about whether there is one, so the verdict is that of the rows.
-        evidence: ``CheckReport.evidence`` of an earlier check of the same server, to go on from.
+        evidence: ``CheckReport.evidence`` of an earlier check of the same recording, to go on from; see ``Evidence`` for what it is worth.
         progress: called after every answer.
 
     Returns:
@@ -96,7 +98,9 @@ async def check(
     Raises:
         RecordingError: the recording cannot be read, or holds nothing.
         ServerError, RowError: the live server failed, or answered with rows that are none.
-        UsageError: an argument outside its range.
+        UsageError: an argument outside its range, or a model whose rows are shorter than the recorded ones.
+        EvidenceRefused: the evidence is of another recording, of the one that this replaced, or of checks with another ``alpha``,
+            ``repeats`` or ``stop_early``.
 
     Concurrency:
         Asks up to 16 questions at once, with the model to itself: other traffic is another condition. Cancelled, nothing is kept.
@@ -113,22 +117,23 @@ async def check(
         >>> report.verdict.value, report.drift.value
         ('IDENTICAL', 0.0)
     """
-    _refuse_unusable(margin, alpha, repeats)
+    _refuse_unusable(margin, alpha, repeats, evidence)
     model, recording = as_llm(llm), open_recording(recording_path)
-    process = EProcess.from_dict(evidence) if evidence is not None else EProcess()
+    refuse_short_rows(model, recording)
     targets = targets_of(recording)
     if not targets:
         raise RecordingBroken(f"{recording.path} holds no answer to hold a server against")
     passes = repeats or max(2, max(target.step.asked_alone for target in targets))
+    process = EProcess()
+    begun = Evidence.begun(recording, alpha=alpha, repeats=passes, stop_early=stop_early, earlier=evidence)
     ways, skipped = ways_of(recording) if free_run else ([], 0)
-    counter = _Counter(len(targets) * passes + sum(len(way.token_ids) for way in ways), process, progress)
+    counter = _Counter(len(targets) * passes + sum(len(way.token_ids) for way in ways), lambda: begun.after(process).e_value, progress)
     assert recording.info.vocab_size is not None
     asking = Asking(model, recording.info.vocab_size, recording.top_k, seed=seed, answered=counter.answered)
     rows: list[Compared] = []
-    path: list[float] = []
     refused = 0
     try:
-        for batch in _batches(targets, stop_early=stop_early):
+        for batch in _batches(targets):
             await asking.ask(batch, passes)
             await asking.score(batch, passes)
             fresh, unusable = _compared(batch)
@@ -136,7 +141,6 @@ async def check(
             refused += unusable
             for score in sequence_scores([row.rho for row in fresh], [row.sequence for row in fresh]):
                 process.add(score)
-                path.append(process.log_e_value)
             if stop_early and process.is_alarm(alpha):
                 break
         if not rows:
@@ -145,11 +149,11 @@ async def check(
                 '("decode"), record with repeats=2'
             )
         instead = await _ask_instead(asking, rows, targets)
-    except MalformedRow as error:
-        return _other_vocabulary(error, recording, model, process, margin=margin, alpha=alpha)
-    report = report_of(rows, process, margin=margin, alpha=alpha, asked_instead=instead)
+    except OtherVocabulary as error:
+        return _other_vocabulary(error, recording, model, begun.after(process), margin=margin)
+    report = report_of(rows, begun.after(process), margin=margin, asked_instead=instead)
     report.describe(recording, model, refused=refused, of=len(targets))
-    report.path = tuple(path)
+    report.path = begun.path(process)
     off = [row for row in rows if not all(row.identical)]
     report.worst = tuple(Worst.of(row, recording.manifest.token_texts) for row in sorted(off, key=lambda row: -max(row.kl))[:WORST])
     if ways or skipped:
@@ -161,18 +165,17 @@ async def check(
 
 def report_of(
     rows: Sequence[Compared],
-    process: EProcess,
+    evidence: Evidence,
     *,
     margin: float = MARGIN,
-    alpha: float = 0.01,
     asked_instead: Mapping[str, Sequence[tuple[int, float]]] | None = None,
 ) -> CheckReport:
     """The verdict over compared prefixes, without asking anybody.
 
     Args:
         rows: at least one.
-        process: the evidence, with these rows' sequences taken in.
-        margin, alpha: as in ``check``.
+        evidence: with these rows' sequences taken in.
+        margin: as in ``check``.
         asked_instead: as in ``causes.Case``.
     """
     statistics = Statistics.of(rows)
@@ -187,41 +190,41 @@ def report_of(
     verdict = judge(
         statistics.drift,
         margin=margin,
-        alpha=alpha,
+        alpha=evidence.alpha,
         is_identical=is_identical,
         is_exact=is_exact,
-        is_changed=process.is_alarm(alpha) or (repeats_itself and not is_identical),
+        is_changed=evidence.is_alarm or (repeats_itself and not is_identical),
         is_corrupt=sparse.is_alarm,
     )
     causes: tuple[Finding, ...] = ()
     if verdict not in (Verdict.IDENTICAL, Verdict.PASS):
         causes = find_causes(Case(rows, noise_levels(rows), asked_instead or {}))
     prefixes = tuple(Prefix(row.position, row.sequence, row.d, max(row.kl), row.gap, row.flipped) for row in rows)
-    return CheckReport(verdict, statistics, margin, alpha, is_exact, process, sparse, causes, prefixes, _conditions(rows))
+    return CheckReport(verdict, statistics, margin, evidence.alpha, is_exact, evidence, sparse, causes, prefixes, _conditions(rows))
 
 
 class _Counter:
-    def __init__(self, of: int, process: EProcess, progress: Callable[[Progress], None] | None) -> None:
-        self._count, self._of, self._process, self._progress = 0, of, process, progress
+    def __init__(self, of: int, e_value: Callable[[], float], progress: Callable[[Progress], None] | None) -> None:
+        self._count, self._of, self._e_value, self._progress = 0, of, e_value, progress
 
     def answered(self, count: int = 1) -> None:
         self._count += count
         if self._progress is not None:
-            self._progress(Progress(self._count, self._of, self._process.e_value))
+            self._progress(Progress(self._count, self._of, self._e_value()))
 
 
-def _refuse_unusable(margin: float, alpha: float, repeats: int | None) -> None:
+def _refuse_unusable(margin: float, alpha: float, repeats: int | None, evidence: object) -> None:
     if not (margin > 0 and math.isfinite(margin)):
         raise UsageError(f"margin must be nats above 0, not {margin!r}")
     if not 0 < alpha < 0.5:
         raise UsageError(f"alpha must be in (0, 0.5), not {alpha!r}")
     if repeats is not None and (isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1):
         raise UsageError(f"repeats must be an int of 1 or more, not {repeats!r}")
+    if evidence is not None and not isinstance(evidence, Evidence):
+        raise UsageError(f"evidence must be that of a CheckReport, or Evidence.from_dict(...), not {evidence!r:.80}")
 
 
-def _batches(targets: Sequence[Target], *, stop_early: bool) -> list[list[Target]]:
-    if not stop_early:
-        return [list(targets)]
+def _batches(targets: Sequence[Target]) -> list[list[Target]]:
     batches: dict[int, list[Target]] = {}
     for target in targets:
         batches.setdefault(target.sequence // BATCH, []).append(target)
@@ -277,12 +280,10 @@ def _conditions(rows: Sequence[Compared]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _other_vocabulary(
-    error: MalformedRow, recording: Recording, model: LLM, process: EProcess, *, margin: float, alpha: float
-) -> CheckReport:
+def _other_vocabulary(error: OtherVocabulary, recording: Recording, model: LLM, evidence: Evidence, *, margin: float) -> CheckReport:
     finding = Finding("other vocabulary", 1.0, str(error))
     statistics = Statistics.unknown()
     sparse = sparse_corruption([0.0], [[0.0]], [0.0], margin=margin)
-    report = CheckReport(Verdict.DRIFT, statistics, margin, alpha, True, process, sparse, (finding,), (), {})
+    report = CheckReport(Verdict.DRIFT, statistics, margin, evidence.alpha, True, evidence, sparse, (finding,), (), {})
     report.describe(recording, model, refused=0, of=len(recording.steps))
     return report

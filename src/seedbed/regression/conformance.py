@@ -212,7 +212,7 @@ class _Test:
         if is_off or other is not None:
             said = f"; that is as if {other.detail}" if other is not None else ""
             asked = self._drawing.asked.temperature
-            detail = f"draws come as if at {estimate.value:.3f} ± {estimate.standard_error:.3f}, asked for was {asked:g}"
+            detail = f"draws come as if at {estimate}, asked for was {asked:g}"
             return [Flaw("temperature", f"{detail}{said}{self._excluded(excluded)}")]
         return [Flaw("distribution", f"draws are not from the reported rows, in no way that is known here{self._excluded(excluded)}")]
 

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
+from seedbed.regression.figures import significant
+
 if TYPE_CHECKING:
     from seedbed.regression.estimates import Estimate
 
@@ -100,9 +102,9 @@ class ConformanceReport:
             *(f"{'flaw' if flaw.is_fault else 'seeds':<14} {flaw.name}: {flaw.detail}" for flaw in self.flaws),
             *(f"{'untold':<14} {reason}" for reason in self.untold),
             f"{'asked for':<14} {asked}",
-            f"{'temperature':<14} {estimate.value:.4f} ± {estimate.standard_error:.4f} by the draws, z-score {self.z_score:.2f}",
-            f"{'power':<14} a temperature off by {self.detectable:.2g} is found by as many draws, nine times in ten",
-            f"{'evidence':<14} e-value {math.exp(min(self.log_e_value, 700)):.3g}; {2 / self.alpha:.0f} is an alarm",
+            f"{'temperature':<14} {estimate} by the draws, z-score {self.z_score:.2f}",
+            f"{'power':<14} a temperature off by {significant(self.detectable, 2)} is found by as many draws, nine times in ten",
+            f"{'evidence':<14} e-value {significant(math.exp(min(self.log_e_value, 700)))}; {significant(2 / self.alpha)} is an alarm",
             f"{'draws':<14} {self.draws} after {prefixes}, {self.excluded} of them excluded ones; seeds from {self.seed} on",
         ]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from seedbed.regression.figures import with_error
 from seedbed.regression.quantiles import normal_cdf, t_quantile
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Estimate:
         return self.interval(2 * confidence - 1)
 
     def __str__(self) -> str:
-        return f"{self.value:.6f} ± {self.standard_error:.6f}"
+        return with_error(self.value, self.standard_error)
 
 
 def clustered_mean(values: ArrayLike, sequences: ArrayLike) -> Estimate:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from seedbed.errors import UsageError
 from seedbed.regression.quantiles import clopper_pearson
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import ArrayLike
 
@@ -28,29 +28,28 @@ BETS = (0.1, 0.2, 0.35, 0.5, 0.8)
 
 @dataclass(slots=True)
 class EProcess:
-    """Evidence against "nothing changed" that may be looked at after every sequence and continued tomorrow.
+    """The evidence of one check against "nothing changed", which may be looked at after every sequence.
 
     ``E_n = mean over lambda of prod_{s <= n} (1 + lambda W_s)``. When nothing changed each factor has mean 1 or less given the past, so
-    ``P(E ever reaches 1/alpha) <= alpha``: stopping early, going on after a look or running again inflates nothing.
+    ``P(E ever reaches 1/alpha) <= alpha``: stopping early, or going on after a look, inflates nothing. Another check of the same recording
+    must not multiply into it, see ``Evidence``.
 
     Attributes:
-        sequences: how many W were taken in.
         log_wealths: the natural log of each product, one for each of ``BETS``.
-        log_peak: the natural log of the highest E so far, which is what the bound is about.
+        path: the natural log of E after each sequence so far.
 
     Example:
         >>> process = EProcess()
         >>> for _ in range(16):
         ...     process.add(0.6)
-        >>> process.e_value > 100, EProcess.from_dict(process.to_dict()) == process
-        (True, True)
+        >>> process.e_value > 100, process.is_alarm(0.01), process.sequences
+        (True, True, 16)
 
     Source: Ville 1939; Shafer and Vovk 2019; Ramdas et al. 2023, "Game-theoretic statistics and safe anytime-valid inference".
     """
 
-    sequences: int = 0
     log_wealths: list[float] = field(default_factory=lambda: [0.0] * len(BETS))
-    log_peak: float = 0.0
+    path: list[float] = field(default_factory=list)
 
     def add(self, w: float) -> None:
         """Take in one sequence.
@@ -63,44 +62,38 @@ class EProcess:
         """
         if not -1.0 <= w <= 1.0:
             raise UsageError(f"the score of a sequence must be in [-1, 1], not {w}")
-        self.sequences += 1
         self.log_wealths = [wealth + math.log1p(bet * w) for wealth, bet in zip(self.log_wealths, BETS, strict=True)]
-        self.log_peak = max(self.log_peak, self.log_e_value)
+        self.path.append(log_mean(self.log_wealths))
+
+    @property
+    def sequences(self) -> int:
+        """How many W were taken in."""
+        return len(self.path)
 
     @property
     def log_e_value(self) -> float:
         """The natural log of E now."""
-        top = max(self.log_wealths)
-        return top + math.log(sum(math.exp(wealth - top) for wealth in self.log_wealths) / len(self.log_wealths))
+        return self.path[-1] if self.path else 0.0
 
     @property
     def e_value(self) -> float:
         """E now; inf beyond what a float64 holds."""
-        return math.exp(self.log_e_value) if self.log_e_value < 709 else math.inf
+        return exp(self.log_e_value)
 
     def is_alarm(self, alpha: float) -> bool:
-        """Whether E has reached 1/alpha, now or before."""
-        return self.log_peak >= -math.log(alpha)
+        """Whether E is 1/alpha or more now."""
+        return self.log_e_value >= -math.log(alpha)
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values; ``from_dict`` goes on from there."""
-        return {"sequences": self.sequences, "log_wealths": list(self.log_wealths), "log_peak": self.log_peak}
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The process that ``to_dict`` wrote.
+def log_mean(logs: Sequence[float]) -> float:
+    """The natural log of the mean of numbers whose natural logs these are."""
+    top = max(logs)
+    return top + math.log(sum(math.exp(log - top) for log in logs) / len(logs))
 
-        Raises:
-            UsageError: not such a dict.
-        """
-        try:
-            wealths = [float(wealth) for wealth in values["log_wealths"]]
-            sequences, peak = int(values["sequences"]), float(values["log_peak"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"this is not the state of a check as to_dict() writes it: {error!r}") from error
-        if len(wealths) != len(BETS) or not all(map(math.isfinite, (*wealths, peak))) or sequences < 0:
-            raise UsageError(f"this is not the state of a check: it has {len(wealths)} wealths for {len(BETS)} bets, or one is not finite")
-        return cls(sequences, wealths, peak)
+
+def exp(log: float) -> float:
+    """``math.exp``, but inf beyond what a float64 holds."""
+    return math.exp(log) if log < 709 else math.inf
 
 
 def sign_flip_p_value(scores: ArrayLike, *, draws: int = 10_000, seed: int = 0) -> float:

@@ -10,6 +10,7 @@ import math
 from html import escape
 from typing import TYPE_CHECKING
 
+from seedbed.regression.figures import percent, significant
 from seedbed.regression.plots import drift_plot, evidence_plot, flip_plot, position_plot, sequence_plot
 from seedbed.regression.report import findings, sentence
 from seedbed.regression.verdict import Verdict
@@ -148,10 +149,11 @@ def _worst_prefixes(report: CheckReport) -> str:
 def _box(worst: Worst) -> str:
     text = "".join(text or f"⟨{token_id}⟩" for token_id, text in worst.end)
     before = "… " if worst.position > len(worst.end) else ""
-    kl = f"{worst.kl:.3g}" if math.isfinite(worst.kl) else "infinite"
+    kl = significant(worst.kl) if math.isfinite(worst.kl) else "infinite"
+    far = f"{worst.position} tokens, D {significant(worst.d)} nats, KL of one answer up to {kl}"
     return (
-        f'<div class="worst"><p>{before}<code>{escape(text)}</code><br><span class="dim">{worst.position} tokens, D {worst.d:.3g} nats, '
-        f'KL of one answer up to {kl}</span></p><div class="sides"><div><b>recorded</b>{_listed(worst.recorded)}</div>'
+        f'<div class="worst"><p>{before}<code>{escape(text)}</code><br><span class="dim">{far}</span></p>'
+        f'<div class="sides"><div><b>recorded</b>{_listed(worst.recorded)}</div>'
         f"<div><b>live</b>{_listed(worst.live)}</div></div></div>"
     )
 
@@ -159,7 +161,7 @@ def _box(worst: Worst) -> str:
 def _listed(tokens: Listed) -> str:
     rows = "".join(
         f'<tr><td class="number">{token_id}</td><td><code>{escape(text)}</code></td>'
-        f'<td class="number"><span class="bar" style="width:{60 * min(p, 1.0):.0f}px"></span>{100 * p:.2f} %</td></tr>'
+        f'<td class="number"><span class="bar" style="width:{60 * min(p, 1.0):.0f}px"></span>{percent(p)}</td></tr>'
         for token_id, text, p in tokens
     )
     return f"<table>{rows}</table>"

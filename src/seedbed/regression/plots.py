@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+from seedbed.regression.figures import percent, significant
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -74,9 +76,9 @@ def drift_plot(report: CheckReport) -> str:
         parts += [
             _text(LEFT - 10, y + 4, name, "end"),
             f'<line class="{kind}" x1="{begin}" x2="{end}" y1="{y}" y2="{y}" stroke-width="3"/>',
-            f'<circle class="{kind}" cx="{axis(middle)}" cy="{y}" r="5"><title>{escape(name)}: {middle:.3g} nats</title></circle>',
+            f'<circle class="{kind}" cx="{axis(middle)}" cy="{y}" r="5"><title>{escape(name)}: {significant(middle)} nats</title></circle>',
         ]
-    margin, text = axis(report.margin), f"margin {report.margin:.3g}"
+    margin, text = axis(report.margin), f"margin {significant(report.margin)}"
     parts += [
         f'<line class="margin" x1="{margin}" x2="{margin}" y1="{TOP - 8}" y2="{height - 34}"/>',
         # On the side where there is room.
@@ -118,7 +120,7 @@ def sequence_plot(report: CheckReport) -> str:
     for place, (mean, error) in enumerate(marks):
         at = x(place)
         parts.append(f'<line class="mark" x1="{at}" x2="{at}" y1="{y(mean - 2 * error)}" y2="{y(mean + 2 * error)}"/>')
-        parts.append(f'<circle class="mark" cx="{at}" cy="{y(mean)}" r="3"><title>{mean:.3g} nats</title></circle>')
+        parts.append(f'<circle class="mark" cx="{at}" cy="{y(mean)}" r="3"><title>{significant(mean)} nats</title></circle>')
     shown = f"{len(marks)} of {len(members)} sequences" if len(marks) < len(members) else f"{len(marks)} sequences"
     parts += [_text((LEFT + WIDTH - RIGHT) / 2, 280, shown, "middle"), _text(LEFT, 10, "D, nats", "end")]
     return _svg(286, "Drift of each sequence", parts)
@@ -135,7 +137,7 @@ def evidence_plot(report: CheckReport) -> str:
         at = y(power)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
         parts.append(_text(LEFT - 8, at + 4, f"{10.0**power:g}" if abs(power) < 4 else _label(10.0 ** min(power, 300)), "end"))
-    parts += _margin_line(y, alarm, f"proven at {100 * report.alpha:g} %")
+    parts += _margin_line(y, alarm, f"proven at {percent(report.alpha)}", is_left=True)  # where the path is low
     points = " ".join(f"{x(place)},{y(value)}" for place, value in enumerate(values))
     parts.append(f'<polyline class="mark path" points="{points}"/>')
     parts.append(f'<circle class="mark" cx="{x(len(values) - 1)}" cy="{y(values[-1])}" r="4"/>')
@@ -158,10 +160,11 @@ def flip_plot(report: CheckReport) -> str:
     return _svg(296, "Flips: prefixes with another best token, by how far the old one led", parts)
 
 
-def _margin_line(y: _Axis, value: float, text: str) -> list[str]:
+def _margin_line(y: _Axis, value: float, text: str, *, is_left: bool = False) -> list[str]:
     at = y(value)
     line = f'<line class="margin" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>'
-    return [line, _text(WIDTH - RIGHT, at - 4, text, "end", "margin")]
+    x, anchor = (LEFT + 4, "start") if is_left else (WIDTH - RIGHT, "end")
+    return [line, _text(x, at - 4, text, anchor, "margin")]
 
 
 def _error(values: Sequence[float]) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
+from seedbed.regression.figures import significant
+
 __all__ = ["CONDITIONS", "Break", "Condition", "ProbeProgress", "ProbeReport", "place_of"]
 
 Condition: TypeAlias = Literal["repeats", "history", "prompt cache", "concurrency"]
@@ -41,8 +43,8 @@ class Break:
         company = f"with {self.concurrency} questions under way or more, " if self.concurrency > 1 else ""
         flips = f", {self.flips} with another best token" if self.flips else ""
         return (
-            f"{company}{self.place}: {self.wrong} of {self.of} answers differ, by up to {self.kl:.2g} nats (KL), "
-            f"{self.difference:.2g} in one log-probability{flips}"
+            f"{company}{self.place}: {self.wrong} of {self.of} answers differ, by up to {significant(self.kl, 2)} nats (KL), "
+            f"{significant(self.difference, 2)} in one log-probability{flips}"
         )
 
 

@@ -7,6 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import quoteattr
 
+from seedbed.regression.figures import percent, significant, to_the_digits_of, with_error
 from seedbed.regression.verdict import EXIT_CODES, Verdict
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ SENTENCES = {
 
 def sentence(report: CheckReport) -> str:
     """The verdict in words, with what to do where that is known."""
-    words = SENTENCES[report.verdict].format(margin=f"{report.margin:g}")
+    words = SENTENCES[report.verdict].format(margin=significant(report.margin))
     if report.needed is not None:
         words += f" About {report.needed} prefixes in place of {report.drift.rows} would settle it: record more sequences."
     return words
@@ -44,20 +45,21 @@ def findings(report: CheckReport) -> list[tuple[str, str]]:
     if not report.drift.rows:
         return found
     s, (low, high) = report.statistics, report.interval
-    between = f"95 % [{low:.6f}, {high:.6f}]" if math.isfinite(low) else "no interval from one sequence"
+    ends = [to_the_digits_of(end, s.drift.standard_error) for end in (low, high)]
+    between = f"95 % [{', '.join(ends)}]" if math.isfinite(low) else "no interval from one sequence"
     flips = s.flips
     found += [
-        ("drift D", f"{s.drift} nats, {between}, margin {report.margin:g}"),
+        ("drift D", f"{s.drift} nats, {between}, margin {significant(report.margin)}"),
         ("mean KL", f"{s.kl} nats, of which noise {s.noise}"),
-        ("KL / entropy", f"{s.kl.value / s.entropy.value if s.entropy.value else 0.0:.6f} of {s.entropy.value:.3f} nats"),
+        ("KL / entropy", f"{significant(s.kl.value / s.entropy.value if s.entropy.value else 0.0)} of {significant(s.entropy.value)} nats"),
         ("same top", _percent(s.same_top)),
         ("RMS Δp", _percent(s.delta_p)),
         ("PPL ratio", f"{s.perplexity} live / recorded"),
         (
             "flips",
-            f"{flips.observed} of {s.drift.rows}; {flips.expected:.1f} expected of noise and ties, {flips.beyond} beyond",
+            f"{flips.observed} of {s.drift.rows}; {significant(flips.expected)} expected of noise and ties, {flips.beyond} beyond",
         ),
-        ("evidence", f"e-value {report.process.e_value:.3g} over {report.process.sequences} sequences; {1 / report.alpha:.0f} is an alarm"),
+        ("evidence", _evidence(report)),
         ("single rows", _single_rows(report)),
         *([("free running", str(report.free_run))] if report.free_run is not None else []),
         ("compared", f"{s.drift.rows} prefixes of {s.drift.sequences} sequences: {_conditions(report)}"),
@@ -67,15 +69,22 @@ def findings(report: CheckReport) -> list[tuple[str, str]]:
     return found
 
 
+def _evidence(report: CheckReport) -> str:
+    evidence = report.evidence
+    over = f"{evidence.sequences} sequences" + (f" in {evidence.checks} checks" if evidence.checks > 1 else "")
+    return f"e-value {significant(evidence.e_value)} over {over}; {significant(1 / report.alpha)} is an alarm"
+
+
 def _percent(estimate: Estimate) -> str:
-    return f"{100 * estimate.value:.3f} ± {100 * estimate.standard_error:.3f} %"
+    return f"{with_error(100 * estimate.value, 100 * estimate.standard_error)} %"
 
 
 def _single_rows(report: CheckReport) -> str:
     sparse = report.sparse
-    rate = f"rate of wrong answers {100 * sparse.rate[0]:.2f} to {100 * sparse.rate[1]:.2f} %"
+    low, high = sparse.rate
     if not sparse.is_alarm:
-        return f"none of {sparse.answers} answers far off; rate below {100 * sparse.rate[1]:.2f} % at 95 %"
+        return f"none of {sparse.answers} answers far off; rate below {percent(high)} at 95 %"
+    rate = f"rate of wrong answers {percent(low)} to {percent(high)}"
     return f"{len(sparse.persistent)} prefixes wrong each time, {len(sparse.transient)} now and then; {rate}"
 
 

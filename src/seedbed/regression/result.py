@@ -10,8 +10,9 @@ import numpy as np
 
 from seedbed.errors import UsageError
 from seedbed.regression.causes import Finding
+from seedbed.regression.continued import Evidence
 from seedbed.regression.estimates import Estimate, rows_needed
-from seedbed.regression.evidence import EProcess, Sparse
+from seedbed.regression.evidence import Sparse
 from seedbed.regression.free_run import FreeRun
 from seedbed.regression.statistics import Statistics
 from seedbed.regression.verdict import Verdict
@@ -104,7 +105,7 @@ class CheckReport:
         margin: the drift that matters, nats.
         alpha: the false-alarm rate asked for.
         is_exact: no answer to one question differed on either server, so D has no error on these prefixes.
-        process: the evidence against "nothing changed".
+        evidence: against "nothing changed", of this check and those it went on from; to hand to the next check of the same recording.
         sparse: what the test for single corrupted rows found.
         causes: what changed, the cause that explains most first.
         prefixes: every compared prefix.
@@ -121,7 +122,7 @@ class CheckReport:
     margin: float
     alpha: float
     is_exact: bool
-    process: EProcess
+    evidence: Evidence
     sparse: Sparse
     causes: tuple[Finding, ...]
     prefixes: tuple[Prefix, ...]
@@ -141,11 +142,6 @@ class CheckReport:
         """95 % confidence interval of the drift; a point where both servers repeat themselves bit by bit and only one sequence is known."""
         low, high = self.drift.interval()
         return (self.drift.value, self.drift.value) if self.is_exact and math.isinf(low) else (low, high)
-
-    @property
-    def evidence(self) -> dict[str, Any]:
-        """The state of the evidence, to hand to the next check of the same server."""
-        return self.process.to_dict()
 
     @property
     def needed(self) -> int | None:
@@ -176,7 +172,7 @@ class CheckReport:
             "needed": self.needed,
             "causes": [cause.to_dict() for cause in self.causes],
             "statistics": self.statistics.to_dict(),
-            "evidence": self.evidence | {"e_value": _finite(self.process.e_value)},
+            "evidence": self.evidence.to_dict(),
             "sparse": asdict(self.sparse),
             "conditions": self.conditions,
             "free_run": None if self.free_run is None else self.free_run.to_dict(),
@@ -203,7 +199,7 @@ class CheckReport:
                 values["margin"],
                 values["alpha"],
                 values["is_exact"],
-                EProcess.from_dict(values["evidence"]),
+                Evidence.from_dict(values["evidence"]),
                 Sparse(**sparse),
                 tuple(Finding.from_dict(cause) for cause in values["causes"]),
                 tuple(

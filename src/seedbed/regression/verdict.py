@@ -1,14 +1,18 @@
 """From numbers to a verdict: when a difference is none, when it is one that matters, and when nobody can tell yet.
 
 How large a drift is, in nats a token; measured here (``make drift-table``: llama.cpp, SmolLM2-135M, 4-bit weights, 8 sequences of 8 tokens
-after short prompts, two answers to each prefix) beside figures that others published as mean KL::
+after short prompts, two answers to each prefix; "tiny" is a Llama of two layers with random weights, its vLLM on the CPU) beside figures
+that others published as mean KL::
 
-    0                the same server again; with 8 slots; with batches of 16            here: IDENTICAL
+    0                the same server again; with 2 threads for 1; with 8 slots; with
+                     batches of 16, and of 4                                            here: IDENTICAL
+    3.2e-7           tiny, float32: recorded on llama.cpp, held against vLLM            here: CHANGED, 8 of 8 sequences as recorded
     2.5e-5           bf16 against fp16 weights, Llama-3-8B                              [1]
+    4.2e-5           tiny, float32 on llama.cpp, bfloat16 on vLLM                       here: CHANGED by 16-bit logits, 7 of 8
     1.4e-3           8-bit weights (q8_0), Llama-3-8B                                   [1]
     1e-3             decoded against prefilled again                                    [2]
     5.5e-3, 1.1e-2   6- and 5-bit weights (q6_K, q5_K_M), Llama-3-8B                    [1]
-    7.0e-3           4-bit weights (Q4_1) written again in 8 bits (Q8_0)                here: DRIFT, 7 of 8 sequences as recorded
+    7.0e-3           4-bit weights (Q4_1) written again in 8 bits (Q8_0)                here: DRIFT, 7 of 8
     7.4e-3           context stretched 1.1 times                                        here: DRIFT, 7 of 8
     2.4e-2, 3.5e-2   fp8 weights to AWQ-INT4, to NVFP4, Qwen3.5-397B                    [3]
     3.1e-2, 7.2e-2   4-bit weights (q4_K_M, q4_0), Llama-3-8B                           [1]

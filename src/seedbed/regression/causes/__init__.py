@@ -7,14 +7,18 @@ temperature is not also called noise, and two faults at once are both named, by 
 from __future__ import annotations
 
 from seedbed.regression.causes.case import Case, Cause, Finding
-from seedbed.regression.causes.places import Growing, Localised, SingleRows, Spread
+from seedbed.regression.causes.conditions import AboveConcurrency, WarmOnly
+from seedbed.regression.causes.everywhere import AnotherModel, Growing, Spread
+from seedbed.regression.causes.places import BestPlace, BlockMultiples, FromPosition, OnePrompt, Place, SingleRows
 from seedbed.regression.causes.prompt import ExtraBos, MissingBos, ShiftedByOne
 from seedbed.regression.causes.rows import CutApplied, SixteenBits, SwappedIds, TemperatureApplied
 
-__all__ = ["CAUSES", "Case", "Cause", "Finding", "find_causes"]
+__all__ = ["CAUSES", "PLACES", "Case", "Cause", "Finding", "find_causes"]
+
+PLACES: tuple[Place, ...] = (OnePrompt(), FromPosition(), BlockMultiples(), WarmOnly(), AboveConcurrency())
 
 CAUSES: tuple[Cause, ...] = (
-    Localised(),
+    BestPlace(PLACES),
     CutApplied(),
     ShiftedByOne(),
     ExtraBos(),
@@ -23,8 +27,9 @@ CAUSES: tuple[Cause, ...] = (
     SwappedIds(),
     SingleRows(),
     SixteenBits(),
-    Localised(),
+    BestPlace(PLACES),
     Growing(),
+    AnotherModel(),
     Spread(),
 )
 

@@ -1,72 +1,105 @@
-"""Causes in a place: rows are wrong somewhere, under some condition, the more the longer the prefix, or everywhere without a pattern."""
+"""Causes in a place: rows are wrong for some prefixes and right for the others; the covariate is what the prefix is."""
 
 from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from seedbed.regression.causes.case import Case, Cause, Finding
-from seedbed.regression.profiles import FLOAT32, PROFILES, Split, growth, single_rows
+from seedbed.regression.profiles import Split, best_split, single_rows
 
-__all__ = ["Growing", "Localised", "SingleRows", "Spread"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
+    from numpy.typing import NDArray
 
-class Localised(Cause):
-    """The rows are right in some places or under some conditions, and wrong in the others."""
+__all__ = ["BestPlace", "BlockMultiples", "FromPosition", "OnePrompt", "Place", "SingleRows"]
 
-    name = "localised"
-
-    def examine(self, case: Case) -> Finding | None:
-        splits = [split for profile in PROFILES if (split := profile(case.rows, case.drift, case.noise)) is not None]
-        if not splits:
-            return None
-        best: Split = max(splits, key=lambda split: split.contrast)
-        before = case.left
-        case.drift = np.where(best.rows, 0.0, case.drift)
-        return Finding(best.name, before - case.left, best.detail)
+BLOCKS = (512, 256, 128, 64, 32, 16, 8, 4)
 
 
-class SingleRows(Cause):
-    """A few rows are far off, with nothing in common."""
+class Place(Cause):
+    """Rows are right where a covariate says so and wrong where it does not: a step, found by trying each place for it."""
 
-    name = "single rows corrupted"
+    @abstractmethod
+    def split(self, case: Case) -> Split | None:
+        """The step that tells right rows from wrong ones best; None when none does."""
 
     def examine(self, case: Case) -> Finding | None:
-        split = single_rows(case.rows, case.drift, case.noise)
-        if split is None:
-            return None
+        split = self.split(case)
+        return None if split is None else self.explain(case, split)
+
+    def explain(self, case: Case, split: Split) -> Finding:
+        """The finding, after taking the drift of the wrong rows out of the case."""
         before = case.left
         case.drift = np.where(split.rows, 0.0, case.drift)
         return Finding(self.name, before - case.left, split.detail)
 
 
-class Growing(Cause):
-    """Drift grows with the position."""
+class BestPlace(Cause):
+    """The one of several places that tells right rows from wrong ones best.
 
-    name = "grows with position"
+    Their covariates hang together: a prompt has its lengths, a long prefix is a warm one. To name every place that fits would be to name
+    one fault several times.
+    """
 
-    def examine(self, case: Case) -> Finding | None:
-        slope = growth(case.rows, case.drift, case.noise)
-        if slope is None:
-            return None
-        share, case.drift = case.left, case.drift * 0.0
-        return Finding(self.name, share, f"drift grows as the {slope.value:.2f} ± {slope.standard_error:.2f} power of the position", slope)
+    name = "a place"
 
-
-class Spread(Cause):
-    """What nothing else explains: rows differ everywhere, without a pattern."""
-
-    name = "quantisation-like noise"
+    def __init__(self, places: Sequence[Place]) -> None:
+        self._places = places
 
     def examine(self, case: Case) -> Finding | None:
-        is_noisy = bool(case.noise.max(initial=0.0) > FLOAT32)
-        # Where noise hides single drifts it must be enough that most are positive.
-        off = np.array([row.d > 0 for row in case.rows]) if is_noisy else case.drift > case.noise
-        if case.left < 0.3 or off.mean() < (0.6 if is_noisy else 0.8):
+        found = [(place, split) for place in self._places if (split := place.split(case)) is not None]
+        if not found:
             return None
-        mean, share = float(case.drift.mean()), case.left
-        case.drift = case.drift * 0.0
-        flipped = sum(row.flipped for row in case.rows)
-        if mean > 0.5 or flipped > 0.7 * len(case.rows):
-            detail = f"rows have little in common: {mean:.2f} nats apart, {flipped} of {len(case.rows)} have another best token"
-            return Finding("another model", share, detail)
-        return Finding(self.name, share, "rows differ at every prefix, without a pattern: other weights, kernels or precision")
+        place, split = max(found, key=lambda one: one[1].contrast)
+        return place.explain(case, split)
+
+
+class OnePrompt(Place):
+    """Only the prefixes that begin with one prompt are wrong; the covariate is the prompt."""
+
+    name = "one prompt only"
+
+    def split(self, case: Case) -> Split | None:
+        prompts = np.array([row.prompt for row in case.rows])
+        return best_split(case, ((prompts == prompt, self._detail(case, prompts == prompt)) for prompt in np.unique(prompts)))
+
+    @staticmethod
+    def _detail(case: Case, inside: NDArray[np.bool_]) -> str:
+        shortest = min((row.prefix for row, is_inside in zip(case.rows, inside, strict=True) if is_inside), key=len)
+        return f"only the {inside.sum()} prefixes of the prompt [{', '.join(map(str, shortest[:8]))}, ...] differ"
+
+
+class FromPosition(Place):
+    """All prefixes from some length on are wrong; the covariate is the length."""
+
+    name = "from position N"
+
+    def split(self, case: Case) -> Split | None:
+        positions = np.array([row.position for row in case.rows])
+        steps = np.unique(positions)[1:].tolist()
+        detail = "prefixes of {} tokens and more differ, shorter ones do not"
+        return best_split(case, ((positions >= position, detail.format(position)) for position in steps))
+
+
+class BlockMultiples(Place):
+    """Prefixes whose length is a multiple of a block's are wrong; the covariate is the length modulo the block."""
+
+    name = "block multiples"
+
+    def split(self, case: Case) -> Split | None:
+        positions = np.array([row.position for row in case.rows])
+        detail = "prefixes whose length is a multiple of {} differ, others do not"
+        return best_split(case, ((positions % block == 0, detail.format(block)) for block in BLOCKS))
+
+
+class SingleRows(Place):
+    """A few rows are far off, with nothing in common; there is no covariate."""
+
+    name = "single rows corrupted"
+
+    def split(self, case: Case) -> Split | None:
+        return single_rows(case)

@@ -9,6 +9,7 @@ import numpy as np
 
 from seedbed.regression.causes.case import Case, Cause, Finding
 from seedbed.regression.estimates import Estimate
+from seedbed.regression.figures import significant
 from seedbed.regression.metrics import FLOOR
 from seedbed.regression.profiles import FEWEST
 
@@ -21,6 +22,9 @@ __all__ = ["CutApplied", "SixteenBits", "SwappedIds", "TemperatureApplied"]
 
 TAIL_SEEN, TAIL_GONE = 2e-5, 2e-6
 """Probability of an unlisted tail that is one for certain, and one that is none, by float32 log-probabilities."""
+
+FLOAT32_STEP = 2.0**-23
+"""Relative distance of neighbouring float32 numbers: no temperature can be told more exactly from rows in them."""
 
 
 class CutApplied(Cause):
@@ -43,7 +47,7 @@ class CutApplied(Cause):
         rest = np.where([row.tail[0] > TAIL_SEEN for row in case.rows], 0.0, case.drift_to(restored))
         share = case.accept(restored, rest)
         least = min(mass for mass, is_cut in zip(masses, cut, strict=True) if is_cut)
-        what = f"top_k = {counts.pop()}" if len(counts) == 1 else f"top_p of {least:.2f} or less"
+        what = f"top_k = {counts.pop()}" if len(counts) == 1 else f"top_p of {significant(least)} or less"
         return Finding(self.name, share, f"{sum(cut)} of {len(cut)} rows exclude tokens that had probability: {what}")
 
 
@@ -88,6 +92,7 @@ class TemperatureApplied(Cause):
         temperature = 1 / (1 + slope)
         sequences = [row.sequence for row, fit in zip(case.rows, fits, strict=True) if fit]
         error = temperature**2 * _sum_error((numerator - slope * denominator)[fits], sequences) / float(denominator[fits].sum())
+        error = max(error, FLOAT32_STEP * temperature)
         undone = [_normalised(b * temperature) for b in case.after]
         rest = case.drift_to(undone)
         if not (case.is_better(rest, 0.5) or case.is_exact(rest)) or abs(temperature - 1) < 3 * (error if math.isfinite(error) else 0.0):
@@ -96,7 +101,7 @@ class TemperatureApplied(Cause):
             rest = case.drift * float(rest.sum()) / float(case.drift_to(case.after).sum())
         share = case.accept(undone, rest)
         estimate = Estimate(temperature, error, len(sequences), len(set(sequences)))
-        return Finding(self.name, share, f"log-probabilities are the recorded ones divided by {temperature:.4f} ± {error:.4f}", estimate)
+        return Finding(self.name, share, f"log-probabilities are the recorded ones divided by {estimate}", estimate)
 
 
 class SwappedIds(Cause):
