@@ -10,12 +10,15 @@ import json
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -23,6 +26,7 @@ import trio
 from seedbed import LLM, Sampler, TinyLM, connect
 from seedbed.errors import MissingExtra, Overloaded, RequestRefused, ServerError, TruncatedRow, UsageError
 from seedbed.generation.bulk import BatchSampler, Pace, Recipe, generate_file, generate_file_on_ray
+from seedbed.generation.bulk import cluster as cluster_module
 
 RECIPE = Recipe(7, 2, Sampler(0.9, top_k=10), 12)
 PACE = Pace(concurrency=8)
@@ -115,10 +119,14 @@ def cluster():
 
 @pytest.mark.ray
 class TestBefore:
-    def test_a_cluster_that_is_not_there_is_said_at_once(self, prompts: Path, tmp_path: Path) -> None:
+    def test_auto_leads_to_what_runs_here_and_to_nothing_that_does_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.importorskip("ray")
-        with pytest.raises(UsageError, match="there is no Ray cluster at 127.0.0.1:1: Connection refused"):
-            generate_file_on_ray(prompts, tmp_path / "rows.jsonl", opened, RECIPE, address="127.0.0.1:1")
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        with pytest.raises(UsageError, match="there is no Ray cluster on this machine"):
+            cluster_module.require_cluster("auto")
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+        with pytest.raises(UsageError, match="there is no Ray cluster at .*:1: Connection refused"):
+            cluster_module.require_cluster("auto")
 
 
 @pytest.mark.ray
@@ -195,7 +203,63 @@ class TestCluster:
         ]
 
 
+@contextmanager
+def answering(what: bytes | None):
+    """The address of somebody who takes one connection and sends this, or nothing and waits."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            with listening.accept()[0] as connection:
+                connection.recv(1000)
+                if what is None:
+                    connection.recv(1000)
+                else:
+                    connection.sendall(what)
+
+        thread = Thread(target=answer)
+        thread.start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        thread.join()
+
+
 class TestWithoutRay:
+    @pytest.fixture
+    def ray(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As much of it as is asked before anybody connects."""
+        monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False))
+        monkeypatch.setattr("seedbed.generation.bulk.cluster.PATIENCE", 0.05)
+        monkeypatch.delenv("RAY_USE_TLS", raising=False)
+
+    @pytest.mark.parametrize(
+        ("what", "says"),
+        [
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n", "somebody else listens there"),
+            (b"", "somebody else listens there"),
+            (None, "somebody else listens there"),
+            (cluster_module.SETTINGS, None),
+        ],
+    )
+    def test_who_listens_and_is_no_cluster_is_found_out_at_once(self, ray, what: bytes | None, says: str | None) -> None:
+        for scheme in ("", "ray://"):
+            with answering(what) as place, nullcontext() if says is None else pytest.raises(UsageError, match=says):
+                cluster_module.require_cluster(scheme + place)
+
+    def test_a_cluster_behind_tls_is_believed(self, ray, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RAY_USE_TLS", "1")
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            cluster_module.require_cluster(f"127.0.0.1:{listening.getsockname()[1]}")
+
+    @pytest.mark.parametrize("address", ["nonsense", "", "127.0.0.1", ":6379", "host:port"])
+    def test_what_is_no_address_is_told_what_one_is(self, ray, address: str) -> None:
+        with pytest.raises(UsageError, match=f"is at HOST:PORT, or 'auto' .* or 'local' to start one; not '{address}'"):
+            cluster_module.require_cluster(address)
+
+    def test_where_nobody_listens_nothing_is_begun(self, ray, prompts: Path, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="there is no Ray cluster at 127.0.0.1:1: Connection refused"):
+            generate_file_on_ray(prompts, tmp_path / "rows.jsonl", opened, RECIPE, address="127.0.0.1:1")
+
+        assert list(tmp_path.iterdir()) == [prompts]
+
     def test_it_says_how_to_install_it(self, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "ray", None)
         with pytest.raises(MissingExtra, match=r"pip install 'seedbed\[ray\]'"):
@@ -229,7 +293,7 @@ class TestWithoutRay:
         sampler = BatchSampler(opened, Recipe(7))
         for batch, says in (
             ({"prompt": ["a"]}, "needs the columns prompt_index, and prompt or token_ids; it has prompt"),
-            ({"prompt_index": [3], "token_ids": [[999]]}, "prompt 3 cannot be continued: InvalidPrompt"),
+            ({"prompt_index": [3], "token_ids": [[999]]}, "prompt 3 cannot be continued: prompt 3 holds token id 999"),
         ):
             with pytest.raises(UsageError, match=says):
                 sampler(batch)

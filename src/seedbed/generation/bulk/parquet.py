@@ -26,7 +26,9 @@ def require_pyarrow() -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise MissingExtra("writing parquet needs pyarrow: pip install 'seedbed[parquet]'; or give an --out that ends in .jsonl") from error
+        raise MissingExtra(
+            "writing parquet needs pyarrow: pip install 'seedbed[parquet]'; or write to a file that ends in .jsonl"
+        ) from error
     return pyarrow
 
 
