@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -38,6 +38,20 @@ from functools import partial
 ray.init({address!r}, logging_level="ERROR", log_to_driver=False)
 ray.cloudpickle.register_pickle_by_value(t)
 t.generate_file_on_ray({prompts!r}, {out!r}, partial(t.opened, t.Slow, "", ""), t.RECIPE, pace=t.PACE, task_prompts=10)
+"""
+
+
+SERVER = """
+import sys; sys.path.insert(0, {here!r})
+import trio, test_cluster as t
+from seedbed import serve
+
+async def main():
+    async with serve(t.Slow("", "")) as server:
+        print(server.url, flush=True)
+        await trio.sleep_forever()
+
+trio.run(main)
 """
 
 
@@ -121,12 +135,54 @@ def cluster():
 class TestBefore:
     def test_auto_leads_to_what_runs_here_and_to_nothing_that_does_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.importorskip("ray")
+        monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
+        monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: None)
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
         with pytest.raises(UsageError, match="there is no Ray cluster on this machine"):
             cluster_module.require_cluster("auto")
         monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
         with pytest.raises(UsageError, match="there is no Ray cluster at .*:1: Connection refused"):
             cluster_module.require_cluster("auto")
+
+
+def killed_at_work(driver: int) -> bool:
+    """Whether a Ray worker of a driver was at work on a task, and was killed."""
+    psutil = pytest.importorskip("psutil")
+    for process in psutil.Process(driver).children(recursive=True):
+        with suppress(psutil.Error):
+            if process.cmdline()[:1] == ["ray::_sample_part"]:
+                process.kill()
+                return True
+    return False
+
+
+@pytest.mark.ray
+class TestCommand:
+    @pytest.fixture
+    def url(self):
+        code = SERVER.format(here=str(Path(__file__).parent))
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+            yield process.stdout.readline().strip()
+            process.kill()
+
+    def test_a_worker_that_is_killed_in_mid_run_changes_nothing(self, url: str, prompts: Path, tmp_path: Path, want: str) -> None:
+        pytest.importorskip("ray", reason="Ray is not installed: make test-ray")
+        out = tmp_path / "rows.jsonl"
+        words = f"generate {url} --prompts {prompts} --out {out} -n 2 --seed 7 --temperature 0.9 --top-k 10 --max-new-tokens 12"
+        command = subprocess.Popen(
+            [sys.executable, "-m", "seedbed", *words.split(), "--concurrency", "8", "--ray", "local"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"},
+        )  # fmt: skip
+        was_killed = False
+        while not was_killed and command.poll() is None:
+            time.sleep(0.02)
+            was_killed = out.exists() and out.stat().st_size > 0 and killed_at_work(command.pid)
+        said, complained = command.communicate(timeout=300)
+
+        assert was_killed
+        assert (command.returncode, complained) == (0, "")
+        assert said.startswith(f"{LINES} prompts, {2 * LINES} sequences, ")
+        assert sha256(out) == want
 
 
 @pytest.mark.ray
