@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import nullcontext
+import sys
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -135,7 +136,8 @@ def _run(source: str, options: dict[str, Any]) -> tuple[BulkReport, Path]:
         run_trio(begin_here)
         assert job is not None
         if options["ray_address"] is not None:
-            sample_on_ray(job, partial(open_model, source, options), address=options["ray_address"], pace=pace)
+            with redirect_stdout(sys.stderr):  # where Ray tells of workers that died
+                sample_on_ray(job, partial(open_model, source, options), address=options["ray_address"], pace=pace)
         return job.report(), job.skipped_path
     except SeedbedError as error:
         if job is not None:

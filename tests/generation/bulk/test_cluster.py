@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import signal
 import socket
 import subprocess
@@ -180,8 +181,9 @@ class TestCommand:
         said, complained = command.communicate(timeout=300)
 
         assert was_killed
-        assert (command.returncode, complained) == (0, "")
-        assert said.startswith(f"{LINES} prompts, {2 * LINES} sequences, ")
+        assert command.returncode == 0, complained
+        assert re.fullmatch(rf"{LINES} prompts, {2 * LINES} sequences, \d+ tokens in {out}\nseed   7\n", said)
+        assert "Error" not in complained
         assert sha256(out) == want
 
 
@@ -304,6 +306,14 @@ class TestWithoutRay:
         monkeypatch.setenv("RAY_USE_TLS", "1")
         with socket.create_server(("127.0.0.1", 0)) as listening:
             cluster_module.require_cluster(f"127.0.0.1:{listening.getsockname()[1]}")
+
+    def test_whatever_ray_says_becomes_one_line(self, monkeypatch: pytest.MonkeyPatch, prompts: Path, tmp_path: Path) -> None:
+        def init(**_: object) -> None:
+            raise Exception("The current node timed out during startup.\nThis could happen because")
+
+        monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+        with pytest.raises(ServerError, match=r"^Ray cannot start a cluster here: The current node timed out during startup\.$"):
+            generate_file_on_ray(prompts, tmp_path / "rows.jsonl", opened, RECIPE)
 
     @pytest.mark.parametrize("address", ["nonsense", "", "127.0.0.1", ":6379", "host:port"])
     def test_what_is_no_address_is_told_what_one_is(self, ray, address: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -301,6 +302,26 @@ async def test_parquet_has_the_same_rows(prompts: Path, tmp_path: Path) -> None:
     assert rows == [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert {path.name for path in tmp_path.iterdir()} >= {"out.parquet", "out.parquet.run.json"}
     assert not (tmp_path / "out.parquet.partial.jsonl").exists()
+
+
+async def test_a_disk_that_is_full_when_parquet_is_made_loses_nothing(
+    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    await run(prompts, tmp_path / "want.parquet")
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr("seedbed.generation.bulk.parquet.table_of", full)
+        await run(prompts, tmp_path / "out.parquet")
+    left = {path.name for path in tmp_path.glob("*out.parquet*")}
+    again = await run(prompts, tmp_path / "out.parquet")
+
+    assert left == {"out.parquet.partial.jsonl", "out.parquet.run.json"}
+    assert (again.prompts, again.is_complete) == (0, True)
+    assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "want.parquet").read_bytes()
+
+
+def full(_) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 async def test_without_pyarrow_nothing_is_begun(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

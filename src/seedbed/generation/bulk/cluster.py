@@ -192,8 +192,9 @@ def _connected(address: str) -> Iterator[Any]:
     try:
         more = {"include_dashboard": False} if address == "local" else {}
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=True, **more)
-    except (ConnectionError, ImportError, ValueError, RuntimeError) as error:
-        raise UsageError(f"Ray cannot connect to {address}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # Ray's own are of many kinds, Exception itself among them
+        what = "start a cluster here" if address == "local" else f"connect to {address}"
+        raise ServerError(f"Ray cannot {what}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
     try:
         yield ray
     finally:
