@@ -309,7 +309,7 @@ class TestWithoutRay:
 
     def test_whatever_ray_says_becomes_one_line(self, monkeypatch: pytest.MonkeyPatch, prompts: Path, tmp_path: Path) -> None:
         def init(**_: object) -> None:
-            raise Exception("The current node timed out during startup.\nThis could happen because")
+            raise TimeoutError("The current node timed out during startup.\nThis could happen because")
 
         monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
         with pytest.raises(ServerError, match=r"^Ray cannot start a cluster here: The current node timed out during startup\.$"):
