@@ -13,7 +13,7 @@ MINUTES := 10
 ROOM := metrics
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-llama drift-table test test-thorough test-real test-ray check fix coverage mutate fuzz soak bench bench-quick simulate docs pages \
+.PHONY: help setup demo demo-llama drift-table test test-thorough test-real test-ray check fix coverage mutate fuzz soak bench bench-quick profile simulate docs pages \
   flips pictures package lowest pythons lock fixtures clean
 
 help: ## list these targets
@@ -69,6 +69,9 @@ soak: $(READY) ## 256 sequences over HTTP with 5 % faults, MINUTES=10: memory fl
 
 bench: $(READY) ## speed, as ratios measured side by side in one run
 	$(BIN)/python -m tests.benchmarks
+
+profile: $(READY) ## where the client's time of one step goes
+	$(BIN)/python -m tests.benchmarks.profile_step
 
 simulate: $(READY) ## 1,000 workers and 100 replicas on a virtual clock: what bounds the throughput
 	$(BIN)/python -m tests.benchmarks.simulate_replicas

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from decimal import Context, Decimal
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -29,13 +29,11 @@ LN2 = float.fromhex("0x1.62e42fefa39efp-1")
 _STEP_HIGH = float.fromhex("0x1.62e42ff000000p-6")
 _STEP_LOW = -float.fromhex("0x1.718432a1b0e26p-40")
 _STEPS_PER_UNIT = float.fromhex("0x1.71547652b82fep+5")  # 32/ln(2)
+# 2**(j/32) for j in 0..31, correctly rounded.
+_POWERS_OF_TWO = [float(DIGITS.power(Decimal(2), DIGITS.divide(Decimal(j), Decimal(32)))) for j in range(32)]
+_POWERS = np.array(_POWERS_OF_TWO)
+_TAYLOR = (1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0)
 _LOWEST = -708.0  # exp of this is still a normal number, so flush-to-zero modes do not matter
-
-
-@cache
-def _powers_of_two() -> NDArray[np.float64]:
-    """2**(j/32) for j in 0..31, correctly rounded."""
-    return np.array([float(DIGITS.power(Decimal(2), DIGITS.divide(Decimal(j), Decimal(32)))) for j in range(32)])
 
 
 def exp(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -73,12 +71,12 @@ def _exp_chunk(
     r -= np.multiply(k, _STEP_LOW, out=product)
     # Taylor to the sixth power: |r| <= ln(2)/64, so what is left out is below 2**-63.
     np.multiply(r, 1 / 720, out=p)
-    for coefficient in (1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0):
+    for coefficient in _TAYLOR:
         p += coefficient
         p *= r
     # p is e**r - 1; added to the table's value last, where it costs the least precision.
     whole = k.astype(np.int64)
-    step = _powers_of_two().take(whole & 31, out=product, mode="clip")
+    step = _POWERS.take(whole & 31, out=product, mode="clip")
     p *= step
     p += step
     # Multiplying by 2**n, exactly, by building the float from its exponent bits.
@@ -96,7 +94,9 @@ def total(x: NDArray[np.float64]) -> float:
 
 
 def exp_scalar(x: float) -> float:
-    """e**x of one number, correctly rounded; inf where float64 overflows, 0 where it underflows.
+    """e**x of one number, within 1 ulp, bit-identical on every CPU; inf where float64 overflows, 0 where it underflows.
+
+    The steps of ``exp``, each an operation of Python's own on two floats: a tenth of the time of fifty decimal digits.
 
     Example:
         >>> exp_scalar(0.0), exp_scalar(1e9), exp_scalar(-1e9)
@@ -104,7 +104,20 @@ def exp_scalar(x: float) -> float:
     """
     if not -746.0 < x < 710.0:
         return math.inf if x > 0 else 0.0
-    return float(DIGITS.exp(Decimal(x)))
+    k = round(x * _STEPS_PER_UNIT)
+    r = x - k * _STEP_HIGH
+    r -= k * _STEP_LOW
+    p = r * (1 / 720)
+    for coefficient in _TAYLOR:
+        p += coefficient
+        p *= r
+    step = _POWERS_OF_TWO[k & 31]
+    p *= step
+    p += step
+    try:
+        return math.ldexp(p, k >> 5)
+    except OverflowError:
+        return math.inf
 
 
 @lru_cache(maxsize=1024)

@@ -27,7 +27,7 @@ import secrets
 import threading
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -149,15 +149,17 @@ class Address:
         """The words at ascending ``positions``, uint64; the same values as ``words(max + 1)[positions]``, without making all of them."""
         if not positions.size:
             return np.empty(0, dtype=np.uint64)
-        # Jumping to a lane costs about as much as making 800 words in a row.
-        if 800 * positions.size > positions[-1]:
+        # Going to a lane costs about as much as making 500 words in a row.
+        if 500 * positions.size > positions[-1]:
             return self.words(int(positions[-1]) + 1, purpose)[positions]
-        philox, lane, picked = self._philox(purpose), 0, []
-        block = np.empty(0, dtype=np.uint64)
+        philox, state = _of_this_thread.philox, self._state(purpose)
+        counter = state["state"]["counter"]
+        lane, block, picked = -1, [], []
         for position in positions.tolist():
-            if position >> 2 >= lane:
-                philox.advance((position >> 2) - lane)
-                block, lane = philox.random_raw(4), (position >> 2) + 1
+            if position >> 2 != lane:
+                lane = counter[0] = position >> 2
+                philox.state = state
+                block = philox.random_raw(4).tolist()
             picked.append(block[position & 3])
         return np.array(picked, dtype=np.uint64)
 
@@ -168,7 +170,12 @@ class Address:
     def _philox(self, purpose: Purpose) -> np.random.Philox:
         """A generator at the beginning of this address; good until the thread asks for another."""
         philox = _of_this_thread.philox
-        philox.state = {
+        philox.state = self._state(purpose)
+        return philox
+
+    def _state(self, purpose: Purpose) -> Any:
+        """Of a generator at the beginning of this address, in numpy's terms."""
+        return {
             "bit_generator": "Philox",
             "state": {
                 "counter": np.array((0, self.step, self.index, purpose << PROMPT_BITS | self.prompt_index), dtype=np.uint64),
@@ -179,7 +186,6 @@ class Address:
             "has_uint32": 0,
             "uinteger": 0,
         }
-        return philox
 
 
 class _OfThread(threading.local):
