@@ -32,6 +32,7 @@ from seedbed.generation.bulk import cluster as cluster_module
 RECIPE = Recipe(7, 2, Sampler(0.9, top_k=10), 12)
 PACE = Pace(concurrency=8)
 LINES = 120
+RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "300"}  # on a machine with much else to do
 DRIVER = """
 import sys; sys.path.insert(0, {here!r})
 import test_cluster as t, ray
@@ -125,7 +126,7 @@ def sha256(path: Path) -> str:
 @pytest.fixture(scope="module")
 def cluster():
     ray = pytest.importorskip("ray", reason="Ray is not installed: make test-ray")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.update(RAY)
     ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield ray.get_runtime_context().gcs_address
@@ -172,7 +173,7 @@ class TestCommand:
         words = f"generate {url} --prompts {prompts} --out {out} -n 2 --seed 7 --temperature 0.9 --top-k 10 --max-new-tokens 12"
         command = subprocess.Popen(
             [sys.executable, "-m", "seedbed", *words.split(), "--concurrency", "8", "--ray", "local"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | RAY,
         )  # fmt: skip
         was_killed = False
         while not was_killed and command.poll() is None:
@@ -180,7 +181,7 @@ class TestCommand:
             was_killed = out.exists() and out.stat().st_size > 0 and killed_at_work(command.pid)
         said, complained = command.communicate(timeout=300)
 
-        assert was_killed
+        assert was_killed, complained
         assert command.returncode == 0, complained
         assert re.fullmatch(rf"{LINES} prompts, {2 * LINES} sequences, \d+ tokens in {out}\nseed   7\n", said)
         assert "Error" not in complained
