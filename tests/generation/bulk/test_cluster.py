@@ -32,7 +32,7 @@ from seedbed.generation.bulk import cluster as cluster_module
 RECIPE = Recipe(7, 2, Sampler(0.9, top_k=10), 12)
 PACE = Pace(concurrency=8)
 LINES = 120
-RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "300"}  # on a machine with much else to do
+RAY = {"RAY_USAGE_STATS_ENABLED": "0"}
 DRIVER = """
 import sys; sys.path.insert(0, {here!r})
 import test_cluster as t, ray
