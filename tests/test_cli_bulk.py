@@ -9,9 +9,13 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 from seedbed.cli.bulk_progress import BulkView
 from seedbed.observing import (
@@ -22,8 +26,11 @@ from seedbed.observing import (
     RequestRepeated,
     SequenceBegan,
     SequenceEnded,
+    TaskBegan,
+    TaskEnded,
     TokensDrawn,
 )
+from seedbed.recording import ReplayLLM
 from tests.test_cli import RUN, Run, seedbed
 
 ROOT = Path(__file__).parents[1]
@@ -51,8 +58,8 @@ def test_it_says_what_it_did_and_goes_on_when_given_again(prompts: Path, tmp_pat
     alone = json.loads(seedbed("generate", TINY, "--token-ids", "84,104,101,32,115,101,101,100", *SAMPLING, "--json").stdout)
 
     assert (first.returncode, first.stderr) == (0, "")
-    assert first.stdout == f"1 prompts, 2 sequences, 16 tokens in {out}\nseed   7\n"
-    assert again.stdout == f"0 prompts, 0 sequences, 0 tokens in {out}; 1 lines were done before\nseed   7\n"
+    assert first.stdout == f"1 prompt, 2 sequences, 16 tokens in {out}\nseed   7\n"
+    assert again.stdout == f"0 prompts, 0 sequences, 0 tokens in {out}; 1 line was done before\nseed   7\n"
     assert (told["is_complete"], told["before"], told["seed"], told["out"]) == (True, 1, "7", str(out))
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["token_ids"] for row in rows] == [s["token_ids"] for s in alone["sequences"]]
@@ -65,11 +72,13 @@ def test_what_cannot_be_continued_ends_it_or_is_skipped_and_listed(prompts: Path
     stopped, skipped = bulk(prompts, out), bulk(prompts, out, "--keep-going")
 
     assert (stopped.returncode, stopped.stdout, stopped.stderr.count("\n")) == (2, "", 1)
-    assert f"{prompts}:2: RecordingMiss: " in stopped.stderr
-    assert "1 of 3 lines are done" in stopped.stderr
+    assert stopped.stderr.startswith(f"Error: {prompts}:2: the recording tiny-lm ")
+    assert stopped.stderr.endswith(
+        f"Skip such lines with --keep-going; or correct it, and write elsewhere (1 of 3 lines are done, and their rows in '{out}')\n"
+    )
     assert skipped.returncode == 0
     lines = skipped.stdout.splitlines()
-    assert lines[0] == f"0 prompts, 0 sequences, 0 tokens in '{out}'; 1 lines were done before"
+    assert lines[0] == f"0 prompts, 0 sequences, 0 tokens in '{out}'; 1 line was done before"
     assert lines[1] == f"skipped 2, listed in '{out}/_skipped.jsonl':"
     assert lines[3].startswith(f"  {prompts}:3: is no JSON")
 
@@ -83,11 +92,17 @@ def test_what_cannot_be_continued_ends_it_or_is_skipped_and_listed(prompts: Path
         (["--keep-going", "--prompt", "x"], "--keep-going goes with --prompts FILE"),
         (["--ray", "local", "--prompt", "x"], "--ray goes with --prompts FILE"),
         (["--prompts", "no/such", "--out", "o.jsonl"], "there is no file of prompts at no/such"),
-        (["--prompts", "P", "--out", "o.csv"], "--out must end in .jsonl or .parquet"),
+        (["--prompts", "P", "--out", "o.csv"], "rows go to a .jsonl or .parquet file, or to a directory, not to 'o.csv'"),
         (["--prompts", "P", "--out", "P"], "is there already, and was not made by such a run"),
         (["--prompts", "P", "--out", "no/such/o.jsonl"], "cannot be written: No such file or directory"),
         (["--prompts", "P", "--out", "o.jsonl", "--seed", "-1"], "seed must be in [0, 2**128)"),
         (["--prompts", "P", "--out", "o.jsonl", "--temperature", "-1"], "temperature must be in [0, inf)"),
+        (["--prompts", "P", "--out", "o.jsonl", "--timeout", "-1"], "--timeout must be seconds >= 0, not -1.0"),
+        (["--prompts", "P", "--out", "o.jsonl", "--timeout", "nan"], "--timeout must be seconds >= 0, not nan"),
+        (["--prompts", "-", "--out", "o.jsonl"], "standard input will not do: write them to a file, --prompts FILE"),
+        (["--prompts", ".", "--out", "o.jsonl"], ". is a directory, and no file of prompts"),
+        (["--prompts", "P", "--out", "o.jsonl", "--ray", "local", "--timeout", "5"], "--timeout does not go with --ray"),
+        (["--prompts", "P", "--out", "o.jsonl", "--ray", "local", "--telemetry"], "--telemetry does not go with --ray"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
 )
@@ -97,6 +112,62 @@ def test_a_mistake_gets_one_line(prompts: Path, tmp_path: Path, monkeypatch: pyt
 
     assert says in ran.stderr
     assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (2, "", 1)
+
+
+async def asleep(*_: object, **__: object) -> None:
+    await trio.sleep(1000)
+
+
+@asynccontextmanager
+async def never_connected(*_: object, **__: object):
+    yield await asleep()
+
+
+class Asleep(ReplayLLM):
+    """A recording that takes a thousand seconds for each answer of one kind, and none for the others."""
+
+    def __init__(self, kind: str, path: str) -> None:
+        super().__init__(path)
+        setattr(self, kind, asleep)
+
+
+@pytest.fixture
+def virtual_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seedbed.cli.bulk.run_trio", lambda main: trio.run(main, clock=MockClock(autojump_threshold=0)))
+
+
+@pytest.mark.usefixtures("virtual_clock")
+def test_a_timeout_that_was_too_short_for_anything_is_said(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "o.jsonl"
+    monkeypatch.setattr("seedbed.cli.options.ReplayLLM", partial(Asleep, "next_token_logits"))
+    short = bulk(prompts, out, "--timeout", "5")
+    monkeypatch.undo()
+
+    assert (short.returncode, short.stderr) == (0, "")
+    assert short.stdout == (
+        f"0 prompts, 0 sequences, 0 tokens in {out}\n"
+        "cut short: 0 of 1 line is done: the time was over before one more was: give a longer --timeout\nseed   7\n"
+    )
+    assert bulk(prompts, out).stdout.startswith("1 prompt, 2 sequences, 16 tokens")
+
+
+@pytest.mark.usefixtures("virtual_clock")
+def test_a_timeout_covers_all_that_comes_before_the_first_prompt(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seedbed.cli.options.connect", never_connected)
+    connecting = seedbed("generate", "http://model.invalid", "--prompts", str(prompts), "--out", "o.jsonl", "--timeout", "5")
+    monkeypatch.setattr("seedbed.cli.options.ReplayLLM", partial(Asleep, "detokenize"))
+    beginning = bulk(prompts, tmp_path / "o.jsonl", "--timeout", "5")
+
+    assert (connecting.returncode, beginning.returncode) == (3, 3)
+    assert connecting.stderr.startswith("Error: the deadline came before http://model.invalid had said what it is: nothing was sampled")
+    assert beginning.stderr.startswith("Error: the deadline came before the model had said whether it has text: nothing was sampled")
+    assert list(tmp_path.iterdir()) == [prompts]
+
+
+def test_nothing_is_said_to_be_done_that_was_not(prompts: Path, tmp_path: Path) -> None:
+    ran = [bulk(prompts, tmp_path / "o.jsonl", "-n", "0") for _ in range(2)]
+
+    assert {run.stdout for run in ran} == {f"1 prompt, 0 sequences, 0 tokens in {tmp_path / 'o.jsonl'}\nseed   7\n"}
 
 
 @pytest.mark.parametrize(
@@ -143,7 +214,7 @@ from seedbed.cli import run; run()
     _, said = process.communicate(timeout=60)
 
     assert process.returncode == 130
-    assert said == f"0 of 1 lines are done, and their rows in {tmp_path / 'o.jsonl'}: the same command goes on\ninterrupted\n"
+    assert said == "0 of 1 line is done: the same command goes on\ninterrupted\n"
 
 
 def test_a_terminal_sees_how_far_it_is(prompts: Path, tmp_path: Path) -> None:
@@ -163,7 +234,7 @@ def test_a_terminal_sees_how_far_it_is(prompts: Path, tmp_path: Path) -> None:
     os.close(parent)
 
     assert re.search(rb"1 of 1 prompts", seen)
-    assert out.startswith("1 prompts, 2 sequences, 16 tokens")
+    assert out.startswith("1 prompt, 2 sequences, 16 tokens")
 
 
 def test_the_figures_are_those_of_what_happened() -> None:
@@ -184,5 +255,19 @@ def test_the_figures_are_those_of_what_happened() -> None:
     assert view.left() == "0:02:50 left"  # 5 prompts in 10 s, 85 to go
     assert view.counts() == (
         "2 tokens/s, 5 sequences and 5 requests under way, 50% of lookahead accepted, 3 tokens an answer, "
-        "1 requests repeated, 1 prompts skipped"
+        "1 request repeated, 1 prompt skipped"
     )
+
+
+def test_on_a_cluster_the_figures_are_those_that_are_known_here() -> None:
+    now = [100.0]
+    view = BulkView(lambda: now[0])
+    view.notice(BulkBegan(prompts=100, finished=0, sequences=1))
+    for _ in range(4):
+        view.notice(TaskBegan(10))
+    for place in range(10):
+        view.notice(PromptFinished(place, 3, ""))
+    view.notice(TaskEnded())
+    now[0] += 10.0
+
+    assert view.counts() == "3 tokens/s, 1 task done, 3 under way"

@@ -23,9 +23,26 @@ import seedbed
 import seedbed.http
 from tests.docs.pages import GUIDE, ROOT
 
-ROOMS = ("errors", "llm", "sampling", "generation", "protocols", "http", "server", "recording", "regression", "testing", "pytest_plugin")
+ROOMS = (
+    "errors",
+    "llm",
+    "sampling",
+    "generation",
+    "protocols",
+    "http",
+    "server",
+    "recording",
+    "regression",
+    "observing",
+    "testing",
+    "pytest_plugin",
+)
 # Modules that specify something: a file format, a protocol, a mapping.
 SPECIFICATIONS = (
+    "generation.bulk",
+    "generation.bulk.columns",
+    "generation.bulk.output",
+    "generation.bulk.prompts",
     "protocols.native",
     "protocols.kserve_v2",
     "recording.exact",

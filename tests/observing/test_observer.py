@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from pathlib import Path
+from typing import get_args
 
 import httpx
 import pytest
 import trio
 
 from seedbed import PrefixCache, TinyLM, connect, generate, open_generation
+from seedbed.generation.bulk import generate_file
 from seedbed.observing import (
+    Event,
     GenerationBegan,
     GenerationEnded,
     QuestionTaken,
@@ -35,6 +40,20 @@ class Listening:
 
     def of(self, kind):
         return [event for event in self.events if isinstance(event, kind)]
+
+
+class Refusing(httpx.ASGITransport):
+    """TinyLM's server, which has too much to do for the first two questions."""
+
+    def __init__(self) -> None:
+        super().__init__(asgi_app(TinyLM()))
+        self._refused = 2
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "POST" and self._refused:
+            self._refused -= 1
+            return httpx.Response(503, json={"error": {"type": "overloaded", "message": "later"}})
+        return await super().handle_async_request(request)
 
 
 async def test_what_is_told_of_a_generation_is_what_its_result_says(autojump_clock) -> None:
@@ -100,17 +119,9 @@ async def test_the_failure_of_one_is_told_with_the_ends_of_all() -> None:
 
 
 async def test_requests_are_told_with_their_repetitions_and_never_a_secret(autojump_clock) -> None:
-    heard, refused = Listening(), [2]
-
-    class Refusing(httpx.ASGITransport):
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            if request.method == "POST" and refused[0]:
-                refused[0] -= 1
-                return httpx.Response(503, json={"error": {"type": "overloaded", "message": "later"}})
-            return await super().handle_async_request(request)
-
+    heard = Listening()
     with observe(heard):
-        async with connect("http://me:hunter22@model.invalid/?key=sekrit99", transport=Refusing(asgi_app(TinyLM()))) as connected:
+        async with connect("http://me:hunter22@model.invalid/?key=sekrit99", transport=Refusing()) as connected:
             await generate(list(b"The seed"), connected, seed=7, max_new_tokens=3)
 
     began, ended = heard.of(RequestBegan), heard.of(RequestEnded)
@@ -133,3 +144,41 @@ async def test_a_cancelled_request_is_told_as_ended(autojump_clock) -> None:
 
     (ended,) = heard.of(RequestEnded)
     assert (ended.status, ended.seconds, ended.error) == (None, 3.0, "Cancelled")
+
+
+def modules_with(thing):
+    """Where seedbed has it under its own name, apart from where it is defined."""
+    name = thing.__name__
+    return [
+        module
+        for path, module in list(sys.modules.items())
+        if path.startswith("seedbed.") and path != "seedbed.observing.observer" and getattr(module, name, None) is thing
+    ]
+
+
+async def test_while_nobody_listens_no_event_is_made_and_who_listens_is_asked_twice_a_row(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, autojump_clock
+) -> None:
+    """What "off costs nothing" is: per row drawn two looks at an empty tuple, per sequence and per generation two more."""
+    looks = []
+
+    def looking():
+        looks.append(observers())
+        return looks[-1]
+
+    for event in get_args(Event):
+        for module in modules_with(event):
+            monkeypatch.setattr(module, event.__name__, None)  # which cannot be called
+    for module in modules_with(observers):
+        monkeypatch.setattr(module, "observers", looking)
+    result = await generate([[5], [6]], ScriptedLLM({}, default=[0.0, 1.0, 2.0]), 2, seed=7, max_new_tokens=20)
+    in_process = len(looks)
+    (tmp_path / "prompts").write_text('"The seed"\n')
+    report = await generate_file(tmp_path / "prompts", tmp_path / "rows.jsonl", TinyLM(), seed=7, max_new_tokens=5)
+    async with connect("http://model.invalid", transport=Refusing()) as model:
+        over_http = await generate(list(b"The seed"), model, seed=7, max_new_tokens=5)
+
+    assert result.stats.tokens > 8
+    assert in_process == 2 * result.stats.tokens + 2 * len(result.sequences) + 2
+    assert (report.tokens, over_http.stats.tokens) == (5, 5)
+    assert set(looks) == {()}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import nullcontext
+import sys
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,13 @@ import trio
 from rich.console import Console
 
 from seedbed.cli.bulk_progress import BulkView
-from seedbed.cli.options import open_model, run_trio, sampler_of, seed_of
+from seedbed.cli.options import deadline_of, open_model, run_trio, sampler_of, seed_of, within
 from seedbed.errors import SeedbedError, UsageError
 from seedbed.generation.bulk import Pace, Recipe
-from seedbed.generation.bulk.cluster import require_ray, sample_on_ray
+from seedbed.generation.bulk.cluster import require_cluster, sample_on_ray
 from seedbed.generation.bulk.run import open_job, sample_missing
 from seedbed.observing import observe
+from seedbed.recording.spelling import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from seedbed.generation.bulk.run import Job
 
 __all__ = ["bulk_options", "generate_in_bulk", "is_bulk"]
+
+GOES_ON = "the same command goes on"
+GAINED_NOTHING = "the time was over before one more was: give a longer --timeout"
 
 
 class _Lookahead(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in some versions of click only
@@ -82,17 +87,21 @@ def is_bulk(options: dict[str, Any]) -> bool:
         return False
     if options["texts"] or options["id_lists"]:
         raise UsageError("give either a file with --prompts, or prompts with --prompt and --token-ids")
+    if options["prompts_path"] == "-":
+        raise UsageError("prompts are read more than once, so standard input will not do: write them to a file, --prompts FILE")
     if options["out"] is None:
         raise UsageError("say where the rows go: --out FILE.jsonl, FILE.parquet or a directory")
     if options["ray_address"] is not None and options["timeout"] != float("inf"):
         raise UsageError("--timeout does not go with --ray: interrupt it instead, the same command goes on")
+    if options["ray_address"] is not None and options["telemetry"]:
+        raise UsageError("--telemetry does not go with --ray: what happens on the workers is not told here")
     return True
 
 
 def generate_in_bulk(source: str, options: dict[str, Any], as_json: bool) -> None:
     """Do it, and say what was done."""
     if options["ray_address"] is not None:
-        require_ray()
+        require_cluster(options["ray_address"])
     console = Console(stderr=True)
     view = BulkView()
     watching: AbstractContextManager[object] = nullcontext() if as_json or not console.is_terminal else view.shown_on(console)
@@ -109,30 +118,35 @@ def _run(source: str, options: dict[str, Any]) -> tuple[BulkReport, Path]:
     recipe = Recipe(seed, options["n"], sampler_of(options), options["max_new_tokens"])
     concurrency = options["concurrency"] or 4 * options["connections"]
     pace = Pace(concurrency=concurrency, lookahead=options["lookahead"])
-    open_source = partial(open_model, source, options)
     job: Job | None = None
 
     async def begin_here() -> None:
         nonlocal job
-        async with open_source() as model:
-            job = await open_job(options["prompts_path"], options["out"], model, recipe, keep_going=options["keep_going"])
+        deadline = deadline_of(options)
+        async with open_model(source, options, deadline) as model:
+            with within(deadline, "the model had said whether it has text"):
+                job = await open_job(
+                    options["prompts_path"], options["out"], model, recipe, keep_going=options["keep_going"], how_to_skip="--keep-going"
+                )
             if options["ray_address"] is None:
-                with trio.move_on_after(options["timeout"]):
+                with trio.CancelScope(deadline=deadline):
                     await sample_missing(job, model, pace)
 
     try:
         run_trio(begin_here)
         assert job is not None
         if options["ray_address"] is not None:
-            sample_on_ray(job, open_source, address=options["ray_address"], pace=pace)
+            with redirect_stdout(sys.stderr):  # where Ray tells of workers that died
+                sample_on_ray(job, partial(open_model, source, options), address=options["ray_address"], pace=pace)
         return job.report(), job.skipped_path
     except SeedbedError as error:
         if job is not None:
-            error.add_note(_how_far(job.report(), options["out"]))
+            done = _how_far(job.report(), options["out"])
+            error.add_note(done if isinstance(error, UsageError) else f"{done}: {GOES_ON}")
         raise
     except BaseException:
         if job is not None:
-            click.echo(_how_far(job.report(), options["out"]), err=True)
+            click.echo(f"{_how_far(job.report(), options['out'])}: {GOES_ON}", err=True)
         raise
     finally:
         if job is not None:
@@ -141,12 +155,14 @@ def _run(source: str, options: dict[str, Any]) -> tuple[BulkReport, Path]:
 
 def _how_far(report: BulkReport, out: str) -> str:
     done = report.before + report.prompts + report.skipped
-    return f"{done} of {report.lines} lines are done, and their rows in {shlex.quote(out)}: the same command goes on"
+    where = f", and their rows in {shlex.quote(out)}" if done else ""
+    return f"{done} of {counted(report.lines, 'line')} {'is' if report.lines == 1 else 'are'} done{where}"
 
 
 def _print_report(report: BulkReport, out: str, skipped_path: Path) -> None:
-    before = f"; {report.before} lines were done before" if report.before else ""
-    click.echo(f"{report.prompts} prompts, {report.sequences} sequences, {report.tokens} tokens in {shlex.quote(out)}{before}")
+    before = f"; {counted(report.before, 'line')} {'was' if report.before == 1 else 'were'} done before" if report.before else ""
+    added = f"{counted(report.prompts, 'prompt')}, {counted(report.sequences, 'sequence')}, {counted(report.tokens, 'token')}"
+    click.echo(f"{added} in {shlex.quote(out)}{before}")
     if report.skipped:
         click.echo(f"skipped {report.skipped}, listed in {shlex.quote(str(skipped_path))}:")
         for problem in report.problems:
@@ -154,5 +170,6 @@ def _print_report(report: BulkReport, out: str, skipped_path: Path) -> None:
         if report.skipped > len(report.problems):
             click.echo("  ...")
     if not report.is_complete:
-        click.echo(f"cut short: {_how_far(report, out)}")
+        has_gained = report.prompts or report.skipped
+        click.echo(f"cut short: {_how_far(report, out)}: {GOES_ON if has_gained else GAINED_NOTHING}")
     click.echo(f"seed   {report.seed}")

@@ -21,8 +21,11 @@ from seedbed.observing import (
     RequestRepeated,
     SequenceBegan,
     SequenceEnded,
+    TaskBegan,
+    TaskEnded,
     TokensDrawn,
 )
+from seedbed.recording.spelling import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,6 +52,7 @@ class BulkView:
         self._lines = self._before = self._place = 0
         self._drawn = self._written = self._proposed = self._accepted = self._answers = 0
         self._following = self._requests = self._repeated = self._skipped = 0
+        self._tasks = self._tasks_done = 0
         self._recent: deque[tuple[float, int]] = deque()  # (when, tokens by then)
 
     def notice(self, event: Event) -> None:
@@ -69,6 +73,10 @@ class BulkView:
                 self._following += 1
             case SequenceEnded():
                 self._following -= 1
+            case TaskBegan():
+                self._tasks += 1
+            case TaskEnded():
+                self._tasks_done += 1
             case PromptFinished():
                 self._place = event.prompt_index + 1
                 self._written += event.tokens
@@ -101,13 +109,20 @@ class BulkView:
 
     def counts(self) -> str:
         """What happens, as one line."""
-        told = [f"{self._tokens_a_second():,.0f} tokens/s", f"{self._following} sequences and {self._requests} requests under way"]
+        told = [f"{self._tokens_a_second():,.0f} tokens/s", f"{self._under_way()} under way"]
         if self._proposed:
             told.append(f"{self._accepted / self._proposed:.0%} of lookahead accepted, {self._drawn / self._answers:.2g} tokens an answer")
         told += [
-            f"{count:,} {what}" for count, what in ((self._repeated, "requests repeated"), (self._skipped, "prompts skipped")) if count
+            f"{counted(count, noun)} {how}"
+            for count, noun, how in ((self._repeated, "request", "repeated"), (self._skipped, "prompt", "skipped"))
+            if count
         ]
         return ", ".join(told)
+
+    def _under_way(self) -> str:
+        if self._tasks:  # on a cluster: the workers know of sequences and requests, and nobody here does
+            return f"{counted(self._tasks_done, 'task')} done, {self._tasks - self._tasks_done}"
+        return f"{counted(self._following, 'sequence')} and {counted(self._requests, 'request')}"
 
     def _tokens_a_second(self) -> float:
         now, tokens = self._clock(), max(self._drawn, self._written)  # on a cluster only what is written is known here

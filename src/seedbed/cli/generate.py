@@ -73,8 +73,9 @@ def generate(source: str, as_json: bool, **options: Any) -> None:
     Exit codes: 0 done, also when a deadline cut it short; 2 wrong usage; 3 the server failed, or had not
     answered at all by the deadline; 5 the recording does not have what was asked; 130 interrupted.
     """
+    has_file = is_bulk(options)
     with observe(Telemetry()) if options["telemetry"] else nullcontext():
-        if is_bulk(options):
+        if has_file:
             generate_in_bulk(source, options, as_json)
         else:
             _generate(source, options, as_json)

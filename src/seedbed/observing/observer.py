@@ -29,6 +29,8 @@ __all__ = [
     "RequestRepeated",
     "SequenceBegan",
     "SequenceEnded",
+    "TaskBegan",
+    "TaskEnded",
     "TokensDrawn",
     "observe",
     "observers",
@@ -156,6 +158,18 @@ class PromptFinished:
     problem: str
 
 
+@dataclass(frozen=True, slots=True)
+class TaskBegan:
+    """So many prompts are given out to a cluster as one task. What happens in it is told there, where nobody listens."""
+
+    prompts: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEnded:
+    """A task is back, with its prompts told as finished before this; or it failed, or is wanted no more."""
+
+
 Event: TypeAlias = (
     GenerationBegan
     | GenerationEnded
@@ -168,6 +182,8 @@ Event: TypeAlias = (
     | RequestRepeated
     | BulkBegan
     | PromptFinished
+    | TaskBegan
+    | TaskEnded
 )
 """All there is to notice. Later versions may tell more: match what you know, and pass over the rest."""
 

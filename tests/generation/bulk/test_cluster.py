@@ -9,13 +9,17 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -23,10 +27,12 @@ import trio
 from seedbed import LLM, Sampler, TinyLM, connect
 from seedbed.errors import MissingExtra, Overloaded, RequestRefused, ServerError, TruncatedRow, UsageError
 from seedbed.generation.bulk import BatchSampler, Pace, Recipe, generate_file, generate_file_on_ray
+from seedbed.generation.bulk import cluster as cluster_module
 
 RECIPE = Recipe(7, 2, Sampler(0.9, top_k=10), 12)
 PACE = Pace(concurrency=8)
 LINES = 120
+RAY = {"RAY_USAGE_STATS_ENABLED": "0"}
 DRIVER = """
 import sys; sys.path.insert(0, {here!r})
 import test_cluster as t, ray
@@ -34,6 +40,20 @@ from functools import partial
 ray.init({address!r}, logging_level="ERROR", log_to_driver=False)
 ray.cloudpickle.register_pickle_by_value(t)
 t.generate_file_on_ray({prompts!r}, {out!r}, partial(t.opened, t.Slow, "", ""), t.RECIPE, pace=t.PACE, task_prompts=10)
+"""
+
+
+SERVER = """
+import sys; sys.path.insert(0, {here!r})
+import trio, test_cluster as t
+from seedbed import serve
+
+async def main():
+    async with serve(t.Slow("", "")) as server:
+        print(server.url, flush=True)
+        await trio.sleep_forever()
+
+trio.run(main)
 """
 
 
@@ -106,7 +126,7 @@ def sha256(path: Path) -> str:
 @pytest.fixture(scope="module")
 def cluster():
     ray = pytest.importorskip("ray", reason="Ray is not installed: make test-ray")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.update(RAY)
     ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield ray.get_runtime_context().gcs_address
@@ -115,10 +135,57 @@ def cluster():
 
 @pytest.mark.ray
 class TestBefore:
-    def test_a_cluster_that_is_not_there_is_said_at_once(self, prompts: Path, tmp_path: Path) -> None:
+    def test_auto_leads_to_what_runs_here_and_to_nothing_that_does_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.importorskip("ray")
-        with pytest.raises(UsageError, match="there is no Ray cluster at 127.0.0.1:1: Connection refused"):
-            generate_file_on_ray(prompts, tmp_path / "rows.jsonl", opened, RECIPE, address="127.0.0.1:1")
+        monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
+        monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda _: None)
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        with pytest.raises(UsageError, match="there is no Ray cluster on this machine"):
+            cluster_module.require_cluster("auto")
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+        with pytest.raises(UsageError, match="there is no Ray cluster at .*:1: Connection refused"):
+            cluster_module.require_cluster("auto")
+
+
+def killed_at_work(driver: int) -> bool:
+    """Whether a Ray worker of a driver was at work on a task, and was killed."""
+    psutil = pytest.importorskip("psutil")
+    for process in psutil.Process(driver).children(recursive=True):
+        with suppress(psutil.Error):
+            if process.cmdline()[:1] == ["ray::_sample_part"]:
+                process.kill()
+                return True
+    return False
+
+
+@pytest.mark.ray
+class TestCommand:
+    @pytest.fixture
+    def url(self):
+        code = SERVER.format(here=str(Path(__file__).parent))
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+            yield process.stdout.readline().strip()
+            process.kill()
+
+    def test_a_worker_that_is_killed_in_mid_run_changes_nothing(self, url: str, prompts: Path, tmp_path: Path, want: str) -> None:
+        pytest.importorskip("ray", reason="Ray is not installed: make test-ray")
+        out = tmp_path / "rows.jsonl"
+        words = f"generate {url} --prompts {prompts} --out {out} -n 2 --seed 7 --temperature 0.9 --top-k 10 --max-new-tokens 12"
+        command = subprocess.Popen(
+            [sys.executable, "-m", "seedbed", *words.split(), "--concurrency", "8", "--ray", "local"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | RAY,
+        )  # fmt: skip
+        was_killed = False
+        while not was_killed and command.poll() is None:
+            time.sleep(0.02)
+            was_killed = out.exists() and out.stat().st_size > 0 and killed_at_work(command.pid)
+        said, complained = command.communicate(timeout=300)
+
+        assert was_killed, complained
+        assert command.returncode == 0, complained
+        assert re.fullmatch(rf"{LINES} prompts, {2 * LINES} sequences, \d+ tokens in {out}\nseed   7\n", said)
+        assert "Error" not in complained
+        assert sha256(out) == want
 
 
 @pytest.mark.ray
@@ -195,7 +262,71 @@ class TestCluster:
         ]
 
 
+@contextmanager
+def answering(what: bytes | None):
+    """The address of somebody who takes one connection and sends this, or nothing and waits."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            with listening.accept()[0] as connection:
+                connection.recv(1000)
+                if what is None:
+                    connection.recv(1000)
+                else:
+                    connection.sendall(what)
+
+        thread = Thread(target=answer)
+        thread.start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        thread.join()
+
+
 class TestWithoutRay:
+    @pytest.fixture
+    def ray(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As much of it as is asked before anybody connects."""
+        monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False))
+        monkeypatch.setattr("seedbed.generation.bulk.cluster.PATIENCE", 0.05)
+        monkeypatch.delenv("RAY_USE_TLS", raising=False)
+
+    @pytest.mark.parametrize(
+        ("what", "says"),
+        [
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n", "somebody else listens there"),
+            (b"", "somebody else listens there"),
+            (None, "somebody else listens there"),
+            (cluster_module.SETTINGS, None),
+        ],
+    )
+    def test_who_listens_and_is_no_cluster_is_found_out_at_once(self, ray, what: bytes | None, says: str | None) -> None:
+        for scheme in ("", "ray://"):
+            with answering(what) as place, nullcontext() if says is None else pytest.raises(UsageError, match=says):
+                cluster_module.require_cluster(scheme + place)
+
+    def test_a_cluster_behind_tls_is_believed(self, ray, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RAY_USE_TLS", "1")
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            cluster_module.require_cluster(f"127.0.0.1:{listening.getsockname()[1]}")
+
+    def test_whatever_ray_says_becomes_one_line(self, monkeypatch: pytest.MonkeyPatch, prompts: Path, tmp_path: Path) -> None:
+        def init(**_: object) -> None:
+            raise TimeoutError("The current node timed out during startup.\nThis could happen because")
+
+        monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+        with pytest.raises(ServerError, match=r"^Ray cannot start a cluster here: The current node timed out during startup\.$"):
+            generate_file_on_ray(prompts, tmp_path / "rows.jsonl", opened, RECIPE)
+
+    @pytest.mark.parametrize("address", ["nonsense", "", "127.0.0.1", ":6379", "host:port"])
+    def test_what_is_no_address_is_told_what_one_is(self, ray, address: str) -> None:
+        with pytest.raises(UsageError, match=f"is at HOST:PORT, or 'auto' .* or 'local' to start one; not '{address}'"):
+            cluster_module.require_cluster(address)
+
+    def test_where_nobody_listens_nothing_is_begun(self, ray, prompts: Path, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="there is no Ray cluster at 127.0.0.1:1: Connection refused"):
+            generate_file_on_ray(prompts, tmp_path / "rows.jsonl", opened, RECIPE, address="127.0.0.1:1")
+
+        assert list(tmp_path.iterdir()) == [prompts]
+
     def test_it_says_how_to_install_it(self, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "ray", None)
         with pytest.raises(MissingExtra, match=r"pip install 'seedbed\[ray\]'"):
@@ -229,7 +360,7 @@ class TestWithoutRay:
         sampler = BatchSampler(opened, Recipe(7))
         for batch, says in (
             ({"prompt": ["a"]}, "needs the columns prompt_index, and prompt or token_ids; it has prompt"),
-            ({"prompt_index": [3], "token_ids": [[999]]}, "prompt 3 cannot be continued: InvalidPrompt"),
+            ({"prompt_index": [3], "token_ids": [[999]]}, "prompt 3 cannot be continued: prompt 3 holds token id 999"),
         ):
             with pytest.raises(UsageError, match=says):
                 sampler(batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,17 @@ def test_lines_are_counted_and_hashed(tmp_path: Path) -> None:
     assert PromptFile.of(path).sha256 == hashlib.sha256(data).hexdigest()
 
 
-@pytest.mark.parametrize(("name", "says"), [("none", "there is no file of prompts at"), (".", "is no file of prompts")])
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("none", "there is no file of prompts at"),
+        (".", "is a directory, and no file of prompts"),
+        ("pipe", "is read once only, and prompts are read again: write them to a file first"),
+    ],
+)
 def test_a_file_that_is_none_is_said(tmp_path: Path, name: str, says: str) -> None:
+    if name == "pipe":
+        os.mkfifo(tmp_path / "pipe")  # of which an open would wait for a writer
     with pytest.raises(UsageError, match=says):
         PromptFile.of(tmp_path / name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
 import random
 import signal
@@ -14,7 +16,7 @@ import trio
 import trio.lowlevel
 
 from seedbed import Sampler, TinyLM, generate
-from seedbed.errors import MissingExtra, UsageError
+from seedbed.errors import DeadlineExceeded, MissingExtra, UsageError
 from seedbed.generation.bulk import generate_file, output
 from seedbed.generation.bulk.columns import COLUMNS
 from seedbed.observing import BulkBegan, PromptFinished, observe
@@ -37,9 +39,20 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output, "PART", 5)
 
 
-async def run(prompts: Path, out: Path, **more):
+class Sleeping(TinyLM):
+    """Takes a thousand seconds for each answer of one kind."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        setattr(self, kind, self._sleep)
+
+    async def _sleep(self, _) -> None:
+        await trio.sleep(1000)
+
+
+async def run(prompts: Path, out: Path, model=MODEL, **more):
     arguments = {"n": 2, "seed": 7, "sampler": Sampler(0.9, top_k=10), "max_new_tokens": 8} | more
-    return await generate_file(prompts, out, MODEL, **arguments)
+    return await generate_file(prompts, out, model, **arguments)
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -150,7 +163,7 @@ async def test_torn_and_incomplete_ends_are_cut_off_and_had_again(prompts: Path,
 async def test_a_run_is_not_gone_on_with_otherwise(prompts: Path, tmp_path: Path, change, says: str) -> None:
     await run(prompts, tmp_path / "out.jsonl")
     before = files(tmp_path)
-    with pytest.raises(UsageError, match=rf"out.jsonl was begun otherwise: {says}\. Give the same again to go on, or another --out"):
+    with pytest.raises(UsageError, match=rf"out.jsonl was begun otherwise: {says}\. Give the same again to go on, or write elsewhere"):
         await run(prompts, tmp_path / "out.jsonl", **change)
 
     assert files(tmp_path) == before
@@ -184,7 +197,9 @@ async def test_a_bad_line_ends_the_run_at_its_place_or_is_skipped_and_listed(pro
     lines[3], lines[9], lines[11] = "{", "[300]", '{"prompt": 1}'
     prompts.write_text("\n".join(lines))
     out = tmp_path / "out"
-    with pytest.raises(UsageError, match=r"prompts.jsonl:4: is no JSON: .* Skip such lines"):
+    with pytest.raises(
+        UsageError, match=r"prompts.jsonl:4: is no JSON: .*\. Skip such lines with keep_going=True; or correct it, and write elsewhere"
+    ):
         await run(prompts, out)
     assert (out / "part-00000.jsonl").read_text().count("\n") == 6
     report = await run(prompts, out, keep_going=True)
@@ -194,9 +209,7 @@ async def test_a_bad_line_ends_the_run_at_its_place_or_is_skipped_and_listed(pro
     assert files(out) == everything
     assert (report.skipped, report.prompts, report.before, again.prompts) == (3, 5, 3, 0)
     assert [json.loads(line)["line"] for line in (out / "_skipped.jsonl").read_text().splitlines()] == [4, 10, 12]
-    assert report.problems[1] == (
-        f"{prompts}:10: InvalidPrompt: prompt 9 holds token id 300 at place 0; the model's vocabulary has ids 0 to 256"
-    )
+    assert report.problems[1] == (f"{prompts}:10: prompt 9 holds token id 300 at place 0; the model's vocabulary has ids 0 to 256")
 
 
 async def test_what_is_there_already_and_is_none_of_ours_is_left_alone(prompts: Path, tmp_path: Path) -> None:
@@ -208,7 +221,7 @@ async def test_what_is_there_already_and_is_none_of_ours_is_left_alone(prompts: 
     for name, says in (
         ("out.jsonl", "is there already, and was not made by such a run"),
         ("there", "is there already, and was not made by such a run"),
-        ("out.csv", "--out must end in .jsonl or .parquet, or be a directory, not 'out.csv'"),
+        ("out.csv", "rows go to a .jsonl or .parquet file, or to a directory, not to 'out.csv'"),
         ("none/out.jsonl", "cannot be written: No such file or directory"),
     ):
         with pytest.raises(UsageError, match=says):
@@ -227,12 +240,29 @@ async def test_two_runs_at_once_are_refused(prompts: Path, tmp_path: Path) -> No
             await run(prompts, tmp_path / "out.jsonl")
 
 
-async def test_a_timeout_leaves_what_there_is_and_the_rest_for_later(prompts: Path, tmp_path: Path) -> None:
-    early = await run(prompts, tmp_path / "out.jsonl", timeout=0)
+async def test_a_timeout_leaves_what_there_is_and_the_rest_for_later(prompts: Path, tmp_path: Path, autojump_clock) -> None:
+    early = await run(prompts, tmp_path / "out.jsonl", Sleeping("next_token_logits"), timeout=5)
+    stopped = trio.current_time()
     late = await run(prompts, tmp_path / "out.jsonl")
 
-    assert (early.is_complete, early.prompts) == (False, 0)
+    assert (early.is_complete, early.prompts, stopped) == (False, 0, 5)
     assert (late.is_complete, late.prompts) == (True, 11)
+
+
+async def test_a_timeout_holds_for_the_first_question_too(prompts: Path, tmp_path: Path, autojump_clock) -> None:
+    with pytest.raises(DeadlineExceeded, match="before the model had said whether it has text: nothing was begun"):
+        await run(prompts, tmp_path / "out.jsonl", Sleeping("detokenize"), timeout=5)
+
+    assert trio.current_time() == 5
+    assert list(tmp_path.iterdir()) == [prompts]
+
+
+@pytest.mark.parametrize("timeout", [-1, math.nan, "5", True])
+async def test_a_timeout_that_is_none_is_refused_before_anything_is_begun(prompts: Path, tmp_path: Path, timeout) -> None:
+    with pytest.raises(UsageError, match="timeout must be seconds >= 0, or math.inf for none"):
+        await run(prompts, tmp_path / "out.jsonl", timeout=timeout)
+
+    assert list(tmp_path.iterdir()) == [prompts]
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.parquet", "out"])
@@ -242,7 +272,8 @@ async def test_nothing_to_sample_is_legal(tmp_path: Path, name: str) -> None:
     nothing = await run(tmp_path / "empty", tmp_path / name)
     none = await run(tmp_path / "one", tmp_path / f"n0-{name}", n=0)
 
-    assert (nothing.is_complete, nothing.sequences, none.is_complete, none.sequences) == (True, 0, True, 0)
+    assert (nothing.is_complete, nothing.prompts, nothing.sequences, nothing.before) == (True, 0, 0, 0)
+    assert (none.is_complete, none.prompts, none.sequences, none.before) == (True, 1, 0, 0)
     assert (tmp_path / name).exists()
 
 
@@ -271,6 +302,26 @@ async def test_parquet_has_the_same_rows(prompts: Path, tmp_path: Path) -> None:
     assert rows == [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert {path.name for path in tmp_path.iterdir()} >= {"out.parquet", "out.parquet.run.json"}
     assert not (tmp_path / "out.parquet.partial.jsonl").exists()
+
+
+async def test_a_disk_that_is_full_when_parquet_is_made_loses_nothing(
+    prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    await run(prompts, tmp_path / "want.parquet")
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr("seedbed.generation.bulk.parquet.table_of", full)
+        await run(prompts, tmp_path / "out.parquet")
+    left = {path.name for path in tmp_path.glob("*out.parquet*")}
+    again = await run(prompts, tmp_path / "out.parquet")
+
+    assert left == {"out.parquet.partial.jsonl", "out.parquet.run.json"}
+    assert (again.prompts, again.is_complete) == (0, True)
+    assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "want.parquet").read_bytes()
+
+
+def full(_) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 async def test_without_pyarrow_nothing_is_begun(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

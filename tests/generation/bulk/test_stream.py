@@ -134,10 +134,10 @@ async def test_a_fault_of_a_prompt_skips_that_prompt_and_a_fault_of_the_server_e
     assert [(f.prompt_index, f.problem) for f in finished] == [
         (0, ""),
         (1, "is no JSON"),
-        (2, "InvalidPrompt: prompt 2 holds token id 3 at place 2; the model's vocabulary has ids 0 to 2"),
-        (3, "NonFiniteLogits: the model's row holds nan for token 0 [prompt 3, sequence 0, step 0]"),
-        (4, "InvalidPrompt: prompt 4 has 4 tokens; the model's context holds 4, the continuation included"),
-        (5, "InvalidPrompt: this model has no tokenizer: give token ids instead of text"),
+        (2, "prompt 2 holds token id 3 at place 2; the model's vocabulary has ids 0 to 2"),
+        (3, "the model's row holds nan for token 0 [prompt 3, sequence 0, step 0]"),
+        (4, "prompt 4 has 4 tokens; the model's context holds 4, the continuation included"),
+        (5, "this model has no tokenizer: give token ids instead of text"),
     ]
     before = []
     with pytest.raises(Overloaded, match=r"too much \[prompt 7, sequence 0, step 0\]"):

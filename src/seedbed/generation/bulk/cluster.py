@@ -8,6 +8,7 @@ Every node needs seedbed, and must reach the model.
 from __future__ import annotations
 
 import math
+import os
 import socket
 from collections import deque
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from seedbed.generation.bulk.parquet import table_of
 from seedbed.generation.bulk.prompts import Prompt
 from seedbed.generation.bulk.run import BulkReport, open_job
 from seedbed.generation.bulk.stream import Pace, Recipe, open_stream
+from seedbed.observing.observer import TaskBegan, TaskEnded, observers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -35,10 +37,12 @@ if TYPE_CHECKING:
 
     OpenModel = Callable[[], AbstractAsyncContextManager[LLM]]
 
-__all__ = ["BatchSampler", "generate_file_on_ray", "sample_on_ray"]
+__all__ = ["BatchSampler", "generate_file_on_ray", "require_cluster", "sample_on_ray"]
 
 RETRIES = 5  # how often Ray runs a task again whose worker died
-PATIENCE = 5.0  # seconds in which a cluster must take a connection
+PATIENCE = 5.0  # seconds in which a cluster must take a connection, and answer
+SETTINGS = b"\0\0\0\4\0\0\0\0\0"  # the first frame that either side of HTTP/2 sends, here an empty one (RFC 9113, 3.4)
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS
 AHEAD = 2  # tasks given out for each CPU, so that none waits for the driver
 
 
@@ -75,7 +79,7 @@ def generate_file_on_ray(
 
             generate_file_on_ray("prompts.jsonl", "rows.jsonl", partial(connect, "http://model:8000"), Recipe(seed=7), address="auto")
     """
-    require_ray()
+    require_cluster(address)
 
     async def opened() -> Job:
         async with open_model() as model:
@@ -95,22 +99,65 @@ def sample_on_ray(job: Job, open_model: OpenModel, *, address: str, pace: Pace |
         at_once = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
         enough = min(4 * pace.concurrency // max(1, job.recipe.n), math.ceil(job.left / at_once))
         parts = _parts(job.missing(), task_prompts or max(1, enough))
-        given_out = deque(task.remote(shared, part) for part in islice(parts, at_once))
+        given_out = deque(_given_out(task, shared, part) for part in islice(parts, at_once))
         try:
             while given_out:
-                sampled: _Sampled = _answer_of(ray, given_out.popleft())
+                sampled: _Sampled = _answer_of(ray, given_out[0])
                 for finished in sampled.finished:
                     job.write(finished)
+                given_out.popleft()
+                _tell_ended()
                 if sampled.error is not None:
                     raise sampled.error
-                given_out.extend(task.remote(shared, part) for part in islice(parts, 1))
+                given_out.extend(_given_out(task, shared, part) for part in islice(parts, 1))
         finally:
             for reference in given_out:
                 ray.cancel(reference)
+                _tell_ended()
     job.complete()
 
 
-def require_ray() -> Any:
+def require_cluster(address: str) -> None:
+    """Find out in seconds that no cluster can be had: Ray itself tries for minutes, and says so in many lines.
+
+    Args:
+        address: as for ``generate_file_on_ray``.
+
+    Raises:
+        MissingExtra: Ray is not installed.
+        UsageError: it is no address, nobody listens there, or somebody who is no cluster.
+    """
+    if _ray().is_initialized() or address == "local":
+        return
+    place = _found_by_ray() if address == "auto" else address
+    scheme, _, where = place.rpartition("://")
+    host, _, port = where.rpartition(":")
+    if not host or not port.isdecimal():
+        if scheme:
+            return  # a way to connect that Ray has learnt from somebody else
+        raise UsageError(f"a Ray cluster is at HOST:PORT, or 'auto' for the one of this machine, or 'local' to start one; not {place!r}")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE) as connection:
+            is_cluster = _speaks_http2(connection)
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"there is no Ray cluster at {place}: {getattr(error, 'strerror', None) or error}") from error
+    if not is_cluster:
+        raise UsageError(f"there is no Ray cluster at {place}: somebody else listens there")
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    """Whether it answers the beginning of HTTP/2, as every gRPC server does; one behind TLS is believed."""
+    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+        return True
+    try:
+        connection.sendall(PREFACE)
+        answer = connection.recv(len(SETTINGS), socket.MSG_WAITALL)
+    except OSError:  # it hangs up, or says nothing
+        return False
+    return answer[3:4] == SETTINGS[3:4]
+
+
+def _ray() -> Any:
     """The module.
 
     Raises:
@@ -123,37 +170,46 @@ def require_ray() -> Any:
     return ray
 
 
+def _found_by_ray() -> str:
+    """Where "auto" leads: to RAY_ADDRESS, or to what runs, or was said to run, on this machine."""
+    from ray._private.services import canonicalize_bootstrap_address  # not public, and nothing public says it
+
+    try:
+        place = canonicalize_bootstrap_address("auto")
+    except ConnectionError:
+        place = None
+    if place is None:
+        raise UsageError("there is no Ray cluster on this machine, and RAY_ADDRESS names none: 'local' starts one")
+    return str(place)
+
+
 @contextmanager
 def _connected(address: str) -> Iterator[Any]:
-    ray = require_ray()
+    ray = _ray()
     if ray.is_initialized():
         yield ray
         return
-    _require_listening(address)
     try:
         more = {"include_dashboard": False} if address == "local" else {}
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=True, **more)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UsageError(f"there is no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # Ray's own are of many kinds, Exception itself among them
+        what = "start a cluster here" if address == "local" else f"connect to {address}"
+        raise ServerError(f"Ray cannot {what}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
     try:
         yield ray
     finally:
         ray.shutdown()
 
 
-def _require_listening(address: str) -> None:
-    """Ray itself tries for many minutes, and says so in many lines.
+def _given_out(task: Any, shared: Any, part: list[Prompt | BadLine]) -> Any:
+    for observer in observers():
+        observer.notice(TaskBegan(len(part)))
+    return task.remote(shared, part)
 
-    Raises:
-        UsageError: nobody listens there.
-    """
-    host, _, port = address.rpartition("//")[2].rpartition(":")
-    if not host or not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
-    except OSError as error:
-        raise UsageError(f"there is no Ray cluster at {address}: {error.strerror or error}") from error
+
+def _tell_ended() -> None:
+    for observer in observers():
+        observer.notice(TaskEnded())
 
 
 def _answer_of(ray: Any, reference: Any) -> _Sampled:

@@ -4,7 +4,7 @@ A run that was killed goes on from what is there: the last prompt whose rows are
 what is torn, or incomplete, at the end of the output is cut off before anything is added. Rule 3: beside the output lies what decides it,
 and a run that would decide otherwise is refused.
 
-| ``--out`` | rows | what decides them | what was skipped |
+| ``out`` | rows | what decides them | what was skipped |
 |---|---|---|---|
 | ``X.jsonl`` | ``X.jsonl`` | ``X.jsonl.run.json`` | ``X.jsonl.skipped.jsonl`` |
 | ``X.parquet`` | ``X.parquet.partial.jsonl``, and in the end ``X.parquet`` | ``X.parquet.run.json`` | ``X.parquet.skipped.jsonl`` |
@@ -80,7 +80,7 @@ class Output:
         self._run = self._open_run()
         try:
             if not hold(self._run):
-                raise UsageError(f"another run is writing to {path}: wait until it is done, or give another --out")
+                raise UsageError(f"another run is writing to {path}: wait until it is done, or write elsewhere")
             self.decides = self._agree(decides, if_new)
             self.is_complete = self._kind == "parquet" and path.exists()
             self.next_index = 0 if self.is_complete else self._recover()
@@ -148,7 +148,7 @@ class Output:
         if before is None:
             if self._parts() or (self._kind != "directory" and self.path.exists()):
                 self._run_path.unlink()
-                raise UsageError(f"{self.path} is there already, and was not made by such a run: delete it, or give another --out")
+                raise UsageError(f"{self.path} is there already, and was not made by such a run: delete it, or write elsewhere")
             decided = dict(decides) | dict(if_new)
             write_whole(self._run, orjson.dumps(decided, option=orjson.OPT_INDENT_2) + b"\n", 0)
             os.fsync(self._run)
@@ -157,7 +157,7 @@ class Output:
         changed = [name for name, value in decides.items() if before.get(name) != value]
         if changed:
             told = "; ".join(f"{name} was {_shown(before.get(name))} and is {_shown(decides[name])}" for name in changed)
-            raise UsageError(f"{self.path} was begun otherwise: {told}. Give the same again to go on, or another --out")
+            raise UsageError(f"{self.path} was begun otherwise: {told}. Give the same again to go on, or write elsewhere")
         return before
 
     def _decided_before(self) -> dict[str, Any] | None:
@@ -287,10 +287,10 @@ def _kind_of(path: Path) -> str:
     kinds = {".jsonl": "lines", ".ndjson": "lines", ".parquet": "parquet"}
     if path.is_dir() or not path.suffix:
         if path.exists() and not path.is_dir():
-            raise UsageError(f"{path} is a file without a suffix: --out is a .jsonl or .parquet file, or a directory")
+            raise UsageError(f"{path} is a file without a suffix: rows go to a .jsonl or .parquet file, or to a directory")
         return "directory"
     if path.suffix not in kinds:
-        raise UsageError(f"--out must end in .jsonl or .parquet, or be a directory, not {path.name!r}")
+        raise UsageError(f"rows go to a .jsonl or .parquet file, or to a directory, not to {path.name!r}")
     return kinds[path.suffix]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -26,7 +27,9 @@ def require_pyarrow() -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise MissingExtra("writing parquet needs pyarrow: pip install 'seedbed[parquet]'; or give an --out that ends in .jsonl") from error
+        raise MissingExtra(
+            "writing parquet needs pyarrow: pip install 'seedbed[parquet]'; or write to a file that ends in .jsonl"
+        ) from error
     return pyarrow
 
 
@@ -35,12 +38,20 @@ def write_parquet(lines: Path, path: Path) -> None:
 
     Raises:
         MissingExtra: pyarrow is not installed.
+        OSError: it could not be written; nothing of it is left, and the lines are as they were.
     """
     pyarrow = require_pyarrow()
     temporary = path.with_name(f".{path.name}")
-    with pyarrow.parquet.ParquetWriter(temporary, _schema(pyarrow), compression="zstd") as writer:
-        for rows in _groups(lines):
-            writer.write_table(table_of(rows))
+    try:
+        with temporary.open("wb") as file:
+            with pyarrow.parquet.ParquetWriter(file, _schema(pyarrow), compression="zstd") as writer:
+                for rows in _groups(lines):
+                    writer.write_table(table_of(rows))
+            file.flush()
+            os.fsync(file.fileno())  # the lines are deleted next
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # the disk may be full
+        raise
     temporary.replace(path)
 
 

@@ -107,8 +107,11 @@ def read_prompts(path: Path, start: int = 0, end: int | None = None) -> Iterator
 
 def _opened(path: Path) -> BinaryIO:
     try:
+        if path.is_dir():
+            raise UsageError(f"{path} is a directory, and no file of prompts")
         if not path.is_file():
-            raise UsageError(f"there is no file of prompts at {path}" if not path.exists() else f"{path} is no file of prompts")
+            pipe = "is read once only, and prompts are read again: write them to a file first"
+            raise UsageError(f"{path} {pipe}" if path.exists() else f"there is no file of prompts at {path}")
         return path.open("rb")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error

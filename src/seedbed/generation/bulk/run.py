@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import trio
 
-from seedbed.errors import UsageError
+from seedbed.errors import DeadlineExceeded, UsageError
 from seedbed.generation.bulk.output import Output
 from seedbed.generation.bulk.prompts import PromptFile, read_prompts
 from seedbed.generation.bulk.stream import Recipe, has_text, open_stream
+from seedbed.generation.plan import Deadlines
 from seedbed.generation.result import configuration_of
 from seedbed.llm.base import ModelInfo
 from seedbed.llm.running import require_trio
@@ -69,12 +70,12 @@ class Job:
         skipped_path: where skipped prompts are listed.
     """
 
-    def __init__(self, path: Path, prompts: PromptFile, output: Output, recipe: Recipe, *, keep_going: bool) -> None:
+    def __init__(self, path: Path, prompts: PromptFile, output: Output, recipe: Recipe, how_to_skip: str) -> None:
         assert recipe.seed is not None
         self.recipe, self.seed, self.skipped_path = recipe, recipe.seed, output.skipped_path
-        self._path, self._output, self._keep_going = path, output, keep_going
+        self._path, self._output, self._how_to_skip = path, output, how_to_skip
         self._lines = prompts.lines
-        self._before = prompts.lines if output.is_complete or not recipe.n else output.next_index
+        self._before = prompts.lines if output.is_complete else output.next_index
         self._prompts = self._tokens = self._skipped = 0
         self._problems: list[str] = []
         for observer in observers():
@@ -96,8 +97,8 @@ class Job:
             UsageError: it was skipped, and nothing is to be; names file and line.
         """
         problem = finished.problem and f"{self._path}:{finished.prompt_index + 1}: {finished.problem}"
-        if problem and not self._keep_going:
-            raise UsageError(f"{problem}. Skip such lines with keep_going=True, --keep-going; or correct it, and give another --out")
+        if problem and self._how_to_skip:
+            raise UsageError(f"{problem}. Skip such lines with {self._how_to_skip}; or correct it, and write elsewhere")
         self._output.append(finished)
         if problem:
             self._skipped += 1
@@ -137,11 +138,20 @@ class Job:
         self.close()
 
 
-async def open_job(prompts: str | PathLike[str], out: str | PathLike[str], model: LLM, recipe: Recipe, *, keep_going: bool = False) -> Job:
+async def open_job(
+    prompts: str | PathLike[str],
+    out: str | PathLike[str],
+    model: LLM,
+    recipe: Recipe,
+    *,
+    keep_going: bool = False,
+    how_to_skip: str = "keep_going=True",
+) -> Job:
     """Begin a run, or find out how far an earlier one came.
 
     Args:
         prompts, out, model, keep_going: as for ``generate_file``.
+        how_to_skip: how the caller's own caller says ``keep_going``, for the error that advises it.
         recipe: what decides the rows; where seed or text is None, the earlier run's are taken, or else a fresh seed, and text if the
             model has any.
 
@@ -155,7 +165,7 @@ async def open_job(prompts: str | PathLike[str], out: str | PathLike[str], model
     decides = _what_decides(recipe, file, model)
     output = Output(Path(out), decides, {name: value for name, value in if_new.items() if name not in decides}, recipe.n)
     chosen = replace(recipe, seed=int(output.decides["seed"]), text=output.decides["text"])
-    return Job(Path(prompts), file, output, chosen, keep_going=keep_going)
+    return Job(Path(prompts), file, output, chosen, "" if keep_going else how_to_skip)
 
 
 async def generate_file(
@@ -186,13 +196,14 @@ async def generate_file(
         n, sampler, max_new_tokens, stop_token_ids, stop_sequences: as for ``generate``.
         seed: as for ``generate``; None takes the one of the run that is gone on with, or a fresh one.
         text: whether rows have their text; None is when the model has a tokenizer.
-        timeout: seconds for this run; what is missing then is had by calling again.
+        timeout: seconds for this run, inf for none; what is missing then is had by calling again.
         keep_going: whether a prompt that cannot be continued is skipped, and listed beside ``out``, instead of ending the run.
         pace: what decides the speed and nothing else.
 
     Raises:
         UsageError: a wrong argument; ``out`` was begun with others, which are named; a prompt that cannot be continued, with file and line.
         MissingExtra: ``out`` is parquet, and pyarrow is not installed.
+        DeadlineExceeded: ``timeout`` was over before the model had said whether it has text.
         ServerError: the model failed; what was finished before is kept.
         OSError: ``out`` could not be written.
 
@@ -210,10 +221,15 @@ async def generate_file(
         2 4 20 4
     """
     require_trio()
+    deadline = trio.current_time() + Deadlines(timeout, math.inf).total
     model = as_llm(llm)
     recipe = Recipe(seed, n, sampler, max_new_tokens, tuple(stop_token_ids), tuple(map(tuple, stop_sequences)), text)
-    with await open_job(prompts, out, model, recipe, keep_going=keep_going) as job:
-        with trio.move_on_after(timeout):
+    with trio.CancelScope(deadline=deadline) as scope:
+        job = await open_job(prompts, out, model, recipe, keep_going=keep_going)
+    if scope.cancelled_caught:
+        raise DeadlineExceeded("the deadline came before the model had said whether it has text: nothing was begun")
+    with job:
+        with trio.CancelScope(deadline=deadline):
             await sample_missing(job, model, pace)
         return job.report()
 

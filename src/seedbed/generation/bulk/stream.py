@@ -251,7 +251,7 @@ class FinishedPrompts:
         try:
             place.finished = await self._finished(prompt, model)
         except PROMPT_FAULTS as error:
-            place.finished = Finished(prompt.index, b"", problem=f"{type(error).__name__}: {error}")
+            place.finished = Finished(prompt.index, b"", problem=str(error))
         except Exception as error:
             place.error = error
             self._has_failed = True
