@@ -45,7 +45,7 @@ check: $(READY) ## types, lint, layers, doctests
 	$(BIN)/mypy
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/flake8-async --disable=ASYNC109,ASYNC124,ASYNC127,ASYNC9 $$(find src -name '*.py')
+	find src -name '*.py' | xargs -P 2 -n 30 $(BIN)/flake8-async --disable=ASYNC109,ASYNC124,ASYNC127,ASYNC9
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --doctest-modules --pyargs seedbed
 

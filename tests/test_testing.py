@@ -123,6 +123,17 @@ class LosesItsLimiter(Broken):
         return row
 
 
+class NoRowInCompany(Broken):
+    """The first answers, and those to cancelled calls, are right."""
+
+    count = 0
+
+    async def next_token_logits(self, prev_token_ids):
+        self.count += 1
+        row = await super().next_token_logits(prev_token_ids)
+        return row if self.count <= 5 else [row]
+
+
 class StopsOutside(Broken):
     def get_stop_token_id(self) -> int:
         return 3
@@ -188,6 +199,7 @@ class TestCheckLLM:
             (SwallowsCancelled, "must raise Cancelled"),
             (ModifiesThePrefix, r"modified its argument: want \[1\], have \[1, 1\]"),
             (TwoLengths, r"rows of several lengths: \[3, 4\]"),
+            (NoRowInCompany, r"must have shape \(vocab_size,\)"),
             (NoRow, r"must have shape \(vocab_size,\)"),
             (OnceThisOnceThat, r"asked twice|alone and with others"),
             (OnePartAlone, r"prefix \[1, 2\] alone and with others in flight|prefix \[1\] alone and with others in flight"),

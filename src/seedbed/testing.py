@@ -140,15 +140,15 @@ async def _asked_alone(llm: LLM, prefix: Sequence[int]) -> Row:
 
 
 async def _asked_together(llm: LLM, prefixes: Sequence[Sequence[int]]) -> list[Row]:
-    rows: dict[int, Row] = {}
+    answers: dict[int, ArrayLike | TopLogprobs] = {}
 
     async def ask(place: int) -> None:
-        rows[place] = as_row(await llm.next_token_logits(list(prefixes[place])))
+        answers[place] = await llm.next_token_logits(list(prefixes[place]))
 
     async with trio.open_nursery() as nursery:
         for place in range(len(prefixes)):
             nursery.start_soon(ask, place)
-    return [rows[place] for place in range(len(prefixes))]
+    return [as_row(answers[place]) for place in range(len(prefixes))]
 
 
 async def _cancel_calls(llm: LLM, prefix: Sequence[int]) -> None:

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 
 from seedbed import RecordingLLM, ReplayLLM, Sampler, TinyLM, connect, generate, open_recording, replay_transport, serve, softmax
 from seedbed.cli import main
-from seedbed.errors import MissingExtra, RecordingBroken, RecordingMiss, UsageError, WrongRunner
+from seedbed.errors import InvalidPrompt, MissingExtra, RecordingBroken, RecordingMiss, UsageError, WrongRunner
 from seedbed.protocols import PROTOCOLS
 from seedbed.protocols.rows import top_logprobs
 from seedbed.testing import check_llm
@@ -200,6 +200,13 @@ class TestMisses:
     async def test_what_is_no_prefix_is_a_miss_too(self, prefix: list[object]) -> None:
         with pytest.raises(RecordingMiss):
             await ReplayLLM(TINY).next_token_logits(prefix)
+
+    @pytest.mark.parametrize("wrong", [5, None])
+    async def test_what_is_no_list_is_none_even_while_recording(self, tmp_path: Path, wrong: object) -> None:
+        async with RecordingLLM(TinyLM(), tmp_path / "r") as recorded:
+            for model in (ReplayLLM(TINY), recorded):
+                with pytest.raises(InvalidPrompt, match="the prefix must be a list of token ids"):
+                    await model.next_token_logits(wrong)
 
     async def test_another_prompt_altogether_is_said(self) -> None:
         with pytest.raises(RecordingMiss, match="knows no beginning of this prefix"):

@@ -99,3 +99,11 @@ async def test_hash_lm_is_flat_enough_to_be_load() -> None:
 
     assert (rows.min() >= -8, rows.max() < 8) == (True, True)
     assert abs(rows.mean()) < 0.2
+
+
+@pytest.mark.parametrize("wrong", ["x", -1, 0, 2.5, True, None], ids=repr)
+def test_hash_lm_names_a_size_that_is_none(wrong: object) -> None:
+    with pytest.raises(UsageError, match="vocab_size must be an int of 1 or more"):
+        HashLM(wrong)
+    with pytest.raises(UsageError, match="context_length must be an int of 1 or more"):
+        HashLM(9, context_length=wrong)

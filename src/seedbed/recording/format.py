@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from seedbed.errors import RecordingBroken
+from seedbed.llm.token_ids import check_token_ids, is_iterable
 from seedbed.recording import lines
 from seedbed.recording.files import read_file
 from seedbed.recording.manifest import MANIFEST, Manifest, read_manifest
@@ -104,7 +105,13 @@ class Recording:
         return self.index.get(prefix)
 
     def nearest(self, prefix: Sequence[int]) -> Step | None:
-        """The step of the longest recorded beginning of ``prefix``, or None."""
+        """The step of the longest recorded beginning of ``prefix``, or None.
+
+        Raises:
+            InvalidPrompt: it is no list at all; of anything else, nothing longer than its beginning was recorded.
+        """
+        if not is_iterable(prefix):
+            check_token_ids(prefix, "the prefix")
         return self.index.nearest(prefix)
 
     @cached_property

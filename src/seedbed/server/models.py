@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import trio
 
-from seedbed.llm.base import LLM, ModelInfo
-from seedbed.llm.token_ids import check_text, check_token_ids
+from seedbed.errors import UsageError
+from seedbed.llm.base import LLM, ModelInfo, whole_number
+from seedbed.llm.token_ids import check_text, check_token_ids, shown
 from seedbed.sampling import portable
 
 if TYPE_CHECKING:
@@ -133,7 +134,10 @@ class HashLM(LLM):
     Args:
         vocab_size: entries of a row, at least 1.
         eos_token_id: the token that ends a sequence.
-        context_length: most tokens of prompt and continuation together.
+        context_length: most tokens of prompt and continuation together, at least 1.
+
+    Raises:
+        UsageError: a number that is none, or too small.
 
     Concurrency:
         Any number of tasks. Every call is a checkpoint.
@@ -145,6 +149,9 @@ class HashLM(LLM):
     """
 
     def __init__(self, vocab_size: int, *, eos_token_id: int = 0, context_length: int = 131_072) -> None:
+        for name, value in (("vocab_size", vocab_size), ("context_length", context_length)):
+            if (number := whole_number(value)) is None or number < 1:
+                raise UsageError(f"{name} must be an int of 1 or more, not {shown(value)}")
         self._info = ModelInfo(
             model=f"hash-lm-{vocab_size}",
             server="seedbed",

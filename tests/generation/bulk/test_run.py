@@ -15,11 +15,12 @@ import pytest
 import trio
 import trio.lowlevel
 
-from seedbed import Sampler, TinyLM, generate
-from seedbed.errors import DeadlineExceeded, MissingExtra, UsageError
+from seedbed import Sampler, TinyLM, TopLogprobs, generate
+from seedbed.errors import DeadlineExceeded, MissingExtra, TruncatedRow, UsageError
 from seedbed.generation.bulk import generate_file, output
 from seedbed.generation.bulk.columns import COLUMNS
 from seedbed.observing import BulkBegan, PromptFinished, observe
+from seedbed.testing import ScriptedLLM
 
 MODEL = TinyLM()
 PROMPTS = [f'{{"prompt": "The seed {"of " * (place % 4)}", "id": {place}}}' for place in range(12)]
@@ -210,6 +211,22 @@ async def test_a_bad_line_ends_the_run_at_its_place_or_is_skipped_and_listed(pro
     assert (report.skipped, report.prompts, report.before, again.prompts) == (3, 5, 3, 0)
     assert [json.loads(line)["line"] for line in (out / "_skipped.jsonl").read_text().splitlines()] == [4, 10, 12]
     assert report.problems[1] == (f"{prompts}:10: prompt 9 holds token id 300 at place 0; the model's vocabulary has ids 0 to 256")
+
+
+async def test_rows_too_short_for_the_sampler_end_the_run_whatever_is_skipped(prompts: Path, tmp_path: Path) -> None:
+    """Only some prompts need more than is listed; what is left without them would be no sample of what was asked."""
+    row = TopLogprobs([1, 2, 256], [-1.0, -1.5, -2.0], 257)
+    model = ScriptedLLM({}, default=row, stop_token_id=256)
+    prompts.write_text('{"token_ids": [1]}\n' * 3)
+    with pytest.raises(TruncatedRow, match="ask it for"):
+        await run(prompts, tmp_path / "out", model, sampler=Sampler(top_p=0.95), keep_going=True)
+
+
+async def test_a_model_without_an_end_is_no_trouble(prompts: Path, tmp_path: Path) -> None:
+    class Endless(TinyLM):
+        eos_token_ids = ()
+
+    assert (await run(prompts, tmp_path / "out", Endless())).prompts == 11
 
 
 async def test_what_is_there_already_and_is_none_of_ours_is_left_alone(prompts: Path, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ async def open_job(
         UsageError: as ``generate_file``.
         ServerError: the model could not be asked whether it has text.
     """
-    recipe.plan(0, (model.eos_token_ids[0],), model)  # whatever is wrong with it is wrong with every prompt
+    recipe.plan(0, model.eos_token_ids[:1] or (0,), model)  # whatever is wrong with it is wrong with every prompt
     file = PromptFile.of(Path(prompts))
     if_new = {"seed": str(fresh_seed()), "text": await has_text(model) if recipe.text is None else recipe.text}
     decides = _what_decides(recipe, file, model)

@@ -29,6 +29,7 @@ from seedbed.errors import (
     RequestRefused,
     RowError,
     RowWithheld,
+    TruncatedRow,
     UsageError,
 )
 from seedbed.generation.bulk.columns import encode_row, row_of
@@ -165,6 +166,11 @@ async def open_stream(
         del failed
 
 
+def _is_of_the_prompt(error: Exception) -> bool:
+    """Rows too short for the sampler are no prompt's fault: to skip those that happen to need more would make the rest another sample."""
+    return isinstance(error, PROMPT_FAULTS) and not isinstance(error, TruncatedRow)
+
+
 async def has_text(model: LLM) -> bool:
     """Whether a model can say what its tokens mean.
 
@@ -172,7 +178,7 @@ async def has_text(model: LLM) -> bool:
         ServerError: it could not be asked.
     """
     try:
-        await model.detokenize([model.eos_token_ids[0]])
+        await model.detokenize(model.eos_token_ids[:1])
     except (UsageError, RequestRefused, BrokenAnswer) as error:
         if isinstance(error, RequestRefused) and error.retryable:
             raise
@@ -250,11 +256,12 @@ class FinishedPrompts:
     async def _sample(self, prompt: Prompt, place: _Place, model: PrefixCache) -> None:
         try:
             place.finished = await self._finished(prompt, model)
-        except PROMPT_FAULTS as error:
-            place.finished = Finished(prompt.index, b"", problem=str(error))
         except Exception as error:
-            place.error = error
-            self._has_failed = True
+            if _is_of_the_prompt(error):
+                place.finished = Finished(prompt.index, b"", problem=str(error))
+            else:
+                place.error = error
+                self._has_failed = True
         place.is_done.set()
 
     async def _finished(self, prompt: Prompt, model: PrefixCache) -> Finished:
