@@ -200,13 +200,9 @@ async def test_what_it_refuses_is_understood() -> None:
 @contextmanager
 def demo_after(lines: int) -> Iterator[subprocess.Popen[str]]:
     """The demo, when it has said so much: after the first line its server is loading, after the third it is being sampled from."""
-    deaf = signal.signal(signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background ignores it, and so do its children
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-u", DEMO], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
-    finally:
-        signal.signal(signal.SIGINT, deaf)
+    process = subprocess.Popen(
+        [sys.executable, "-u", DEMO], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     with process:
         try:
             for _ in range(lines):
