@@ -184,7 +184,7 @@ class TestCommand:
         assert was_killed, complained
         assert command.returncode == 0, complained
         assert re.fullmatch(rf"{LINES} prompts, {2 * LINES} sequences, \d+ tokens in {out}\nseed   7\n", said)
-        assert "Error" not in complained
+        assert not re.search("^(Error|Traceback)", complained, re.MULTILINE)  # Ray itself says that a worker died
         assert sha256(out) == want
 
 
