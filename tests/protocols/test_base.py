@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from tests.protocols import wire
 
-from seedbed.errors import BadRequest, ContextOverflow, SeedbedError, UnknownModel, UsageError
+from seedbed.errors import BadRequest, ContextOverflow, InvalidPrompt, SeedbedError, UnknownModel, UsageError
 from seedbed.llm.base import ModelInfo
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.base import Protocol, check_ask
 from seedbed.protocols.exchange import Ask, HttpRequest
+from seedbed.protocols.fields import json_request
 
 INFO = ModelInfo(model="m", vocab_size=12, eos_token_ids=(0,), context_length=8, kind="logprobs")
 PATHS = ["/", "/health", "/v1/models", "/v1/model", "/props", "/version", "/tokenize", "/detokenize", "/completion", "/generate", "/v2"]
@@ -67,3 +70,18 @@ def test_a_fault_of_the_models_own_tells_only_its_type(protocol: Protocol) -> No
     assert response.status == 500
     assert b"ZeroDivisionError" in response.body
     assert b"secret" not in response.body
+
+
+@pytest.mark.parametrize("token_ids", [(), ("a",), (-1,), (None,)], ids=repr)
+@pytest.mark.parametrize("name", ["llama.cpp", "sglang", "kserve-v2"])
+def test_a_prefix_that_would_be_taken_for_something_else_is_not_sent(name: str, token_ids: tuple[Any, ...]) -> None:
+    """The other servers refuse it themselves; to look at each id of each prefix would cost more than to send them."""
+    with pytest.raises(InvalidPrompt):
+        PROTOCOLS[name].encode_request(Ask(token_ids, 2), INFO)
+    with pytest.raises(InvalidPrompt, match="must be ints"):
+        PROTOCOLS["kserve-v2"].encode_request(Ask((1.5,), 2), INFO)  # type: ignore[arg-type]
+
+
+def test_what_is_no_json_is_no_request() -> None:
+    with pytest.raises(UsageError, match="cannot be written as JSON"):
+        json_request("/v1", {"prompt": object()})

@@ -328,6 +328,7 @@ def test_a_llama_cpp_that_will_not_tell_yet_is_named(props: HttpResponse, kind: 
         eos_token_ids=st.just((ord("d") - 97,)),
         context_length=st.none() | st.integers(1, 2**40),
         protocol=st.just("llama.cpp"),
+        max_top_k=st.none() | st.integers(1, 11),
         kind=st.just("logprobs"),
     )
 )

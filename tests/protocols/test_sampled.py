@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -79,6 +80,17 @@ def test_parameters_outside_their_range_are_refused(name: str, field: str, value
 
     with pytest.raises(BadRequest):
         protocol.decode_request(request)
+
+
+@pytest.mark.parametrize("name", SPEAKING)
+def test_a_stream_is_refused_and_a_model_is_asked_by_name(name: str) -> None:
+    protocol = PROTOCOLS[name]
+    request = protocol.encode_sample(replace(QUESTION, model="m"), INFO)
+    data = json.loads(request.body)
+
+    assert name not in ("llama.cpp", "vllm") or protocol.decode_request(request) == replace(QUESTION, model="m")
+    with pytest.raises(BadRequest, match="stream"):
+        protocol.decode_request(replace(request, body=json.dumps(data | {"stream": True}).encode()))
 
 
 def test_no_default_of_the_servers_has_a_say() -> None:

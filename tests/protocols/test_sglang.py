@@ -334,6 +334,7 @@ def test_the_old_name_of_its_description_is_tried_too() -> None:
         vocab_size=st.integers(12, 2**31 - 1),
         context_length=st.none() | st.integers(2, 2**40),
         protocol=st.just("sglang"),
+        max_top_k=st.none() | st.integers(1, 11),
         kind=st.just("logprobs"),
     )
 )

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from tests.protocols import wire
 from tests.regression.test_cli_check import ran_command
 
 from seedbed import HashLM, RecordingLLM, TinyLM, connect, generate, open_recording, serve
-from seedbed.errors import BrokenAnswer, RowError, UsageError
-from seedbed.llm.base import ModelInfo, TopLogprobs
-from seedbed.protocols import PROTOCOLS
-from seedbed.protocols.exchange import Score
-from seedbed.protocols.vllm import VLLM
+from seedbed.errors import UsageError
 from seedbed.regression import Verdict, check
 from seedbed.server.planted import AroundLLM, Noise, PlantedLLM, Scaled
 
@@ -45,58 +39,9 @@ async def recorded(llm, path, **arguments):
         await generate([PROMPT], recording, n=3, seed=7, max_new_tokens=8)
 
 
-class TestCodec:
-    INFO = ModelInfo(model="tiny", vocab_size=512, kind="logprobs")
-    QUESTION = Score((10, 20, 30, 40), 2, None)
-
-    def test_a_captured_answer_gives_the_row_after_each_beginning(self):
-        """At places where the token that follows is not among the two best it is listed besides."""
-        _, response = wire.captured("vllm-tiny512/completions-prompt-logprobs")
-        rows = VLLM().decode_scores(self.QUESTION, self.INFO, response)
-
-        assert len(rows) == 4
-        assert all(len(row) == 2 for row in rows)
-        assert rows[0].token_ids.tolist() == [246, 18]
-        assert rows[0].logprobs.tolist() == np.float32([-2.396649122238159, -2.8643338680267334]).tolist()
-        assert rows[-1].token_ids.tolist() == [476, 469]
-
-    def test_the_question_is_the_one_captured(self):
-        request, _ = wire.captured("vllm-tiny512/completions-prompt-logprobs")
-        question = Score(self.QUESTION.token_ids, self.QUESTION.top_k, "tiny")
-
-        assert VLLM().decode_request(request) == question == VLLM().decode_request(VLLM().encode_score(question, self.INFO))
-
-    @pytest.mark.parametrize("top_k", [3, None])
-    async def test_rows_arrive_as_the_model_gave_them(self, top_k):
-        async with served(TinyLM()) as server, connected(server, top_k or "all") as model:
-            rows = await model.score(PROMPT)
-            single = [await model.next_token_logits(PROMPT[: length + 1]) for length in range(len(PROMPT))]
-
-        assert all(row == one if isinstance(row, TopLogprobs) else np.array_equal(row, one) for row, one in zip(rows, single, strict=True))
-
-    def test_what_is_not_what_was_asked_for_is_not_believed(self):
-        _, response = wire.captured("vllm-tiny512/completions-prompt-logprobs")
-        text = response.body.decode()
-        for changed in (
-            text.replace('"prompt_logprobs":[null,', '"prompt_logprobs":['),
-            text.replace('"prompt_logprobs":', '"other":'),
-            text.replace('"246":', '"x":'),
-            text.replace('"246":{"logprob":-2.396649122238159,"rank":1,"decoded_token":""},', ""),
-            text.replace("-2.396649122238159", "null"),
-            text.replace("-2.396649122238159", "2.5"),
-        ):
-            assert changed != text
-            with pytest.raises((BrokenAnswer, RowError)):
-                VLLM().decode_scores(self.QUESTION, self.INFO, wire.HttpResponse(200, (), changed.encode()))
-
-    @pytest.mark.parametrize("name", [name for name, protocol in PROTOCOLS.items() if not protocol.scores])
-    async def test_the_others_say_that_they_cannot(self, name):
-        with pytest.raises(UsageError, match="one row a request"):
-            PROTOCOLS[name].encode_score(self.QUESTION, self.INFO)
-
-    async def test_nor_can_a_recorder_of_them(self, tmp_path):
-        with pytest.raises(UsageError, match="cannot score a whole sequence"):
-            RecordingLLM(TinyLM(), tmp_path / "r", scored=True)
+async def test_a_model_that_cannot_score_is_not_recorded_so(tmp_path):
+    with pytest.raises(UsageError, match="cannot score a whole sequence"):
+        RecordingLLM(TinyLM(), tmp_path / "r", scored=True)
 
 
 class TestCondition:

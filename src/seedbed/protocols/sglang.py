@@ -382,10 +382,11 @@ def _ask_from(data: dict[str, Any]) -> Ask | Sample:
         prompt = prompt[0]
     if not isinstance(sampling, dict):
         raise BadRequest("sampling_params must be an object", status=400)
+    told = sampling | {"stream": data.get("stream")}
     if "sampling_seed" in sampling and not data.get("return_logprob"):
         ids = token_ids_of(prompt, "input_ids")
-        return sample_of(ids, sampling, tokens="max_new_tokens", seed="sampling_seed", model=model)
-    tokens_asked(sampling | {"stream": data.get("stream")}, "max_new_tokens")
+        return sample_of(ids, told, tokens="max_new_tokens", seed="sampling_seed", model=model)
+    tokens_asked(told, "max_new_tokens")
     if type(k) is not int or k < 1 or not data.get("return_logprob"):
         raise BadRequest("this server answers with logprobs only: return_logprob, and top_logprobs_num an int of 1 or more", status=400)
     return Ask(token_ids_of(prompt, "input_ids"), k, model if isinstance(model, str) else None)

@@ -150,6 +150,7 @@ def _ask_from(data: dict[str, Any]) -> Ask | Sample:
     sampling, model = data.get("sampling_params"), data.get("model")
     if not isinstance(sampling, dict):
         raise BadRequest("sampling_params must be an object", status=400)
+    sampling = sampling | {"stream": data.get("stream")}
     if "seed" in sampling and sampling.get("logprobs") is None:
         return sample_of(token_ids_of(data.get("token_ids"), "token_ids"), sampling, tokens="max_tokens", model=model)
     ahead = tokens_asked(sampling, "max_tokens", MAX_AHEAD)
