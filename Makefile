@@ -70,14 +70,14 @@ soak: $(READY) ## 256 sequences over HTTP with 5 % faults, MINUTES=10: memory fl
 bench: $(READY) ## speed, as ratios measured side by side in one run
 	$(BIN)/python -m tests.benchmarks
 
+bench-quick: $(READY) ## the same with few rounds, in under a minute
+	$(BIN)/python -m tests.benchmarks --quick
+
 profile: $(READY) ## where the client's time of one step goes
 	$(BIN)/python -m tests.benchmarks.profile_step
 
 simulate: $(READY) ## 1,000 workers and 100 replicas on a virtual clock: what bounds the throughput
 	$(BIN)/python -m tests.benchmarks.simulate_replicas
-
-bench-quick: $(READY) ## the same with few rounds, in under a minute
-	$(BIN)/python -m tests.benchmarks --quick
 
 docs: $(READY) ## the guide and the docstrings as pages in site/, links checked
 	$(BIN)/python -m tests.docs.site
