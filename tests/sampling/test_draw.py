@@ -179,3 +179,11 @@ def test_a_very_long_row_is_drawn_from_without_keeping_scratch_for_it(monkeypatc
     row = np.zeros(9_000, dtype=np.float32)
 
     assert Sampler().draw(row, seed=7) == by_the_book(row, Address(7))[0]
+
+
+def test_a_near_tie_of_an_engine_whose_u_reaches_1_is_settled_by_the_rates_themselves() -> None:
+    """u = 1 has the least rate there is, 2**-53; u = 1 - 2**-53 has one larger by 2**-107, which no float64 logarithm shows."""
+    u = np.array([1 - 2.0**-53, 1.0])
+
+    assert gumbel_argmax(np.zeros(2), u, 2.0**-53).position == 1
+    assert gumbel_argmax(np.zeros(2), u[::-1], 2.0**-53).position == 0
