@@ -22,8 +22,8 @@ from seedbed.errors import SeedbedError, UsageError
 __all__ = ["main", "run"]
 
 EXIT_CODES = """\b
-Exit codes: 0 done; 1 a server has drifted; 2 wrong usage; 3 the model server;
-4 a check was inconclusive; 5 a recording; 74 the output; 130 interrupted; 141 the output was
+Exit codes: 0 done; 1 a server has drifted, or does not keep what was promised; 2 wrong usage;
+3 the model server; 4 a check was inconclusive; 5 a recording; 74 the output; 130 interrupted; 141 the output was
 not read to its end, as by "| head".
 """
 
