@@ -16,7 +16,7 @@ from rich.console import Console
 
 from seedbed.cli.bulk_progress import BulkView
 from seedbed.cli.options import deadline_of, open_model, run_trio, sampler_of, seed_of, within
-from seedbed.errors import SeedbedError, UsageError
+from seedbed.errors import RecordingMiss, SeedbedError, UsageError
 from seedbed.generation.bulk import Pace, Recipe
 from seedbed.generation.bulk.cluster import require_cluster, sample_on_ray
 from seedbed.generation.bulk.run import open_job, sample_missing
@@ -142,7 +142,7 @@ def _run(source: str, options: dict[str, Any]) -> tuple[BulkReport, Path]:
     except SeedbedError as error:
         if job is not None:
             done = _how_far(job.report(), options["out"])
-            error.add_note(done if isinstance(error, UsageError) else f"{done}: {GOES_ON}")
+            error.add_note(done if isinstance(error, (UsageError, RecordingMiss)) else f"{done}: {GOES_ON}")
         raise
     except BaseException:
         if job is not None:

@@ -364,3 +364,11 @@ class TestWithoutRay:
         ):
             with pytest.raises(UsageError, match=says):
                 sampler(batch)
+
+
+def test_a_batch_without_pyarrow_says_what_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtra) as caught:
+        BatchSampler(opened, Recipe(7, max_new_tokens=1))({"prompt_index": [0], "prompt": ["a"]})
+
+    assert str(caught.value) == "a table of rows, as Ray Data takes it, needs pyarrow: pip install 'seedbed[parquet]'"

@@ -179,6 +179,33 @@ async def test_changed_prompts_and_another_model_are_named_together(prompts: Pat
                             max_new_tokens=8)  # fmt: skip
 
 
+async def test_other_prompts_alone_are_named_with_the_ways_on(prompts: Path, tmp_path: Path) -> None:
+    out, other = tmp_path / "out.jsonl", tmp_path / "other.jsonl"
+    await run(prompts, out)
+    other.write_text('"a"\n"b"\n')
+    with pytest.raises(UsageError) as caught:
+        await run(other, out)
+
+    assert str(caught.value) == (
+        f"{other} is not the file {out} was begun with (12 lines then, 2 now); "
+        f"go on with the old file, write elsewhere, or delete {out} and {out}.run.json"
+    )
+
+
+@pytest.mark.parametrize("name", ["out", "out.jsonl", "out.parquet"])
+async def test_a_run_that_failed_before_its_first_row_is_in_nobodys_way(prompts: Path, tmp_path: Path, name: str) -> None:
+    plain = tmp_path / "plain.txt"
+    plain.write_text("The seed\n")
+    (tmp_path / "want").mkdir()
+    await run(prompts, tmp_path / "want" / name)
+    (tmp_path / "got").mkdir()
+    with pytest.raises(UsageError, match="is no JSON"):
+        await run(plain, tmp_path / "got" / name, n=1, stop_sequences=[[1] * 500])
+    await run(prompts, tmp_path / "got" / name)
+
+    assert files(tmp_path / "got") == files(tmp_path / "want")
+
+
 async def test_a_seed_that_was_not_given_is_chosen_once(prompts: Path, tmp_path: Path) -> None:
     with trio.CancelScope() as scope:
         first = await run(prompts, tmp_path / "out.jsonl", seed=None)

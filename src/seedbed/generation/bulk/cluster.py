@@ -69,7 +69,7 @@ def generate_file_on_ray(
 
     Raises:
         MissingExtra: Ray is not installed.
-        UsageError, ServerError: as ``generate_file``; also when Ray gave up on a task.
+        UsageError, RecordingMiss, ServerError: as ``generate_file``; also when Ray gave up on a task.
 
     Concurrency:
         Blocks; not to be called under trio.
@@ -261,6 +261,8 @@ class BatchSampler:
 
     Raises:
         UsageError: a column is missing, or a prompt cannot be continued; it is named.
+        RecordingMiss: a prompt that the recording does not know.
+        MissingExtra: pyarrow, which Ray Data needs, too, is not installed.
 
     Concurrency:
         One batch at a time, each in a trio loop of its own.
@@ -284,6 +286,8 @@ class BatchSampler:
         if error is not None:
             raise error
         for prompt in finished:
+            if prompt.miss is not None:
+                raise prompt.miss
             if prompt.problem:
                 raise UsageError(f"prompt {prompt.prompt_index} cannot be continued: {prompt.problem}")
         return table_of([orjson.loads(line) for prompt in finished for line in prompt.lines.splitlines()])

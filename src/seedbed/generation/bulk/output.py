@@ -21,10 +21,12 @@ import orjson
 
 from seedbed.errors import UsageError
 from seedbed.files import hold, sync_directory, write_whole
-from seedbed.generation.bulk.parquet import require_pyarrow, write_parquet
+from seedbed.generation.bulk.parquet import require_parquet, write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from seedbed.errors import RecordingMiss
 
 __all__ = ["Finished", "Output"]
 
@@ -42,12 +44,14 @@ class Finished(NamedTuple):
         lines: its rows, encoded; b"" when it was skipped.
         tokens: how many its sequences have.
         problem: why it was skipped, or "".
+        miss: the miss, where it was skipped because a recording does not know it.
     """
 
     prompt_index: int
     lines: bytes
     tokens: int = 0
     problem: str = ""
+    miss: RecordingMiss | None = None
 
 
 class Output:
@@ -58,6 +62,7 @@ class Output:
         decides: what decides the rows, as JSON values; an earlier run's must be equal.
         if_new: what decides them, too, unless an earlier run has chosen already.
         rows: how many rows a prompt has.
+        prompts: the file of prompts, for the error that says it is another than it was.
 
     Attributes:
         decides: all of it, as written down.
@@ -69,8 +74,8 @@ class Output:
         UsageError: an earlier run was decided otherwise, by what is named; something else lies there; somebody else writes to it.
     """
 
-    def __init__(self, path: Path, decides: Mapping[str, Any], if_new: Mapping[str, Any], rows: int) -> None:
-        self.path, self._rows = path, rows
+    def __init__(self, path: Path, decides: Mapping[str, Any], if_new: Mapping[str, Any], rows: int, prompts: Path) -> None:
+        self.path, self._rows, self._prompts = path, rows, prompts
         self._kind = _kind_of(path)
         beside = f"{path}/_" if self._kind == "directory" else f"{path}."
         self._run_path, self.skipped_path = Path(f"{beside}run.json"), Path(f"{beside}skipped.jsonl")
@@ -134,7 +139,7 @@ class Output:
 
     def _open_run(self) -> int:
         if self._kind == "parquet":
-            require_pyarrow()  # now, and not after hours
+            require_parquet()  # now, and not after hours
         try:
             if self._kind == "directory":
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -149,16 +154,40 @@ class Output:
             if self._parts() or (self._kind != "directory" and self.path.exists()):
                 self._run_path.unlink()
                 raise UsageError(f"{self.path} is there already, and was not made by such a run: delete it, or write elsewhere")
-            decided = dict(decides) | dict(if_new)
-            write_whole(self._run, orjson.dumps(decided, option=orjson.OPT_INDENT_2) + b"\n", 0)
-            os.fsync(self._run)
-            sync_directory(self._run_path.parent)
-            return decided
+            return self._decide(decides, if_new)
         changed = [name for name, value in decides.items() if before.get(name) != value]
-        if changed:
-            told = "; ".join(f"{name} was {_shown(before.get(name))} and is {_shown(decides[name])}" for name in changed)
-            raise UsageError(f"{self.path} was begun otherwise: {told}. Give the same again to go on, or write elsewhere")
-        return before
+        if not changed:
+            return before
+        if not any(path.stat().st_size for path in self._results()):  # it failed before its first row: nothing was decided by it
+            return self._decide(decides, if_new)
+        if changed == ["prompts"]:
+            raise UsageError(self._other_prompts(before, decides))
+        told = "; ".join(f"{name} was {_shown(before.get(name))} and is {_shown(decides[name])}" for name in changed)
+        raise UsageError(f"{self.path} was begun otherwise: {told}. Give the same again to go on, or write elsewhere")
+
+    def _decide(self, decides: Mapping[str, Any], if_new: Mapping[str, Any]) -> dict[str, Any]:
+        """Write down what decides the rows of a run that begins; of an earlier one there is nothing but empty files."""
+        decided = dict(decides) | dict(if_new)
+        for path in self._results():
+            path.unlink()
+        os.ftruncate(self._run, 0)
+        write_whole(self._run, orjson.dumps(decided, option=orjson.OPT_INDENT_2) + b"\n", 0)
+        os.fsync(self._run)
+        sync_directory(self._run_path.parent)
+        return decided
+
+    def _other_prompts(self, before: Mapping[str, Any], decides: Mapping[str, Any]) -> str:
+        then, now = (str(decided.get("prompts")).partition(",")[0] for decided in (before, decides))
+        made = [self.path] if self._kind == "directory" else [*self._results(), self._run_path]
+        *first, last = map(str, made)
+        named = f"{', '.join(first)} and {last}" if first else last
+        what = f"{self._prompts} is not the file {self.path} was begun with ({then} then, {now.partition(' ')[0]} now)"
+        return f"{what}; go on with the old file, write elsewhere, or delete {named}"
+
+    def _results(self) -> list[Path]:
+        """The files that a run has made, besides what decides it."""
+        whole = [] if self._kind == "directory" else [self.path]
+        return [path for path in dict.fromkeys([*whole, *self._parts(), self.skipped_path]) if path.exists()]
 
     def _decided_before(self) -> dict[str, Any] | None:
         data = _read_at(self._run, 0, os.fstat(self._run).st_size)

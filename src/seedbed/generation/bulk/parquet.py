@@ -13,13 +13,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["require_pyarrow", "table_of", "write_parquet"]
+__all__ = ["require_parquet", "table_of", "write_parquet"]
 
 GROUP = 4_096  # rows in memory at a time
 
 
-def require_pyarrow() -> Any:
+def require_pyarrow(what_needs_it: str, instead: str = "") -> Any:
     """The module.
+
+    Args:
+        what_needs_it: the error says so first.
+        instead: what can be done without it.
 
     Raises:
         MissingExtra: it is not installed.
@@ -27,10 +31,18 @@ def require_pyarrow() -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise MissingExtra(
-            "writing parquet needs pyarrow: pip install 'seedbed[parquet]'; or write to a file that ends in .jsonl"
-        ) from error
+        advice = f"pip install 'seedbed[parquet]'{instead and f'; or {instead}'}"
+        raise MissingExtra(f"{what_needs_it} needs pyarrow: {advice}") from error
     return pyarrow
+
+
+def require_parquet() -> Any:
+    """The module, to write a file with.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    return require_pyarrow("writing parquet", instead="write to a file that ends in .jsonl")
 
 
 def write_parquet(lines: Path, path: Path) -> None:
@@ -40,7 +52,7 @@ def write_parquet(lines: Path, path: Path) -> None:
         MissingExtra: pyarrow is not installed.
         OSError: it could not be written; nothing of it is left, and the lines are as they were.
     """
-    pyarrow = require_pyarrow()
+    pyarrow = require_parquet()
     temporary = path.with_name(f".{path.name}")
     try:
         with temporary.open("wb") as file:
@@ -61,7 +73,7 @@ def table_of(rows: list[dict[str, Any]]) -> Any:
     Raises:
         MissingExtra: pyarrow is not installed.
     """
-    pyarrow = require_pyarrow()
+    pyarrow = require_pyarrow("a table of rows, as Ray Data takes it,")
     return pyarrow.Table.from_pylist(rows, schema=_schema(pyarrow))
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BadLine", "Prompt", "PromptFile", "read_prompts"]
 
+LINES = 'a line is {"prompt": "..."}, {"token_ids": [1, 2]}, a quoted text or [1, 2]'
 MAX_LINE = 67_108_864  # octets; a prompt of a million ids is 8 MB
 
 
@@ -131,7 +132,7 @@ def _understood(index: int, line: bytes) -> Prompt | BadLine:
     try:
         return _prompt_of(index, orjson.loads(line.removeprefix(b"\xef\xbb\xbf") if index == 0 else line))
     except orjson.JSONDecodeError as error:
-        return BadLine(index, f"is no JSON: {str(error).partition(':')[0]}")
+        return BadLine(index, f"is no JSON: {str(error).partition(':')[0]}; {LINES}")
     except UsageError as error:
         return BadLine(index, error.message)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import trio
 
-from seedbed.errors import DeadlineExceeded, UsageError
+from seedbed.errors import DeadlineExceeded, RecordingMiss, UsageError
 from seedbed.generation.bulk.output import Output
 from seedbed.generation.bulk.prompts import PromptFile, read_prompts
 from seedbed.generation.bulk.stream import Recipe, has_text, open_stream
@@ -95,8 +95,12 @@ class Job:
 
         Raises:
             UsageError: it was skipped, and nothing is to be; names file and line.
+            RecordingMiss: so, too, where a recording does not know it.
         """
         problem = finished.problem and f"{self._path}:{finished.prompt_index + 1}: {finished.problem}"
+        if finished.miss is not None and self._how_to_skip:
+            text = f"{problem}. Skip such lines with {self._how_to_skip}"
+            raise RecordingMiss(text, prev_token_ids=finished.miss.prev_token_ids, known=finished.miss.known)
         if problem and self._how_to_skip:
             raise UsageError(f"{problem}. Skip such lines with {self._how_to_skip}; or correct it, and write elsewhere")
         self._output.append(finished)
@@ -163,7 +167,7 @@ async def open_job(
     file = PromptFile.of(Path(prompts))
     if_new = {"seed": str(fresh_seed()), "text": await has_text(model) if recipe.text is None else recipe.text}
     decides = _what_decides(recipe, file, model)
-    output = Output(Path(out), decides, {name: value for name, value in if_new.items() if name not in decides}, recipe.n)
+    output = Output(Path(out), decides, {name: value for name, value in if_new.items() if name not in decides}, recipe.n, Path(prompts))
     chosen = replace(recipe, seed=int(output.decides["seed"]), text=output.decides["text"])
     return Job(Path(prompts), file, output, chosen, "" if keep_going else how_to_skip)
 
@@ -202,6 +206,7 @@ async def generate_file(
 
     Raises:
         UsageError: a wrong argument; ``out`` was begun with others, which are named; a prompt that cannot be continued, with file and line.
+        RecordingMiss: a prompt that the recording does not know, with file and line.
         MissingExtra: ``out`` is parquet, and pyarrow is not installed.
         DeadlineExceeded: ``timeout`` was over before the model had said whether it has text.
         ServerError: the model failed; what was finished before is kept.
@@ -238,7 +243,7 @@ async def sample_missing(job: Job, model: LLM, pace: Pace | None = None) -> None
     """Sample what is missing, and write it.
 
     Raises:
-        UsageError, ServerError, OSError: as ``generate_file``.
+        UsageError, RecordingMiss, ServerError, OSError: as ``generate_file``.
 
     Concurrency:
         As ``generate_file``.

@@ -171,6 +171,14 @@ def _is_of_the_prompt(error: Exception) -> bool:
     return isinstance(error, PROMPT_FAULTS) and not isinstance(error, TruncatedRow)
 
 
+def _miss_of(error: Exception) -> RecordingMiss | None:
+    """The miss without the result and the frames that hang on it, which may be large."""
+    if not isinstance(error, RecordingMiss):
+        return None
+    error.result = None
+    return error.with_traceback(None)
+
+
 async def has_text(model: LLM) -> bool:
     """Whether a model can say what its tokens mean.
 
@@ -258,7 +266,7 @@ class FinishedPrompts:
             place.finished = await self._finished(prompt, model)
         except Exception as error:
             if _is_of_the_prompt(error):
-                place.finished = Finished(prompt.index, b"", problem=str(error))
+                place.finished = Finished(prompt.index, b"", problem=str(error), miss=_miss_of(error))
             else:
                 place.error = error
                 self._has_failed = True
