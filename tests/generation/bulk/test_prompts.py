@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from seedbed.errors import UsageError
 from seedbed.generation.bulk import BadLine, Prompt, PromptFile, prompts, read_prompts
 
+EXPECTED = 'a line is {"prompt": "..."}, {"token_ids": [1, 2]}, a quoted text or [1, 2]'
+
 
 def read(path: Path, data: str | bytes, *args):
     path.write_bytes(data if isinstance(data, bytes) else data.encode())
@@ -31,11 +33,7 @@ def test_every_form_of_a_line(tmp_path: Path) -> None:
     ("line", "problem"),
     [
         ("{", "is no JSON: unexpected end of data"),
-        (
-            "The seed",
-            "is no JSON: unexpected character, expected a JSON value; "
-            'a line is {"prompt": "..."}, {"token_ids": [1, 2]}, a quoted text or [1, 2]',
-        ),
+        ("The seed", f"is no JSON: unexpected character, expected a JSON value; {EXPECTED}"),
         ("null", "the line is neither a text nor a list of token ids: None"),
         ("{}", 'has neither "prompt" nor "token_ids", but nothing'),
         ('{"prompt": "a", "token_ids": [1]}', 'has both "prompt" and "token_ids"'),
