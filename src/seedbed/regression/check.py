@@ -10,6 +10,7 @@ import numpy as np
 import trio
 
 from seedbed.errors import RecordingBroken, UsageError
+from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
 from seedbed.recording import open_recording
 from seedbed.regression.asking import Asking, OtherVocabulary, Target, refuse_short_rows, targets_of
@@ -117,6 +118,7 @@ async def check(
         >>> report.verdict.value, report.drift.value
         ('IDENTICAL', 0.0)
     """
+    require_trio()
     _refuse_unusable(margin, alpha, repeats, evidence)
     model, recording = as_llm(llm), open_recording(recording_path)
     refuse_short_rows(model, recording)

@@ -17,6 +17,7 @@ import trio
 
 from seedbed.errors import UsageError
 from seedbed.http.message import ChunkedBody, Malformed, RequestHead, TooLong, end_of_head
+from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import HttpRequest, HttpResponse
@@ -89,6 +90,7 @@ async def serve(
         >>> trio.run(main)
         True
     """
+    require_trio()
     speaks = [protocol_named(name) for name in protocols]
     if not speaks:
         raise UsageError("a server needs at least one protocol")
