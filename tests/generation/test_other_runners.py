@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 import trio
 
-from seedbed import HashLM, PrefixCache, check, conformance, connect, generate, generate_token_ids, generate_token_ids_multiple, open_generation, probe, serve
+from seedbed import (
+    HashLM,
+    PrefixCache,
+    check,
+    conformance,
+    connect,
+    generate,
+    generate_token_ids,
+    generate_token_ids_multiple,
+    open_generation,
+    probe,
+    serve,
+)
 from seedbed.errors import WrongRunner
 from seedbed.testing import ScriptedLLM
 
