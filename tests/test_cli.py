@@ -467,6 +467,8 @@ class TestMistakes:
             (["generate", "URL"], 2, "give a prompt: --prompt TEXT, or --token-ids 1,2,3"),
             (["generate", "URL", "--prompt", "x", "--model", "gpt"], 3, "the server has the model 'tiny-lm', not 'gpt'"),
             (["generate", "URL", "--token-ids", "1,999"], 2, "prompt 0 holds token id 999 at place 1"),
+            (["record", "recordings/seed", "http://127.0.0.1:1", "--prompt", "x"], 2, "give the server's URL first, then the directory"),
+            (["generate", "URL/v1", "--prompt", "x"], 3, "give the server's address without /v1"),
             (["generate", "URL", "--token-ids", "1,x"], 2, "--token-ids must be whole numbers"),
             (["generate", "URL", "--token-ids", ",".join(["1"] * 2048)], 2, "prompt 0 has 2048 tokens; the model's context holds 2048"),
             (["generate", "URL", "--prompt", "x", "--temperature", "-1"], 2, "temperature must be in [0, inf)"),
@@ -496,7 +498,7 @@ class TestMistakes:
         ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
     )  # fmt: skip
     def test_a_mistake_gets_one_line(self, url: str, arguments: list[str], code: int, says: str) -> None:
-        ran = seedbed(*[url if word == "URL" else word for word in arguments])
+        ran = seedbed(*[word.replace("URL", url) for word in arguments])
 
         assert says in ran.stderr
         assert ran.returncode == code

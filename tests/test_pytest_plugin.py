@@ -330,6 +330,17 @@ class TestModes:
         recording = open_recording(project.path / "recordings" / "shared")
         assert (recording.tier, recording.is_sealed, len(recording.runs)) == ("full", True, 2)
 
+    def test_once_keeps_no_recording_that_no_test_asked_anything(self, project: Project) -> None:
+        test = "\n@pytest.mark.seedbed\ndef test_it(seedbed_llm):\n    {}seedbed_llm.generate(SEED, **RULES)\n"
+        project.with_source()
+        project.tests(test.format("raise ValueError\n    "))
+        assert "no test asked it anything" in project.run("--seedbed-record=once", failed=1)
+        assert not project.files()
+        project.tests(test.format(""), "test_it2")
+        (project.path / "test_it.py").unlink()
+        project.run("--seedbed-record=once", passed=1)
+        project.run(passed=1)
+
     def test_once_adds_nothing_to_what_is_there(self, project: Project) -> None:
         project.with_source()
         project.tests(TWO_TESTS)

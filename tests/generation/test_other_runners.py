@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 import trio
 
-from seedbed import HashLM, PrefixCache, generate, generate_token_ids, generate_token_ids_multiple, open_generation
+from seedbed import (
+    HashLM,
+    PrefixCache,
+    check,
+    conformance,
+    connect,
+    generate,
+    generate_token_ids,
+    generate_token_ids_multiple,
+    open_generation,
+    probe,
+    serve,
+)
 from seedbed.errors import WrongRunner
 from seedbed.testing import ScriptedLLM
 
@@ -35,12 +47,27 @@ async def entered() -> None:
         pass
 
 
+async def connected() -> None:
+    async with connect("http://127.0.0.1:1"):
+        pass
+
+
+async def served() -> None:
+    async with serve(HashLM(9)):
+        pass
+
+
 WAYS = {
     "generate": lambda: generate([1], HashLM(9)),
     "generate_token_ids": lambda: generate_token_ids([1], HashLM(9)),
     "generate_token_ids_multiple": lambda: generate_token_ids_multiple([1], HashLM(9), 2),
     "open_generation": opened,
     "PrefixCache": entered,
+    "connect": connected,
+    "serve": served,
+    "check": lambda: check("nowhere", HashLM(9)),
+    "conformance": lambda: conformance(HashLM(9)),
+    "probe": lambda: probe(HashLM(9)),
 }
 
 

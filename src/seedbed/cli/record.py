@@ -72,6 +72,8 @@ def record(url: str, path: str, keep: str, repeats: int, extend: bool, listen: s
     Exit codes: 0 done; 2 wrong usage; 3 the server failed; 5 the recording, also when a deadline
     left it unfinished; 130 interrupted.
     """
+    if "://" in path:
+        raise UsageError("give the server's URL first, then the directory to record into")
     if keep != "all" and not (keep.isdecimal() and int(keep) >= 1):
         raise UsageError(f"--keep must be a number of 1 or more, or 'all', not {keep!r}")
     if listen is not None and (options["texts"] or options["id_lists"]):

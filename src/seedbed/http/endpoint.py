@@ -264,7 +264,9 @@ class Endpoint:
                 return refusal(self.secrets.hide_in(response))
         last = self.secrets.hide_in(seen[-1])
         server = f", server {one_line(last.header('server'))[:60]}" if last.header("server") else ""
-        return NotAModelServer(f"{self.where} answers HTTP (status {last.status}{server}), but does not speak {names}; is the URL right?")
+        is_api = self._prefix.rstrip("/").endswith(("/v1", "/v1/completions", "/v1/chat/completions"))
+        advice = "give the server's address without /v1" if is_api else "is the URL right?"
+        return NotAModelServer(f"{self.where} answers HTTP (status {last.status}{server}), but does not speak {names}; {advice}")
 
     async def _send(self, request: HttpRequest, bound: int) -> HttpResponse:
         """Send it until it is answered; a refusal that may pass is tried again."""

@@ -18,6 +18,7 @@ from seedbed.http.retry import Retry
 from seedbed.http.secrets import Secrets, secret_headers
 from seedbed.http.transport import HttpxSender, origin_of
 from seedbed.llm.base import LLM, Ahead, ModelInfo, Row
+from seedbed.llm.running import require_trio
 from seedbed.llm.token_ids import check_text, check_token_ids
 from seedbed.protocols.exchange import Answer, Ask, Sample, Score
 
@@ -101,6 +102,7 @@ async def connect(
         >>> trio.run(main)
         ('tiny-lm', 'native')
     """
+    require_trio()
     urls = checked_urls(base_url)
     wanted = Wanted(protocol, model, top_k, eos_token_ids, vocab_size)
     wanted.protocols()  # so that an unknown name is refused now

@@ -171,6 +171,7 @@ class RecordedModel(LLM):
         """End the test: seal what it added, and tell the session what it used."""
         if self._writer is not None:
             self._writer.seal(None if self._recorder is None else token_texts(self._recorder.model, self.recording))
+            self._session.written.add(self._path)
         self._session.used(self.settings, self._asked, len(self.recording.steps))
         if failed:
             self._session.failed.setdefault(self.settings.path, self.settings.node_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -118,6 +119,7 @@ class Session:
         asked: {recording: numbers of the steps that were asked for}.
         totals: {recording: how many steps it has}.
         made: recordings that did not exist before this run.
+        written: recordings that a test added something to.
         fresh: {recording: the directory beside it in which it is made anew}.
         failed: {recording: a test that used it and failed}.
         waited_for: {recording: tests that sample from it and have not run}.
@@ -130,6 +132,7 @@ class Session:
     asked: dict[str, set[int]] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
     made: set[Path] = field(default_factory=set)
+    written: set[Path] = field(default_factory=set)
     fresh: dict[Path, Path] = field(default_factory=dict)
     failed: dict[Path, str] = field(default_factory=dict)
     waited_for: dict[Path, set[str]] = field(default_factory=dict)
@@ -166,11 +169,19 @@ class Session:
 
     def finish(self) -> bool:
         """Put what was made anew in its place; whether that went well."""
+        self._remove_unasked()
         if not self.fresh:
             return True
         from seedbed.pytest_plugin.model import replace_recordings
 
         return replace_recordings(self)
+
+    def _remove_unasked(self) -> None:
+        # A test that failed before its first question would find them there, and miss, for ever after.
+        for path in sorted(self.made - self.written - set(self.fresh.values())):
+            if not self.asked.get(str(path)):
+                shutil.rmtree(path, ignore_errors=True)
+                self.notes.append(f"not kept: {self.shown(path)}: no test asked it anything")
 
     def kept_since(self, path: Path) -> str | None:
         """Why a recording must not be replaced by what was made anew; None when it may."""

@@ -10,6 +10,7 @@ import numpy as np
 import trio
 
 from seedbed.errors import RecordingBroken, UsageError
+from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
 from seedbed.recording import open_recording
 from seedbed.regression.asking import Asking, OtherVocabulary, Target, refuse_short_rows, targets_of
@@ -117,6 +118,7 @@ async def check(
         >>> report.verdict.value, report.drift.value
         ('IDENTICAL', 0.0)
     """
+    require_trio()
     _refuse_unusable(margin, alpha, repeats, evidence)
     model, recording = as_llm(llm), open_recording(recording_path)
     refuse_short_rows(model, recording)
@@ -182,10 +184,11 @@ def report_of(
     noises = [kl for row in rows for kl in row.noise] or [kl for row in rows for kl in row.live_noise]
     width = max(len(row.kl) for row in rows)
     kl = [[*row.kl, *[row.kl[-1]] * (width - len(row.kl))] for row in rows]
-    sparse = sparse_corruption([row.d for row in rows], kl, noises, margin=margin)
+    is_noisy = any(kl > 0 for row in rows for kl in row.live_noise)
+    sparse = sparse_corruption([row.d for row in rows], kl, noises, margin=margin, is_noisy=is_noisy)
     is_identical = all(all(row.identical) for row in rows)
     was_exact = not any(kl > 0 for row in rows for kl in row.noise)
-    is_exact = was_exact and not any(kl > 0 for row in rows for kl in row.live_noise) and any(row.live_noise for row in rows)
+    is_exact = was_exact and not is_noisy and any(row.live_noise for row in rows)
     repeats_itself = was_exact and any(row.noise for row in rows)
     verdict = judge(
         statistics.drift,

@@ -15,6 +15,7 @@ from seedbed.errors import UsageError
 from seedbed.generation import generate
 from seedbed.http.model import HTTPModel
 from seedbed.llm.base import as_row
+from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
 from seedbed.protocols import PROTOCOLS
 from seedbed.protocols.exchange import Sample
@@ -95,6 +96,7 @@ async def conformance(
 
     Source: Rosenblatt 1952 and Smith 1985 for the transform; ``drawn.temperature_of`` for the score test; ``evidence.EProcess`` for bets.
     """
+    require_trio()
     model = as_llm(llm)
     if not isinstance(model, Samples):
         raise UsageError("this model draws no tokens itself: connect to a server, or give it a method sample(question)")

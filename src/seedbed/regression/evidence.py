@@ -162,6 +162,8 @@ PERSISTENT, TRANSIENT = 20.0, 25.0
 SPARSE_FLOOR = 500.0
 """The same in margins: a change of dtype has single rows 488 times its mean (bf16 against fp16, Llama-3-8B: mean 2.5e-5, max .0122;
 README of llama.cpp's perplexity tool), and such a change must pass."""
+FEWEST_REPEATS = 30
+"""So many noise values must be known of a noisy server, before the greatest of them says how large noise gets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,14 +173,14 @@ class Sparse:
     Attributes:
         persistent: places of prefixes that are off in both pairs of answers.
         transient: places of prefixes off in one answer only.
-        threshold: the KL beyond which a row is far off, in nats.
+        threshold: the KL beyond which a row is far off, in nats; None where too little is known of the noise to say.
         answers: how many live answers were looked at.
         rate: 95 % confidence interval of how often an answer is off (Clopper-Pearson).
     """
 
     persistent: tuple[int, ...]
     transient: tuple[int, ...]
-    threshold: float
+    threshold: float | None
     answers: int
     rate: tuple[float, float]
 
@@ -188,31 +190,37 @@ class Sparse:
         return bool(self.persistent or self.transient)
 
 
-def sparse_corruption(d: ArrayLike, kl: ArrayLike, noise: ArrayLike, *, margin: float) -> Sparse:
+def sparse_corruption(d: ArrayLike, kl: ArrayLike, noise: ArrayLike, *, margin: float, is_noisy: bool = False) -> Sparse:
     """Find the request in two hundred that was answered wrongly, which leaves every mean where it was.
 
     A row is far off when its D is beyond 20 times, or a single answer's KL beyond 25 times, the greatest KL between recorded repeats, and
-    both beyond 500 margins.
+    both beyond 500 margins. With n rows and fewer noise values, m, both factors are sqrt(n / m) times as large.
 
     The greatest of n new values is above the greatest of n earlier ones half the time when nothing changed, whatever n is; so no p-value of
     a maximum can be small without knowing how fast the noise falls off. Taken is that it falls off like a power of 2 or faster: then the
-    ratio of the two exceeds c with probability about 1 / (1 + c^2), 0.25 % at 20, and 2 / (2 + c^2), 0.32 %, for twice as many at 25.
+    greatest of n exceeds c times the greatest of m with probability about n / (n + m c^2): of as many, 0.25 % at 20, and for twice as many
+    at 25, 0.32 %. Of a noisy server of which fewer than 30 noise values are known, nothing is said: the greatest of a few is no scale, since
+    rows of one model differ a thousandfold in how noisy they are.
 
     Args:
         d: D of each prefix, shape (n,), in nats.
         kl: KL(recorded || live) of each pair of answers, shape (n, pairs).
         noise: KL between recorded repeats; where nothing was recorded twice, between live ones; any shape.
         margin: the drift that is material, in nats.
+        is_noisy: whether the server is known to be, by other answers than those that ``noise`` is of.
 
     Example:
-        >>> sparse_corruption([0.0, 0.3, 0.0], [[0.0, 0.0], [0.3, 0.3], [0.0, 0.4]], [1e-4, 2e-4], margin=1e-4)
+        >>> sparse_corruption([0.0, 0.3, 0.0], [[0.0, 0.0], [0.3, 0.3], [0.0, 0.4]], [1e-4, 2e-4] * 15, margin=1e-4)
         Sparse(persistent=(1,), transient=(2,), threshold=0.05, answers=6, rate=(0.11811..., 0.88188...))
 
     Source: for independent maxima of equally many values with tail index alpha, the ratio's distribution is log-logistic; de Haan and
     Ferreira 2006, section 1.2.
     """
     drift, pairs = np.asarray(d, dtype=np.float64), np.asarray(kl, dtype=np.float64)
-    greatest = float(np.max(noise, initial=0.0))
+    earlier = np.asarray(noise, dtype=np.float64)
+    if (is_noisy or earlier.any()) and earlier.size < FEWEST_REPEATS:
+        return Sparse((), (), None, pairs.size, (0.0, 1.0))
+    greatest = float(np.max(earlier, initial=0.0)) * math.sqrt(max(1.0, drift.size / max(1, earlier.size)))
     floor = SPARSE_FLOOR * margin
     persistent = drift > max(PERSISTENT * greatest, floor)
     off = pairs > max(TRANSIENT * greatest, floor)

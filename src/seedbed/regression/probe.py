@@ -16,6 +16,7 @@ import numpy as np
 from seedbed.errors import UsageError
 from seedbed.http.model import HTTPModel
 from seedbed.llm.base import LLM, Row, as_row
+from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
 from seedbed.regression.asking import together
 from seedbed.regression.compared import same_row
@@ -75,6 +76,7 @@ async def probe(
         >>> report.first.condition, report.first.concurrency
         ('concurrency', 6)
     """
+    require_trio()
     model = as_llm(llm)
     limit = model.info.context_length if model.info is not None else None
     if not 4 <= max_length < (limit or max_length + 1):

@@ -82,6 +82,8 @@ def _percent(estimate: Estimate) -> str:
 def _single_rows(report: CheckReport) -> str:
     sparse = report.sparse
     low, high = sparse.rate
+    if sparse.threshold is None:
+        return f"too few repeated answers to judge {sparse.answers} by; record more sequences, with --repeats 2"
     if not sparse.is_alarm:
         return f"none of {sparse.answers} answers far off; rate below {percent(high)} at 95 %"
     rate = f"rate of wrong answers {percent(low)} to {percent(high)}"

@@ -54,7 +54,7 @@ MEMBERS: dict[str, str] = {
     "evidence.e_value": "the evidence against 'nothing changed' now, the mean over all checks; 1/alpha is an alarm",
     "sparse.persistent[]": "places, in prefixes, of rows that are far off each time",
     "sparse.transient[]": "places of rows that are far off now and then",
-    "sparse.threshold": "KL beyond which a row is far off, nats",
+    "sparse.threshold": "KL beyond which a row is far off, nats; null where too few repeated answers are known to say",
     "sparse.answers": "answers looked at",
     "sparse.rate[]": "95 % interval of how often an answer is far off",
     "conditions.*": "how many pairs of answers were compared under each condition, by its name",

@@ -7,6 +7,7 @@ Rule 3: when a client goes away, the work done for it is cancelled. (One that ha
 
 from __future__ import annotations
 
+import errno
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,6 +18,7 @@ import trio
 
 from seedbed.errors import UsageError
 from seedbed.http.message import ChunkedBody, Malformed, RequestHead, TooLong, end_of_head
+from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import HttpRequest, HttpResponse
@@ -89,6 +91,7 @@ async def serve(
         >>> trio.run(main)
         True
     """
+    require_trio()
     speaks = [protocol_named(name) for name in protocols]
     if not speaks:
         raise UsageError("a server needs at least one protocol")
@@ -101,7 +104,9 @@ async def serve(
     try:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:
-        raise UsageError(f"cannot listen on {host}:{port}: {error}") from error
+        is_taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        why = "the port is in use, perhaps by another `seedbed serve`: give --port 0 or another" if is_taken else error
+        raise UsageError(f"cannot listen on {host}:{port}: {why}") from error
     bound_host, bound_port = listeners[0].socket.getsockname()[:2]
     server = Server(f"http://{f'[{bound_host}]' if ':' in bound_host else bound_host}:{bound_port}")
     model = as_llm(llm)
