@@ -140,3 +140,20 @@ class TestSparseCorruption:
     def test_a_change_of_dtype_is_no_corruption(self):
         """Single rows at 488 times the mean, as bf16 against fp16 has them."""
         assert not sparse_corruption([0.0122, 2.5e-5], [[0.0122] * 2, [2.5e-5] * 2], [0.0], margin=1e-4).is_alarm
+
+
+@pytest.mark.parametrize("noise", [[], [1e-9], [2e-4] * 29], ids=["none", "one", "twenty-nine"])
+def test_of_a_noisy_server_with_few_repeats_no_single_row_is_called_wrong(noise):
+    sparse = sparse_corruption([0.0, 0.3], [[0.0, 0.0], [0.3, 0.3]], noise, margin=1e-4)
+
+    assert (sparse.is_alarm, sparse.threshold, sparse.rate) == (False, None, (0.0, 1.0))
+
+
+def test_of_an_exact_server_one_repeat_is_enough():
+    assert sparse_corruption([0.0, 0.3], [[0.0, 0.0], [0.3, 0.3]], [0.0], margin=1e-4).persistent == (1,)
+
+
+def test_the_fewer_noise_values_for_the_rows_the_further_off_a_row_must_be():
+    few, many = (sparse_corruption([0.0] * 120, [[0.0, 0.0]] * 120, [0.01] * count, margin=1e-9) for count in (30, 120))
+
+    assert (few.threshold, many.threshold) == (pytest.approx(0.4), pytest.approx(0.2))

@@ -185,7 +185,7 @@ def report_of(
     width = max(len(row.kl) for row in rows)
     kl = [[*row.kl, *[row.kl[-1]] * (width - len(row.kl))] for row in rows]
     is_noisy = any(kl > 0 for row in rows for kl in row.live_noise)
-    sparse = sparse_corruption([row.d for row in rows], kl, noises, margin=margin, is_noisy=is_noisy)
+    sparse = sparse_corruption([row.d for row in rows], kl, noises, margin=margin)
     is_identical = all(all(row.identical) for row in rows)
     was_exact = not any(kl > 0 for row in rows for kl in row.noise)
     is_exact = was_exact and not is_noisy and any(row.live_noise for row in rows)

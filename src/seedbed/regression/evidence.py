@@ -190,7 +190,7 @@ class Sparse:
         return bool(self.persistent or self.transient)
 
 
-def sparse_corruption(d: ArrayLike, kl: ArrayLike, noise: ArrayLike, *, margin: float, is_noisy: bool = False) -> Sparse:
+def sparse_corruption(d: ArrayLike, kl: ArrayLike, noise: ArrayLike, *, margin: float) -> Sparse:
     """Find the request in two hundred that was answered wrongly, which leaves every mean where it was.
 
     A row is far off when its D is beyond 20 times, or a single answer's KL beyond 25 times, the greatest KL between recorded repeats, and
@@ -199,7 +199,8 @@ def sparse_corruption(d: ArrayLike, kl: ArrayLike, noise: ArrayLike, *, margin: 
     The greatest of n new values is above the greatest of n earlier ones half the time when nothing changed, whatever n is; so no p-value of
     a maximum can be small without knowing how fast the noise falls off. Taken is that it falls off like a power of 2 or faster: then the
     greatest of n exceeds c times the greatest of m with probability about n / (n + m c^2): of as many, 0.25 % at 20, and for twice as many
-    at 25, 0.32 %. Of a noisy server of which fewer than 30 noise values are known, nothing is said: the greatest of a few is no scale, since
+    at 25, 0.32 %. Of a noisy server of which fewer than 30 noise values are known, or of one of
+    which none is, nothing is said: the greatest of a few is no scale, since
     rows of one model differ a thousandfold in how noisy they are.
 
     Args:
@@ -207,7 +208,6 @@ def sparse_corruption(d: ArrayLike, kl: ArrayLike, noise: ArrayLike, *, margin: 
         kl: KL(recorded || live) of each pair of answers, shape (n, pairs).
         noise: KL between recorded repeats; where nothing was recorded twice, between live ones; any shape.
         margin: the drift that is material, in nats.
-        is_noisy: whether the server is known to be, by other answers than those that ``noise`` is of.
 
     Example:
         >>> sparse_corruption([0.0, 0.3, 0.0], [[0.0, 0.0], [0.3, 0.3], [0.0, 0.4]], [1e-4, 2e-4] * 15, margin=1e-4)
@@ -218,7 +218,7 @@ def sparse_corruption(d: ArrayLike, kl: ArrayLike, noise: ArrayLike, *, margin: 
     """
     drift, pairs = np.asarray(d, dtype=np.float64), np.asarray(kl, dtype=np.float64)
     earlier = np.asarray(noise, dtype=np.float64)
-    if (is_noisy or earlier.any()) and earlier.size < FEWEST_REPEATS:
+    if not earlier.size or (earlier.any() and earlier.size < FEWEST_REPEATS):
         return Sparse((), (), None, pairs.size, (0.0, 1.0))
     greatest = float(np.max(earlier, initial=0.0)) * math.sqrt(max(1.0, drift.size / max(1, earlier.size)))
     floor = SPARSE_FLOOR * margin
