@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from llama_server import llama_server, model_path
-from tiny_gguf import write_gguf
+from tiny_gguf import require_gguf, write_gguf
 
 from seedbed import RecordingLLM, Sampler, check, connect, generate, open_recording
 from seedbed.cli.options import run_trio
-from seedbed.errors import MissingExtra
 from seedbed.regression.figures import percent, significant
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -41,10 +40,7 @@ def requantised(kind: str, directory: Path) -> Path:
     Raises:
         MissingExtra: the package that writes such files is not installed.
     """
-    try:
-        import gguf
-    except ImportError as error:
-        raise MissingExtra("pip install gguf") from error
+    gguf = require_gguf()
     reader, wanted = gguf.GGUFReader(str(model_path())), getattr(gguf.GGMLQuantizationType, kind)
     path = directory / f"{kind}.gguf"
     writer = gguf.GGUFWriter(path, reader.fields["general.architecture"].contents())

@@ -31,16 +31,26 @@ LAYER_NAMES = {
 }
 
 
+def require_gguf() -> Any:
+    """The module.
+
+    Raises:
+        MissingExtra: the package that reads and writes such files is not installed.
+    """
+    try:
+        import gguf
+    except ImportError as error:
+        raise MissingExtra("pip install gguf") from error
+    return gguf
+
+
 def write_gguf(model: Path, path: Path) -> Path:
     """Write the model in the directory ``model`` to ``path``.
 
     Raises:
         MissingExtra: the package that writes such files is not installed.
     """
-    try:
-        import gguf
-    except ImportError as error:
-        raise MissingExtra("pip install gguf") from error
+    gguf = require_gguf()
     config = json.loads((model / "config.json").read_text())
     writer = gguf.GGUFWriter(path, "llama")
     _add_sizes(writer, config)

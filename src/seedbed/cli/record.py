@@ -27,6 +27,7 @@ from seedbed.cli.options import (
 from seedbed.cli.serve import carrying
 from seedbed.errors import RecordingExists, UsageError
 from seedbed.recording import RecordingLLM
+from seedbed.recording.record import DEFAULT_TOP_K
 from seedbed.recording.spelling import counted
 from seedbed.server import serve
 
@@ -45,7 +46,9 @@ NOT_FINISHED = 5
 @click.command(cls=SamplingCommand)
 @click.argument("url")
 @click.argument("path", type=click.Path())
-@click.option("--keep", default="20", show_default=True, metavar="K|all", help="Tokens of each row to keep; all is the full tier.")
+@click.option(
+    "--keep", default=str(DEFAULT_TOP_K), show_default=True, metavar="K|all", help="Tokens of each row to keep; all is the full tier."
+)
 @click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Answers to each prefix, under varied load.")
 @click.option("--scored", is_flag=True, help="Also ask for each sequence's rows in one request, as vLLM can.")
 @click.option("--extend", is_flag=True, help="Add to a finished recording.")

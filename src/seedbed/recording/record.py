@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from seedbed.recording.steps import Step
     from seedbed.sampling.drawing import Drawing
 
-__all__ = ["Recorder", "RecordingLLM"]
+__all__ = ["DEFAULT_TOP_K", "Recorder", "RecordingLLM"]
+
+DEFAULT_TOP_K = 20  # tokens of each row to keep, when nobody says
 
 T = TypeVar("T")
 
@@ -103,7 +105,7 @@ class RecordingLLM(LLM):
         llm: object,
         path: str | os.PathLike[str],
         tier: Literal["full", "top_k"] = "top_k",
-        top_k: int = 20,
+        top_k: int = DEFAULT_TOP_K,
         repeats: int = 1,
         *,
         scored: bool = False,

@@ -18,6 +18,7 @@ from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import HttpRequest
 from seedbed.protocols.rows import logprob_of
 from seedbed.recording.format import Recording, open_recording
+from seedbed.recording.record import DEFAULT_TOP_K
 from seedbed.recording.spelling import counted, ids_spelled, spelled
 from seedbed.server.answer import answer
 
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from seedbed.recording.steps import Step
 
 __all__ = ["SHOWN_IN_COMMAND", "ReplayLLM", "missed", "mock_transport", "replay_transport"]
-
-DEFAULT_TOP_K = 20
-"""Of ``seedbed record``."""
 
 SHOWN_IN_COMMAND = 64
 """Token ids; a command with a longer prompt is not typed but rerun: the run that missed has it."""

@@ -199,9 +199,8 @@ def sparse_corruption(d: ArrayLike, kl: ArrayLike, noise: ArrayLike, *, margin: 
     The greatest of n new values is above the greatest of n earlier ones half the time when nothing changed, whatever n is; so no p-value of
     a maximum can be small without knowing how fast the noise falls off. Taken is that it falls off like a power of 2 or faster: then the
     greatest of n exceeds c times the greatest of m with probability about n / (n + m c^2): of as many, 0.25 % at 20, and for twice as many
-    at 25, 0.32 %. Of a noisy server of which fewer than 30 noise values are known, or of one of
-    which none is, nothing is said: the greatest of a few is no scale, since
-    rows of one model differ a thousandfold in how noisy they are.
+    at 25, 0.32 %. Nothing is said of a noisy server of which fewer than 30 noise values are known, nor where none is: the greatest of a few
+    is no scale, since rows of one model differ a thousandfold in how noisy they are.
 
     Args:
         d: D of each prefix, shape (n,), in nats.
@@ -220,7 +219,7 @@ def sparse_corruption(d: ArrayLike, kl: ArrayLike, noise: ArrayLike, *, margin: 
     earlier = np.asarray(noise, dtype=np.float64)
     if not earlier.size or (earlier.any() and earlier.size < FEWEST_REPEATS):
         return Sparse((), (), None, pairs.size, (0.0, 1.0))
-    greatest = float(np.max(earlier, initial=0.0)) * math.sqrt(max(1.0, drift.size / max(1, earlier.size)))
+    greatest = float(earlier.max()) * math.sqrt(max(1.0, drift.size / earlier.size))
     floor = SPARSE_FLOOR * margin
     persistent = drift > max(PERSISTENT * greatest, floor)
     off = pairs > max(TRANSIENT * greatest, floor)
