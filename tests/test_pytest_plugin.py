@@ -204,6 +204,14 @@ def test_sync(seedbed_llm):
 """)
         assert "both take this test for theirs: set asyncio_mode = strict" in project.run(passed=1, errors=1)
 
+    def test_an_async_test_that_nothing_runs_is_told_what_would(self, project: Project) -> None:
+        project.settings(INI.replace("trio_mode = true\n", ""))
+        project.tests("@pytest.mark.seedbed('tiny')\nasync def test_it(seedbed_llm):\n    pass\n")
+        assert "set trio_mode = true in pytest's configuration" in project.run(failed=1)
+
+        project.tests("@pytest.mark.seedbed('tiny')\n@pytest.mark.trio\nasync def test_it(seedbed_llm):\n    assert False\n")
+        assert "trio_mode" not in project.run(failed=1)
+
     def test_without_any_async_plugin(self, project: Project) -> None:
         project.settings("[pytest]\naddopts = -p no:trio -p no:asyncio -p no:anyio\nfilterwarnings = error\n")
         project.tests("""
@@ -286,9 +294,9 @@ def test_it(seedbed_llm):
         project.run(passed=1)
 
     def test_an_unknown_protocol_fails_the_test(self, project: Project) -> None:
-        project.tests("@pytest.mark.seedbed('tiny', protocol='gopher')\ndef test_it(seedbed_llm):\n    seedbed_llm.row(SEED)\n")
+        project.tests("@pytest.mark.seedbed('tiny', protocol='gopher')\ndef test_it(seedbed_llm):\n    pass\n")
 
-        assert "unknown protocol 'gopher'" in project.run(failed=1)
+        assert "unknown protocol 'gopher'" in project.run(errors=1)
 
 
 TWO_TESTS = """

@@ -15,7 +15,7 @@ from seedbed.testing import ScriptedLLM
 INFO = ModelInfo(vocab_size=4, eos_token_ids=(0,))
 
 WRONG = [
-    ("timeout", None, UsageError, "timeout must be seconds >= 0, or math.inf for none, not None"),
+    ("timeout", None, UsageError, "timeout must be seconds >= 0, or math.inf for no limit, not None"),
     ("timeout", "3", UsageError, "not '3'"),
     ("timeout", True, UsageError, "not True"),
     ("timeout", math.nan, UsageError, "not nan"),

@@ -21,9 +21,9 @@ def model() -> HashLM:
     return HashLM(VOCAB_SIZE)
 
 
-def noisy(llm: object, *, seed: int = 1) -> PlantedLLM:
+def noisy(llm: object, *, seed: int = 1, size: float = 0.02) -> PlantedLLM:
     """The same, each answer with noise of its own: KL of two answers about 4e-4."""
-    return PlantedLLM(llm, Noise(0.02, "repeat", seed=seed))
+    return PlantedLLM(llm, Noise(size, "repeat", seed=seed))
 
 
 async def sampled(llm: object, path: object, *, tier: str, bos: bool, n: int = 2, length: int = 20) -> None:

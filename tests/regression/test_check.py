@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -10,13 +11,14 @@ import pytest
 import trio
 from tests.regression.conftest import BOS, model, noisy
 
-from seedbed import HashLM, RecordingLLM, generate
+from seedbed import HashLM, RecordingLLM, TinyLM, generate
 from seedbed.errors import MalformedRow, RecordingNotFound, ServerUnreachable, UsageError
 from seedbed.recording import open_recording
 from seedbed.regression import CheckReport, Progress, Verdict, check
 from seedbed.regression.asking import targets_of
 from seedbed.regression.compared import Answer, compare
 from seedbed.regression.estimates import Estimate
+from seedbed.regression.report import sentence
 from seedbed.regression.verdict import EXIT_CODES, judge
 from seedbed.server.planted import AboveConcurrency, Noise, PlantedLLM, RoundTo, Scaled
 from seedbed.testing import ScriptedLLM, schedules
@@ -35,8 +37,21 @@ class TestVerdicts:
         report = await check(recordings / tier, noisy(model()))
 
         assert report.verdict == Verdict.PASS
-        assert report.interval[0] < 0 < report.interval[1] < report.margin
+        assert report.interval[1] < report.margin
+        assert abs(report.drift.value) < 3 * report.drift.standard_error
         assert report.statistics.kl.value > 50 * abs(report.drift.value)
+
+    @pytest.mark.parametrize("seed", [45, 181, 196])
+    async def test_noise_in_one_long_sequence_is_not_called_drift(self, tmp_path, seed):
+        """Three of those seeds at which the mean over all prefixes, nearly all of one sequence, lies above the margin for certain."""
+        prompt = [*b"The seed", 0]
+        async with RecordingLLM(noisy(TinyLM(), size=0.3, seed=2 * seed), tmp_path / "r", tier="full", repeats=2) as recorded:
+            await generate(prompt, recorded, seed=seed, max_new_tokens=20)
+        report = await check(tmp_path / "r", noisy(TinyLM(), size=0.3, seed=2 * seed + 1), free_run=False)
+
+        assert sorted(Counter(prefix.sequence for prefix in report.prefixes).values()) == [1, 1, 20]
+        assert (report.verdict, report.interval) == (Verdict.INCONCLUSIVE, (-math.inf, math.inf))
+        assert "One sequence holds nearly all prefixes" in sentence(report)
 
     async def test_drift_below_the_noise_is_found(self, recordings):
         """A shift a third as large as the noise: KL 4e-5 under a noise of 4e-4."""

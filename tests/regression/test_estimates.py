@@ -61,6 +61,45 @@ class TestClusteredMean:
 
         assert 930 <= covered <= 970
 
+    def test_one_long_sequence_among_short_ones_is_not_believed_beyond_the_others(self):
+        """Nothing but noise, one of five sequences holds most prefixes: above 0 for certain at most as often as promised."""
+        generator = np.random.Generator(np.random.Philox(key=3))
+        sequences = np.repeat([0, 1, 2, 3, 4], [4, 4, 4, 4, 60])
+        above = 0
+        for _ in range(4000):
+            # One answer before and one after make the signs, and a Gaussian mixture of two others the sizes, as in D.
+            values = generator.normal(0, 1, 5)[sequences] * np.abs(generator.normal(0, 1, 76))
+            above += clustered_mean(values, sequences).bound(0.99)[0] > 0
+
+        assert above <= 40
+
+    @pytest.mark.parametrize(
+        ("lengths", "clusters"),
+        [
+            ([8, 8, 8], [[0], [1], [2]]),
+            ([5, 10, 20, 40], [[0, 1], [2], [3]]),
+            ([1, 19, 19, 1], [[0, 1], [2, 3]]),
+            ([1, 1, 20], [[0, 1, 2]]),
+            ([20, 1, 1], [[0, 1, 2]]),
+            ([1, 1, 1, 1, 1, 1, 40], [[0, 1, 2, 3], [4, 5, 6]]),
+        ],
+    )
+    def test_every_sequence_counts_the_same_short_ones_together(self, lengths, clusters):
+        values = np.arange(len(lengths)) ** 2.0
+        means = [sum(values[i] * lengths[i] for i in members) / sum(lengths[i] for i in members) for members in clusters]
+
+        estimate = clustered_mean(np.repeat(values, lengths), np.repeat(np.arange(len(lengths)), lengths))
+        assert (estimate.value, estimate.clusters) == (pytest.approx(np.mean(means)), len(clusters))
+
+    def test_stubs_beside_long_sequences_cost_no_precision(self):
+        """Twelve sequences, and one of a single prefix, whose noise by itself would be four times that of the others together."""
+        generator = np.random.Generator(np.random.Philox(key=4))
+        lengths = [1, *[19] * 12]
+        sequences = np.repeat(np.arange(13), lengths)
+        errors = [clustered_mean(generator.normal(0, 1, sequences.size), sequences).standard_error for _ in range(200)]
+
+        assert np.mean(errors) == pytest.approx(sequences.size**-0.5, rel=0.05)
+
     def test_with_one_value_a_sequence_it_is_the_usual_standard_error(self):
         values = np.array([1.0, 2.0, 4.0, 9.0])
 

@@ -8,7 +8,7 @@ import click
 import numpy as np
 import orjson
 
-from seedbed.cli.options import as_json_option, connection_options, open_model, run_trio, shown_source
+from seedbed.cli.options import as_json_option, connection_options, open_model, run_trio, to_try
 from seedbed.errors import SeedbedError
 from seedbed.llm import LLM, TopLogprobs, as_row
 
@@ -30,11 +30,12 @@ def doctor(url: str, as_json: bool, **options: Any) -> None:
     Exit codes: 0 it can be sampled from; 2 wrong usage; 3 it cannot, and why; 130 interrupted.
     """
 
-    async def main() -> dict[str, Any]:
+    async def main() -> tuple[dict[str, Any], str]:
         async with open_model(url, options) as model:
-            return await _examine(model)
+            findings = await _examine(model)
+            return findings, to_try(url, model, tokenizes=findings["tokenizer"].startswith("yes"))
 
-    findings = run_trio(main)
+    findings, command = run_trio(main)
     if as_json:
         click.echo(orjson.dumps(findings, option=orjson.OPT_INDENT_2))
         return
@@ -43,8 +44,7 @@ def doctor(url: str, as_json: bool, **options: Any) -> None:
             click.echo(f"{name:<15} {_words(value)}")
     for line in findings["advice"]:
         click.echo(f"to do           {line}")
-    prompt = '--prompt "..."' if findings["tokenizer"].startswith("yes") else "--token-ids 1,2,3"
-    click.echo(f"next            seedbed generate {shown_source(url)} {prompt} -n 8 --seed 7")
+    click.echo(f"next            {command}")
 
 
 async def _examine(model: LLM) -> dict[str, Any]:

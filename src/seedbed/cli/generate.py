@@ -25,7 +25,7 @@ from seedbed.cli.options import (
     seed_of,
 )
 from seedbed.cli.progress import printable, watch
-from seedbed.errors import SeedbedError, TruncatedRow
+from seedbed.errors import RecordingMiss, SeedbedError, TruncatedRow
 from seedbed.generation import open_generation
 from seedbed.observing import Telemetry, observe
 from seedbed.recording import RecordingLLM, ReplayLLM
@@ -124,7 +124,7 @@ async def sample_and_show(
             error.add_note(_how_to_have_more(model, error.needed))
         if generation is not None:
             with trio.CancelScope(shield=True):
-                await _show_what_there_is(generation.result(), model, as_json)
+                await _show_what_there_is(generation.result(), model, as_json, may_go_on=not isinstance(error, RecordingMiss))
         raise
     result = generation.result()
     # A server that let the deadline pass may not say what the tokens mean either.
@@ -147,8 +147,8 @@ def _how_to_have_more(model: LLM, needed: int) -> str:
     return f"on the command line: {'--keep' if isinstance(model, RecordingLLM) else '--rows'} {needed}"
 
 
-async def _show_what_there_is(result: GenerationResult, model: LLM, as_json: bool) -> None:
-    """Of a generation that was ended; nothing when there is nothing yet."""
+async def _show_what_there_is(result: GenerationResult, model: LLM, as_json: bool, *, may_go_on: bool) -> None:
+    """Of a generation that was ended; nothing when there is nothing yet. What a recording misses it misses the next time too."""
     if as_json:
         if result.stats.tokens:
             _print_json(result, await _texts(model, result.sequences, PATIENCE), model)
@@ -157,7 +157,8 @@ async def _show_what_there_is(result: GenerationResult, model: LLM, as_json: boo
     if finished:
         _print_lines(finished, await _texts(model, finished, PATIENCE))
         click.echo(f"{len(finished)} of {counted(len(result.sequences), 'sequence')} finished")
-        click.echo(f"next   all of them, these included: {command_again(seed=result.seed)}")
+        if may_go_on:
+            click.echo(f"next   all of them, these included: {command_again(seed=result.seed)}")
 
 
 def _print_json(result: GenerationResult, texts: Sequence[str | None], model: LLM) -> None:

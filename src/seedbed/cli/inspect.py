@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from seedbed.cli.options import as_json_option
+from seedbed.cli.options import as_json_option, token_ids_in
 from seedbed.errors import UsageError
 from seedbed.llm import TopLogprobs
 from seedbed.protocols.rows import logprob_of
@@ -78,10 +78,7 @@ def _print_json(data: object) -> None:
 
 
 def _step_at(recording: Recording, text: str) -> Step:
-    try:
-        ids = [int(token_id) for token_id in text.replace(",", " ").split()]
-    except ValueError as error:
-        raise UsageError(f"--prefix must be whole numbers with commas between: {error}") from None
+    ids = token_ids_in(text, "--prefix")
     step = recording.get(ids)
     if step is None:
         raise missed(recording, ids)

@@ -18,6 +18,7 @@ from seedbed.errors import DeadlineExceeded, InvalidSeed, UsageError
 from seedbed.http import connect
 from seedbed.protocols import PROTOCOLS
 from seedbed.recording import ReplayLLM
+from seedbed.recording.replay import SHOWN_IN_COMMAND
 from seedbed.sampling import Sampler
 from seedbed.sampling.randomness import check_seed, fresh_seed
 
@@ -37,6 +38,8 @@ __all__ = [
     "run_trio",
     "sampling_options",
     "shown_source",
+    "to_try",
+    "token_ids_in",
     "within",
 ]
 
@@ -203,10 +206,7 @@ async def prompts_of(model: LLM, options: dict[str, Any], deadline: float = math
     Raises:
         DeadlineExceeded: they were not tokenized by then.
     """
-    try:
-        ids = [[int(token_id) for token_id in text.replace(",", " ").split()] for text in options["id_lists"]]
-    except ValueError as error:
-        raise UsageError(f"--token-ids must be whole numbers with commas between: {error}") from None
+    ids = [token_ids_in(text, "--token-ids", "; for text there is --prompt") for text in options["id_lists"]]
     for text in options["texts"]:
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise UsageError("--prompt holds octets that are no UTF-8: give token ids instead")
@@ -216,6 +216,32 @@ async def prompts_of(model: LLM, options: dict[str, Any], deadline: float = math
         tokenized = [await model.tokenize(text) for text in options["texts"]]
     given = {"texts": iter(tokenized), "id_lists": iter(ids)}
     return [next(given[name]) for name in click.get_current_context().meta[PROMPT_ORDER]]
+
+
+def token_ids_in(text: str, option: str, instead: str = "") -> list[int]:
+    """The token ids of an option's value.
+
+    Raises:
+        UsageError: it holds something else; ``instead`` ends the message.
+    """
+    ids = []
+    for word in text.replace(",", " ").split():
+        try:
+            ids.append(int(word))
+        except ValueError:
+            raise UsageError(f"{option} must be token ids with commas between, such as 1,2,3, not {word!r:.80}{instead}") from None
+    return ids
+
+
+def to_try(source: str, llm: LLM, *, tokenizes: bool) -> str:
+    """A command that samples from a model, to be typed as it is; of a recording what it holds for certain."""
+    prompt = '--prompt "The seed" -n 8' if tokenizes else "--token-ids 1,2,3 -n 8"
+    if isinstance(llm, ReplayLLM):
+        # The first asked for after what every recording begins with, if it is short.
+        steps = [step for step in llm.recording.steps if step.length <= SHOWN_IN_COMMAND]
+        prefix = ",".join(map(str, steps[2 if len(steps) > 2 else 0].prefix)) if steps else "0"
+        prompt = f"--token-ids {prefix} --max-new-tokens 1"
+    return f"seedbed generate {shown_source(source)} {prompt} --seed 7"
 
 
 def command_again(**changes: Any) -> str:

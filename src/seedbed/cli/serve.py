@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
-from seedbed.cli.options import run_trio
+from seedbed.cli.options import run_trio, to_try
 from seedbed.errors import MissingExtra, UsageError
 from seedbed.protocols import PROTOCOLS
 from seedbed.recording import ReplayLLM
-from seedbed.recording.replay import SHOWN_IN_COMMAND
 from seedbed.server import HashLM, TinyLM
 from seedbed.server import serve as serve_model
 from seedbed.server.asgi import asgi_app
+from seedbed.server.listener import cannot_listen
 
 if TYPE_CHECKING:
     from seedbed.llm import LLM
@@ -94,24 +94,17 @@ async def _with_hypercorn(llm: LLM, host: str, port: int) -> None:
             urls = await nursery.start(partial(hypercorn_serve, asgi_app(llm), config))
             _announce(llm, urls[0])
     except* OSError as group:
-        raise UsageError(f"cannot listen on {host}:{port}: {group.exceptions[0]}") from group
+        raise cannot_listen(host, port, group.exceptions[0]) from group
 
 
 def _announce(llm: LLM, url: str) -> None:
     name = llm.info.model if llm.info else repr(llm)
     click.echo(f"{name} at {url}, speaking {', '.join(carrying(llm))}; Ctrl-C stops it. Try:")
     click.echo(f"  seedbed doctor {url}")
-    words = f"--token-ids {_recorded_prefix(llm)} --max-new-tokens 1" if isinstance(llm, ReplayLLM) else '--prompt "The seed" -n 8'
-    click.echo(f"  seedbed generate {url} {words} --seed 7")
+    click.echo(f"  {to_try(url, llm, tokenizes=isinstance(llm, TinyLM))}")
 
 
 def carrying(llm: LLM) -> list[str]:
     """Names of the protocols that can carry a model's rows: where those are cut to the best tokens, not those that know whole rows only."""
     has_whole_rows = llm.info is None or llm.info.max_top_k is None
     return [name for name, protocol in PROTOCOLS.items() if has_whole_rows or not protocol.whole_rows_only]
-
-
-def _recorded_prefix(llm: ReplayLLM) -> str:
-    """A prefix that it has an answer to: the first that was asked for after what every recording begins with, if it is short."""
-    steps = [step for step in llm.recording.steps if step.length <= SHOWN_IN_COMMAND]
-    return ",".join(map(str, steps[2 if len(steps) > 2 else 0].prefix)) if steps else "0"

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from numbers import Real
 from typing import TYPE_CHECKING, Self
 
 from seedbed.errors import InvalidPrompt, InvalidSampler, UsageError
 from seedbed.generation.result import GenerationResult, SampledSequence, configuration_of
 from seedbed.generation.sequence import FollowedSequence, StopRules
 from seedbed.llm.base import whole_number
+from seedbed.llm.seconds import check_seconds
 from seedbed.llm.token_ids import check_end_token_ids, check_token_ids, is_iterable, shown
 from seedbed.sampling.randomness import Address, check_seed, fresh_seed
 from seedbed.sampling.sampler import Sampler
@@ -36,9 +36,7 @@ class Deadlines:
     sequence: float
 
     def __post_init__(self) -> None:
-        for name, seconds in (("timeout", self.total), ("sequence_timeout", self.sequence)):
-            if not _is_duration(seconds):
-                raise UsageError(f"{name} must be seconds >= 0, or math.inf for none, not {shown(seconds)}")
+        check_seconds(above_zero=False, timeout=self.total, sequence_timeout=self.sequence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,13 +167,6 @@ def stop_rules(token_ids: object, sequences: object, eos_token_ids: Sequence[int
         frozenset(ids) | frozenset(eos_token_ids),
         tuple(check_token_ids(stop, "a stop sequence", vocab_size=vocab_size) for stop in sequences),
     )
-
-
-def _is_duration(seconds: object) -> bool:
-    try:
-        return isinstance(seconds, Real) and not isinstance(seconds, bool) and float(seconds) >= 0
-    except OverflowError:  # an int that no clock can be told
-        return False
 
 
 def check_count(n: int) -> int:

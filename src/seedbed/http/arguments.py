@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from seedbed.llm.base import ModelInfo
     from seedbed.protocols.exchange import Headers
 
-__all__ = ["Wanted", "check_kinds", "check_seconds", "checked_headers", "checked_urls"]
+__all__ = ["Wanted", "check_kinds", "checked_headers", "checked_urls"]
 
 _FRAMING = ("content-length", "transfer-encoding")
 
@@ -140,7 +140,9 @@ def _checked_url(base_url: Any) -> httpx.URL:
         or "%" in url.host
         or not (url.port is None or 0 < url.port < 65_536)
     ):
-        raise UsageError("the server's URL must look like http://host:port")
+        has_scheme = str(base_url).lower().startswith(("http://", "https://"))
+        wrong = "this one's host or port is none" if has_scheme else "this one does not begin with http:// or https://"
+        raise UsageError(f"the server's URL must look like http://host:port; {wrong}")
     return url
 
 
@@ -161,17 +163,6 @@ def checked_headers(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> H
             raise UsageError(f"the header {name!r} says where a request's body ends, which is not for the caller to say; leave it out")
     check_headers(pairs)
     return pairs
-
-
-def check_seconds(**given: object) -> None:
-    """Whether all of these are seconds: more than 0, ``math.inf`` for no limit.
-
-    Raises:
-        UsageError: one is not.
-    """
-    for name, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise UsageError(f"{name} must be more than 0 seconds, or math.inf for no limit, not {value!r:.80}")
 
 
 def check_kinds(

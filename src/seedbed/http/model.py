@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import trio
 
 from seedbed.errors import NonFiniteAtServer, RowError, RowWithheld
-from seedbed.http.arguments import Wanted, check_kinds, check_seconds, checked_headers, checked_urls
+from seedbed.http.arguments import Wanted, check_kinds, checked_headers, checked_urls
 from seedbed.http.endpoint import Endpoint, HTTPStatistics, Sender
 from seedbed.http.pool import CONNECT_TIMEOUT, Pool
 from seedbed.http.replicas import open_replicas
@@ -19,6 +19,7 @@ from seedbed.http.secrets import Secrets, secret_headers
 from seedbed.http.transport import HttpxSender, origin_of
 from seedbed.llm.base import LLM, Ahead, ModelInfo, Row
 from seedbed.llm.running import require_trio
+from seedbed.llm.seconds import check_seconds
 from seedbed.llm.token_ids import check_text, check_token_ids
 from seedbed.protocols.exchange import Answer, Ask, Sample, Score
 

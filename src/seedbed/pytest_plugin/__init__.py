@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import pytest
 
 from seedbed.pytest_plugin.network import blocked
-from seedbed.pytest_plugin.session import MARKER, MODES, Session, WrongMarker, settings_of, two_runners
+from seedbed.pytest_plugin.session import MARKER, MODES, Session, WrongMarker, nobody_ran, settings_of, two_runners
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -135,8 +135,12 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note whether the test itself failed, so that what it recorded is not put in the place of what was good."""
+    """Note whether the test itself failed, so that what it recorded is not put in the place of what was good; say what would run one that
+    nothing ran."""
     report = yield
+    hint = nobody_ran(item, report)
+    if hint is not None:
+        report.sections.append(("seedbed", hint))
     if report.when == "call" or not report.passed:
         item.stash[FAILED] = report.failed
     return report

@@ -17,6 +17,7 @@ from seedbed.http import connect
 from seedbed.llm.base import LLM, ModelInfo, Row, as_row
 from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
+from seedbed.protocols import protocol_named
 from seedbed.recording.format import MANIFEST, Recording, open_recording
 from seedbed.recording.merge import replace_recording, restore_interrupted
 from seedbed.recording.record import Recorder, RecordingLLM, kept_of, recorded_info, token_texts
@@ -50,7 +51,7 @@ class RecordedModel(LLM):
 
     Raises:
         RecordingError: the recording cannot be read, or made.
-        UsageError: there is nothing to record from.
+        UsageError: there is nothing to record from, or no such protocol.
 
     Concurrency:
         Any number of tasks. Connections are opened when first needed, in the test's own trio run, and closed when it ends. Always a
@@ -59,6 +60,8 @@ class RecordedModel(LLM):
 
     def __init__(self, session: Session, settings: Settings, source: object) -> None:
         self.settings, self._session, self._source = settings, session, source
+        if settings.protocol is not None:
+            protocol_named(settings.protocol)
         self._asked: set[int] = set()
         self._recorder: Recorder | None = None
         self._writer: RecordingWriter | None = None

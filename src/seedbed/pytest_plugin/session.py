@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-__all__ = ["MARKER", "MODES", "Session", "Settings", "WrongMarker", "settings_of", "two_runners"]
+__all__ = ["MARKER", "MODES", "Session", "Settings", "WrongMarker", "nobody_ran", "settings_of", "two_runners"]
 
 MODES = ("none", "once", "new", "all", "rewrite")
 MARKER = (
@@ -91,6 +91,13 @@ def two_runners(item: pytest.Item) -> str | None:
         "pytest-trio and pytest-asyncio both take this test for theirs: set asyncio_mode = strict in pytest's configuration, and put no "
         "@pytest.mark.asyncio on tests of seedbed_llm, which runs under trio"
     )
+
+
+def nobody_ran(item: pytest.Item, report: pytest.TestReport) -> str | None:
+    """What to change when pytest found no plugin that would run an async test of ours; None otherwise."""
+    if not report.failed or item.get_closest_marker("seedbed") is None or "not natively supported" not in str(report.longrepr):
+        return None
+    return "pytest-trio runs it: pip install pytest-trio, and set trio_mode = true in pytest's configuration, or add @pytest.mark.trio"
 
 
 def derived_directory(item: pytest.Item) -> Path:

@@ -183,7 +183,7 @@ def report_of(
     statistics = Statistics.of(rows)
     noises = [kl for row in rows for kl in row.noise] or [kl for row in rows for kl in row.live_noise]
     width = max(len(row.kl) for row in rows)
-    kl = [[*row.kl, *[row.kl[-1]] * (width - len(row.kl))] for row in rows]
+    kl = [[*row.kl, *[math.nan] * (width - len(row.kl))] for row in rows]
     is_noisy = any(kl > 0 for row in rows for kl in row.live_noise)
     sparse = sparse_corruption([row.d for row in rows], kl, noises, margin=margin)
     is_identical = all(all(row.identical) for row in rows)

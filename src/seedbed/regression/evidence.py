@@ -204,7 +204,7 @@ def sparse_corruption(d: ArrayLike, kl: ArrayLike, noise: ArrayLike, *, margin: 
 
     Args:
         d: D of each prefix, shape (n,), in nats.
-        kl: KL(recorded || live) of each pair of answers, shape (n, pairs).
+        kl: KL(recorded || live) of each pair of answers, shape (n, pairs); NaN where a prefix has fewer.
         noise: KL between recorded repeats; where nothing was recorded twice, between live ones; any shape.
         margin: the drift that is material, in nats.
 
@@ -217,20 +217,21 @@ def sparse_corruption(d: ArrayLike, kl: ArrayLike, noise: ArrayLike, *, margin: 
     """
     drift, pairs = np.asarray(d, dtype=np.float64), np.asarray(kl, dtype=np.float64)
     earlier = np.asarray(noise, dtype=np.float64)
+    answers = int((~np.isnan(pairs)).sum())
     if not earlier.size or (earlier.any() and earlier.size < FEWEST_REPEATS):
-        return Sparse((), (), None, pairs.size, (0.0, 1.0))
+        return Sparse((), (), None, answers, (0.0, 1.0))
     greatest = float(earlier.max()) * math.sqrt(max(1.0, drift.size / earlier.size))
     floor = SPARSE_FLOOR * margin
     persistent = drift > max(PERSISTENT * greatest, floor)
     off = pairs > max(TRANSIENT * greatest, floor)
-    transient = off.any(axis=1) & ~persistent & ~off.all(axis=1)
+    transient = off.any(axis=1) & ~persistent & ~(off | np.isnan(pairs)).all(axis=1)
     wrong = int(off[persistent | transient].sum())
     return Sparse(
         tuple(np.flatnonzero(persistent).tolist()),
         tuple(np.flatnonzero(transient).tolist()),
         max(PERSISTENT * greatest, floor),
-        pairs.size,
-        clopper_pearson(wrong, pairs.size),
+        answers,
+        clopper_pearson(wrong, answers),
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from seedbed.errors import InvalidSampler, RowError
 from seedbed.llm.base import as_row
 from seedbed.llm.prefix_cache import PrefixCache
+from seedbed.recording.spelling import counted
 from seedbed.regression.asking import together
 from seedbed.regression.estimates import expected_flips
 from seedbed.sampling import Address, Temperature
@@ -101,11 +102,13 @@ class FreeRun:
     def __str__(self) -> str:
         skipped = f"; {self.skipped} cannot be sampled again from the recording alone" if self.skipped else ""
         if not self.partings:
-            return f"all {self.sequences} sequences come out as recorded{skipped}"
+            all_of = "the one sequence comes" if self.sequences == 1 else f"all {self.sequences} sequences come"
+            return f"{all_of} out as recorded{skipped}"
         first = min(self.partings, key=lambda parting: (parting.step, parting.sequence))
         beyond = f"{self.unexplained or 'none'} beyond what noise explains"
         expected = f", {self.expected:.1f} were expected to part of it" if self.expected >= 0.05 else ""
-        same = f"{self.same} of {self.sequences} sequences come out as recorded"
+        come = "comes" if self.sequences == 1 else "come"
+        same = f"{self.same} of {counted(self.sequences, 'sequence')} {come} out as recorded"
         return f"{same}; the first parts at token {first.step}; {beyond}{expected}{skipped}"
 
 

@@ -7,6 +7,8 @@ from html import escape
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import quoteattr
 
+from seedbed.recording.spelling import counted
+from seedbed.regression.evidence import FEWEST_REPEATS
 from seedbed.regression.figures import percent, significant, to_the_digits_of, with_error
 from seedbed.regression.verdict import EXIT_CODES, Verdict
 
@@ -30,6 +32,8 @@ def sentence(report: CheckReport) -> str:
     words = SENTENCES[report.verdict].format(margin=significant(report.margin))
     if report.needed is not None:
         words += f" About {report.needed} prefixes in place of {report.drift.rows} would settle it: record more sequences."
+    elif report.verdict is Verdict.INCONCLUSIVE and report.drift.clusters == 1:
+        words += " One sequence holds nearly all prefixes, and shows nothing of its own error: record more sequences."
     return words
 
 
@@ -46,7 +50,7 @@ def findings(report: CheckReport) -> list[tuple[str, str]]:
         return found
     s, (low, high) = report.statistics, report.interval
     ends = [to_the_digits_of(end, s.drift.standard_error) for end in (low, high)]
-    between = f"95 % [{', '.join(ends)}]" if math.isfinite(low) else "no interval from one sequence"
+    between = f"95 % [{', '.join(ends)}]" if math.isfinite(low) else "no interval from one long sequence"
     flips = s.flips
     found += [
         ("drift D", f"{s.drift} nats, {between}, margin {significant(report.margin)}"),
@@ -62,16 +66,16 @@ def findings(report: CheckReport) -> list[tuple[str, str]]:
         ("evidence", _evidence(report)),
         ("single rows", _single_rows(report)),
         *([("free running", str(report.free_run))] if report.free_run is not None else []),
-        ("compared", f"{s.drift.rows} prefixes of {s.drift.sequences} sequences: {_conditions(report)}"),
+        ("compared", f"{_prefixes(report)}: {_conditions(report)}"),
     ]
     if report.subject.get("not compared"):
-        found.append(("refused", f"{report.subject['not compared']} prefixes: no live answer under a recorded condition"))
+        found.append(("refused", f"{counted(report.subject['not compared'], 'prefix')}: no live answer under a recorded condition"))
     return found
 
 
 def _evidence(report: CheckReport) -> str:
     evidence = report.evidence
-    over = f"{evidence.sequences} sequences" + (f" in {evidence.checks} checks" if evidence.checks > 1 else "")
+    over = counted(evidence.sequences, "sequence") + (f" in {evidence.checks} checks" if evidence.checks > 1 else "")
     return f"e-value {significant(evidence.e_value)} over {over}; {significant(1 / report.alpha)} is an alarm"
 
 
@@ -83,15 +87,21 @@ def _single_rows(report: CheckReport) -> str:
     sparse = report.sparse
     low, high = sparse.rate
     if sparse.threshold is None:
-        return f"too few repeated answers to judge {sparse.answers} by; record more sequences, with --repeats 2"
+        few = f"fewer than {FEWEST_REPEATS} repeats of a noisy server to judge {counted(sparse.answers, 'answer')} by"
+        return f"{few}; record more sequences, with --repeats 2"
     if not sparse.is_alarm:
-        return f"none of {sparse.answers} answers far off; rate below {percent(high)} at 95 %"
+        return f"none of {counted(sparse.answers, 'answer')} far off; rate below {percent(high)} at 95 %"
     rate = f"rate of wrong answers {percent(low)} to {percent(high)}"
-    return f"{len(sparse.persistent)} prefixes wrong each time, {len(sparse.transient)} now and then; {rate}"
+    return f"{counted(len(sparse.persistent), 'prefix')} wrong each time, {len(sparse.transient)} now and then; {rate}"
 
 
 def _conditions(report: CheckReport) -> str:
-    return ", ".join(f"{count} answer{'s' if count > 1 else ''} {name.replace(', ', ' and ')}" for name, count in report.conditions.items())
+    return ", ".join(f"{counted(count, 'answer')} {name.replace(', ', ' and ')}" for name, count in report.conditions.items())
+
+
+def _prefixes(report: CheckReport) -> str:
+    sequences = len({prefix.sequence for prefix in report.prefixes})
+    return f"{counted(len(report.prefixes), 'prefix')} of {counted(sequences, 'sequence')}"
 
 
 def as_junit(report: CheckReport) -> str:

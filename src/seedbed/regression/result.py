@@ -139,7 +139,7 @@ class CheckReport:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the drift; a point where both servers repeat themselves bit by bit and only one sequence is known."""
+        """95 % confidence interval of the drift; a point where both servers repeat themselves bit by bit and only one cluster is known."""
         low, high = self.drift.interval()
         return (self.drift.value, self.drift.value) if self.is_exact and math.isinf(low) else (low, high)
 

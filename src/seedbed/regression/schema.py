@@ -11,9 +11,9 @@ __all__ = ["MEMBERS", "paths_in"]
 
 _ESTIMATE = {
     "value": "the estimate",
-    "standard_error": "of it, clustered by sequence; null when there is only one sequence",
+    "standard_error": "of it; null when there is only one cluster",
     "rows": "prefixes it rests on",
-    "sequences": "sequences they belong to",
+    "clusters": "clusters of them that are taken to be independent: sequences, short ones together",
 }
 _STATISTICS = {
     "drift": "mean D, nats",

@@ -18,14 +18,16 @@ from seedbed.regression.quantiles import clopper_pearson
 from seedbed.regression.verdict import Verdict, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
 __all__ = ["Promise", "selftest"]
 
 VOCAB_SIZE, PREFIXES = 256, 8  # prefixes of a sequence
-NOISE = 1.5e-4
+UNEVEN = ((1, 1, 20), (1, 1, 40), (1, 6), (1, 2, 4, 8, 16, 32), (1,) * 6 + (40,))
+"""Prefixes of the sequences of recordings in which one holds most of them."""
+NOISE, GREAT_NOISE = 1.5e-4, 1.5e-2
 ALPHA, MARGIN = 0.01, 1e-4
 DOSES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -90,6 +92,7 @@ def _promises(checks: int) -> Iterator[Callable[[np.random.Generator], Promise]]
     few = max(20, checks // 5)
     for top_k, rows in ((None, "full rows"), (20, "top 20")):
         yield lambda chance, k=top_k, rows=rows: _false_alarms(chance, k, rows, checks)  # type: ignore[misc]
+        yield lambda chance, k=top_k, rows=rows: _uneven(chance, k, rows, checks)  # type: ignore[misc]
         yield lambda chance, k=top_k, rows=rows: _doses(chance, k, rows, few)  # type: ignore[misc]
         yield lambda chance, k=top_k, rows=rows: _below_noise(chance, k, rows, few)  # type: ignore[misc]
         yield lambda chance, k=top_k, rows=rows: _one_in_two_hundred(chance, k, rows, few)  # type: ignore[misc]
@@ -99,8 +102,17 @@ def _false_alarms(chance: np.random.Generator, top_k: int | None, rows: str, che
     """The same server, twelve sequences: neither DRIFT nor CHANGED."""
     alarms = 0
     for _ in range(checks):
-        alarms += _Check.of(_answers(chance, 12, 0.0)[0], top_k).verdict in (Verdict.DRIFT, Verdict.CHANGED)
+        alarms += _Check.of(_answers(chance, _even(12), 0.0)[0], _even(12), top_k).is_alarm
     return Promise(f"same server, {rows}: DRIFT or CHANGED", alarms, checks, ALPHA, True)
+
+
+def _uneven(chance: np.random.Generator, top_k: int | None, rows: str, checks: int) -> Promise:
+    """The same server, most prefixes in one sequence, and noise far above the margin: neither DRIFT nor CHANGED."""
+    alarms = 0
+    for number in range(checks):
+        lengths = UNEVEN[number % len(UNEVEN)]
+        alarms += _Check.of(_answers(chance, lengths, 0.0, noise=GREAT_NOISE)[0], lengths, top_k).is_alarm
+    return Promise(f"the same with one long sequence, {rows}", alarms, checks, ALPHA, True)
 
 
 def _doses(chance: np.random.Generator, top_k: int | None, rows: str, checks: int) -> Promise:
@@ -108,8 +120,8 @@ def _doses(chance: np.random.Generator, top_k: int | None, rows: str, checks: in
     inside, ratios = 0, []
     for number in range(checks):
         dose = DOSES[number % len(DOSES)]
-        answers, clean = _answers(chance, 12, dose)
-        check = _Check.of(answers, top_k)
+        answers, clean = _answers(chance, _even(12), dose)
+        check = _Check.of(answers, _even(12), top_k)
         truth = float(noise_free_drift(*_seen(clean, top_k)).d.mean())
         low, high = check.drift.interval()
         inside += low <= truth <= high
@@ -123,8 +135,8 @@ def _below_noise(chance: np.random.Generator, top_k: int | None, rows: str, chec
     found, stops = 0, []
     for _ in range(checks):
         process = EProcess()
-        drift = noise_free_drift(*_seen(_answers(chance, 37, 1e-4)[0], top_k))
-        for score in sequence_scores(drift.rho, np.repeat(np.arange(37), PREFIXES)):
+        drift = noise_free_drift(*_seen(_answers(chance, _even(37), 1e-4)[0], top_k))
+        for score in sequence_scores(drift.rho, _members(_even(37))):
             process.add(score)
             if process.is_alarm(ALPHA):
                 found += 1
@@ -138,10 +150,10 @@ def _one_in_two_hundred(chance: np.random.Generator, top_k: int | None, rows: st
     """One prefix of two hundred gets the answer to another one: DRIFT, by that prefix and no other."""
     found = 0
     for _ in range(checks):
-        answers, _ = _answers(chance, 25, 0.0)
+        answers, _ = _answers(chance, _even(25), 0.0)
         wrong, other = chance.choice(200, 2, replace=False)
         answers[2:, wrong] = answers[2:, other]
-        check = _Check.of(answers, top_k)
+        check = _Check.of(answers, _even(25), top_k)
         found += check.verdict is Verdict.DRIFT and check.wrong == (int(wrong),)
     return Promise(f"one wrong answer in 200, {rows}: found", found, checks, 0.99, False)
 
@@ -154,11 +166,16 @@ class _Check:
     drift: Estimate
     wrong: tuple[int, ...]
 
+    @property
+    def is_alarm(self) -> bool:
+        """Whether it says that something changed."""
+        return self.verdict in (Verdict.DRIFT, Verdict.CHANGED)
+
     @classmethod
-    def of(cls, answers: NDArray[np.float64], top_k: int | None) -> _Check:
+    def of(cls, answers: NDArray[np.float64], lengths: Sequence[int], top_k: int | None) -> _Check:
         a1, a2, b1, b2 = _seen(answers, top_k)
         d, rho = noise_free_drift(a1, a2, b1, b2)
-        sequences = np.repeat(np.arange(d.size // PREFIXES), PREFIXES)
+        sequences = _members(lengths)
         process = EProcess()
         for score in sequence_scores(rho, sequences):
             process.add(score)
@@ -177,20 +194,30 @@ class _Check:
         return cls(verdict, drift, sparse.persistent)
 
 
-def _answers(chance: np.random.Generator, sequences: int, dose: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _even(sequences: int) -> tuple[int, ...]:
+    return (PREFIXES,) * sequences
+
+
+def _members(lengths: Sequence[int]) -> NDArray[np.int64]:
+    """Which sequence each prefix belongs to."""
+    return np.repeat(np.arange(len(lengths)), lengths)
+
+
+def _answers(
+    chance: np.random.Generator, lengths: Sequence[int], dose: float, *, noise: float = NOISE
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Log-probabilities of two answers before and two after, a drift of ``dose`` nats between them, and the same without noise; shape
     (4, prefixes, tokens) each."""
-    shape = (sequences, PREFIXES, VOCAB_SIZE)
+    shape = (sum(lengths), VOCAB_SIZE)
     logits = chance.normal(0, 3, shape)
     shift = chance.normal(0, np.sqrt(2 * dose), shape) if dose else np.zeros(shape)
     p = np.exp(_normalised(logits))
     spread = 1 - (p * p).sum(axis=-1, keepdims=True)
     shift /= np.sqrt(spread)
     clean = np.stack([logits, logits, logits + shift, logits + shift])
-    sigma = np.sqrt(NOISE / 2)
-    noise = chance.normal(0, sigma, (4, *shape)) + chance.normal(0, sigma, (4, sequences, 1, VOCAB_SIZE))
-    flat = (4, sequences * PREFIXES, VOCAB_SIZE)
-    return _normalised(clean + noise / np.sqrt(spread)).reshape(flat), _normalised(clean).reshape(flat)
+    sigma = np.sqrt(noise / 2)
+    noises = chance.normal(0, sigma, (4, *shape)) + chance.normal(0, sigma, (4, len(lengths), VOCAB_SIZE))[:, _members(lengths)]
+    return _normalised(clean + noises / np.sqrt(spread)), _normalised(clean)
 
 
 def _normalised(logits: NDArray[np.float64]) -> NDArray[np.float64]:

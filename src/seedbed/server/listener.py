@@ -19,6 +19,7 @@ import trio
 from seedbed.errors import UsageError
 from seedbed.http.message import ChunkedBody, Malformed, RequestHead, TooLong, end_of_head
 from seedbed.llm.running import require_trio
+from seedbed.llm.seconds import check_seconds
 from seedbed.llm.threads import as_llm
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import HttpRequest, HttpResponse
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from seedbed.protocols.base import Protocol
     from seedbed.server.faults import Fault, Faults
 
-__all__ = ["ALL", "Server", "serve"]
+__all__ = ["ALL", "Server", "cannot_listen", "serve"]
 
 ALL = tuple(PROTOCOLS)
 READ_SIZE = 65_536
@@ -55,6 +56,18 @@ class Server:
     requests: int = 0
     connections: int = 0
     failures: int = 0
+
+
+def cannot_listen(host: str, port: int, error: BaseException) -> UsageError:
+    """What to raise where an address cannot be listened on, from what the system said of it.
+
+    Example:
+        >>> str(cannot_listen("127.0.0.1", 80, PermissionError(13, "Permission denied")))
+        'cannot listen on 127.0.0.1:80: [Errno 13] Permission denied'
+    """
+    is_taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+    why = "the port is in use, perhaps by another `seedbed serve`; take another, or port 0, which is any free one" if is_taken else error
+    return UsageError(f"cannot listen on {host}:{port}: {why}")
 
 
 @asynccontextmanager
@@ -99,14 +112,11 @@ async def serve(
         raise UsageError(f"port must be an int in [0, 65536), not {port!r:.80}")
     if not isinstance(host, str):
         raise UsageError(f"host must be a name or an address, not {host!r:.80}")
-    if isinstance(idle_timeout, bool) or not isinstance(idle_timeout, int | float) or not idle_timeout > 0:
-        raise UsageError(f"idle_timeout must be more than 0 seconds, or math.inf for no limit, not {idle_timeout!r:.80}")
+    check_seconds(idle_timeout=idle_timeout)
     try:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:
-        is_taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-        why = "the port is in use, perhaps by another `seedbed serve`: give --port 0 or another" if is_taken else error
-        raise UsageError(f"cannot listen on {host}:{port}: {why}") from error
+        raise cannot_listen(host, port, error) from error
     bound_host, bound_port = listeners[0].socket.getsockname()[:2]
     server = Server(f"http://{f'[{bound_host}]' if ':' in bound_host else bound_host}:{bound_port}")
     model = as_llm(llm)

@@ -303,7 +303,7 @@ async def test_a_timeout_holds_for_the_first_question_too(prompts: Path, tmp_pat
 
 @pytest.mark.parametrize("timeout", [-1, math.nan, "5", True])
 async def test_a_timeout_that_is_none_is_refused_before_anything_is_begun(prompts: Path, tmp_path: Path, timeout) -> None:
-    with pytest.raises(UsageError, match="timeout must be seconds >= 0, or math.inf for none"):
+    with pytest.raises(UsageError, match="timeout must be seconds >= 0, or math.inf for no limit"):
         await run(prompts, tmp_path / "out.jsonl", timeout=timeout)
 
     assert list(tmp_path.iterdir()) == [prompts]
