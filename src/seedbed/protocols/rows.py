@@ -125,10 +125,9 @@ def numbers(values: list[Any], lowest: float = LOWEST) -> NDArray[np.float32]:
         raise BrokenAnswer("the values are no numbers")
     if values and max(values) > HIGHEST:
         raise NonFiniteLogits(f"a value of {max(values):g} is beyond float32")
-    doubles = np.array(values, dtype=np.float64)
     if values and ((least := min(values)) <= lowest or least < LOWEST):
-        doubles[(doubles <= lowest) | (doubles < LOWEST)] = -np.inf
-    return doubles.astype(np.float32)
+        values = [-math.inf if value <= lowest or value < LOWEST else value for value in values]
+    return np.array(values, dtype=np.float32)  # rounded once: numpy makes a C double of each, then a float
 
 
 def listed_row(token_ids: NDArray[np.int64], logprobs: NDArray[np.float32], vocab_size: int) -> TopLogprobs:
@@ -137,10 +136,13 @@ def listed_row(token_ids: NDArray[np.int64], logprobs: NDArray[np.float32], voca
     No unlisted token is more probable than the last listed one, so ``sum + (vocab_size - k) p_k`` of a true list is at least 1. Logits
     taken for logprobs, and lists that were cut or scaled on the way, are found out by it even where they sum to less than 1.
 
+    Args:
+        token_ids, logprobs: taken over, as by ``TopLogprobs.taking``.
+
     Raises:
         MalformedRow: no such list can come from a distribution.
     """
-    row = TopLogprobs(token_ids, logprobs, vocab_size)
+    row = TopLogprobs.taking(token_ids, logprobs, vocab_size)
     unlisted = (vocab_size - len(row)) * math.exp(row.logprobs[-1])
     if unlisted < 1:
         listed = float(np.exp(row.logprobs, dtype=np.float64).sum())

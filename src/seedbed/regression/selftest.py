@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Promise", "selftest"]
 
 VOCAB_SIZE, PREFIXES = 256, 8  # prefixes of a sequence
-UNEVEN = ((1, 1, 20), (1, 1, 40), (1, 6), (1, 2, 4, 8, 16, 32), (1,) * 6 + (40,))
+UNEVEN = ((1, 1, 20), (10, 10, 60), (4, 4, 4, 4, 60), (1, 2, 4, 8, 16, 32), (1,) * 6 + (40,))
 """Prefixes of the sequences of recordings in which one holds most of them."""
 NOISE, GREAT_NOISE = 1.5e-4, 1.5e-2
 ALPHA, MARGIN = 0.01, 1e-4
