@@ -46,8 +46,9 @@ T = TypeVar("T")
 DISCOVERY_BOUND = 4_194_304  # llama.cpp's /props carries the chat template, some of which are 20 kB
 TEXT_BOUND = 67_108_864
 SAMPLES_BOUND = 65_536  # octets a token drawn, with whatever a server says beside it
-# Statuses that may pass by themselves; what any other means is the protocol's to say.
-_TRIED_AGAIN = frozenset({429, 500, 502, 503, 504})
+# Statuses that are refusals and may pass by themselves; what any other means is the protocol's to say.
+_MAY_PASS = frozenset({429, 500, 502, 503, 504})
+_NOT_NOW = frozenset({429, 503})
 # An answer that takes more of its time limit is no reason to ask for more at once.
 IN_GOOD_TIME = 0.5
 
@@ -160,34 +161,34 @@ class Endpoint:
         """
         protocol, info = self.protocol, self.info  # which may be found out anew meanwhile
         response = await self._send(protocol.encode_request(ask, info), protocol.answer_bound(ask, info))
-        decode = partial(protocol.decode_response, ask, info)
+        decode = protocol.decode_response
         if len(response.body) <= self._decode_in_thread_above:
-            return self._decoded(decode, response)
-        return await trio.to_thread.run_sync(self._decoded, decode, response, abandon_on_cancel=True)
+            return self._decoded(response, decode, ask, info)
+        return await trio.to_thread.run_sync(self._decoded, response, decode, ask, info, abandon_on_cancel=True)
 
     async def score(self, question: Score) -> tuple[Row, ...]:
         """As ``HTTPModel.score``."""
         protocol, info = self.protocol, self.info
         bound = protocol.answer_bound(Ask(question.token_ids, question.top_k), info) * (1 + len(question.token_ids))
         response = await self._send(protocol.encode_score(question, info), bound)
-        return self._decoded(partial(protocol.decode_scores, question, info), response)
+        return self._decoded(response, protocol.decode_scores, question, info)
 
     async def sample(self, question: Sample) -> tuple[tuple[int, ...], ...]:
         """As ``HTTPModel.sample``."""
         protocol, info = self.protocol, self.info
         bound = SAMPLES_BOUND * question.n * max(1, question.tokens)
         response = await self._send(protocol.encode_sample(question, info), bound)
-        return self._decoded(partial(protocol.decode_samples, question, info), response)
+        return self._decoded(response, protocol.decode_samples, question, info)
 
     async def tokenize(self, text: str) -> list[int]:
         """As ``HTTPModel.tokenize``."""
         protocol = self.protocol
-        return self._decoded(protocol.decode_tokens, await self._send(protocol.encode_tokenize(text), TEXT_BOUND))
+        return self._decoded(await self._send(protocol.encode_tokenize(text), TEXT_BOUND), protocol.decode_tokens)
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """As ``HTTPModel.detokenize``."""
         protocol = self.protocol
-        return self._decoded(protocol.decode_text, await self._send(protocol.encode_detokenize(list(token_ids)), TEXT_BOUND))
+        return self._decoded(await self._send(protocol.encode_detokenize(list(token_ids)), TEXT_BOUND), protocol.decode_text)
 
     def turn_away(self) -> None:
         """Let those who wait for their turn fail at once, as if the connection were lost."""
@@ -226,15 +227,15 @@ class Endpoint:
         if self.info.kind == "logits":
             check_logits(answer.row)
 
-    def _decoded(self, decode: Callable[[HttpResponse], T], response: HttpResponse) -> T:
+    def _decoded(self, response: HttpResponse, decode: Callable[..., T], *question: object) -> T:
         """What an answer says; or why it says nothing, without a secret that it may repeat."""
         try:
-            return decode(response)
+            return decode(*question, response)
         except SeedbedError:
             hidden = self.secrets.hide_in(response)
             if hidden == response:
                 raise
-        return decode(hidden)  # raises again, and quotes no part of a secret
+        return decode(*question, hidden)  # raises again, and quotes no part of a secret
 
     async def _discover(self) -> tuple[ServerProtocol, ModelInfo]:
         seen: list[HttpResponse] = []
@@ -268,26 +269,31 @@ class Endpoint:
         advice = "give the server's address without /v1" if is_api else "is the URL right?"
         return NotAModelServer(f"{self.where} answers HTTP (status {last.status}{server}), but does not speak {names}; {advice}")
 
-    async def _send(self, request: HttpRequest, bound: int) -> HttpResponse:
+    def _send(self, request: HttpRequest, bound: int) -> Awaitable[HttpResponse]:
         """Send it until it is answered; a refusal that may pass is tried again."""
-        return await self._persist(self._attempt, request, bound, request.body)
+        return self._persist(request, bound, _MAY_PASS, request.body)
 
-    async def _probe(self, request: HttpRequest) -> HttpResponse:
+    def _probe(self, request: HttpRequest) -> Awaitable[HttpResponse]:
         """Send it; the answer, whatever its status. A server that is loading is waited for, one that is not there is not."""
-        return await self._persist(self._probe_once, request, DISCOVERY_BOUND, request.path.encode(), is_not_ready)
+        return self._persist(request, DISCOVERY_BOUND, _NOT_NOW, request.path.encode(), is_not_ready)
 
     async def _persist(
         self,
-        attempt: Callable[[HttpRequest, int], Awaitable[HttpResponse]],
         request: HttpRequest,
         bound: int,
+        refusals: frozenset[int],
         seed: bytes,
         may_help: Callable[[ServerError], bool] | None = None,
     ) -> HttpResponse:
         if self._prefix or self._suffix:
             request = replace(request, path=self._prefix + request.path + self._suffix)
         try:
-            return await self._retry.call(partial(attempt, request, bound), seed, on_retry=self._count_retry, may_help=may_help)
+            try:
+                return await self._attempt(request, bound, refusals)
+            except ServerError as error:
+                failed = error
+            again = partial(self._attempt, request, bound, refusals)
+            return await self._retry.call(again, seed, failed=failed, on_retry=self._count_retry, may_help=may_help)
         except trio.ClosedResourceError as error:
             raise UsageError(f"the connections to {self.where} are closed: a model is used after its connect() block has ended") from error
         except SeedbedError as error:
@@ -299,22 +305,11 @@ class Endpoint:
         for observer in observers():
             observer.notice(RequestRepeated(self.where))
 
-    async def _attempt(self, request: HttpRequest, bound: int) -> HttpResponse:
-        response = await self._timed(request, bound)
-        if response.status in _TRIED_AGAIN:
-            raise refusal(response)
-        return response
-
-    async def _probe_once(self, request: HttpRequest, bound: int) -> HttpResponse:
-        response = await self._timed(request, bound)
-        if response.status in (429, 503):
-            raise refusal(response)
-        return response
-
-    async def _timed(self, request: HttpRequest, bound: int) -> HttpResponse:
+    async def _attempt(self, request: HttpRequest, bound: int, refusals: frozenset[int]) -> HttpResponse:
+        """Send it once, in turn. Statuses among ``refusals`` are raised."""
         turns = self._turns
         # No checkpoint of its own: what follows is one, and two would cost a tenth of a request.
-        if not await turns.take():
+        if not (turns.take_nowait() or await turns.take()):
             raise ConnectionLost(f"{self.where} failed before this request's turn came", answer_begun=False)
         number, began = self._requests + 1, trio.current_time()
         try:
@@ -323,7 +318,7 @@ class Endpoint:
             self._requests += 1
             send = self._send_observed if observers() else self._sender.send
             response = await send(request, bound)
-            if response.status in (429, 503):
+            if response.status in _NOT_NOW:
                 turns.shrink(number, self._requests)
                 self._not_before = max(self._not_before, trio.current_time() + (retry_after(response) or 0.0))
             elif turns.allowed < turns.most and trio.current_time() - began < self._in_good_time:
@@ -333,7 +328,12 @@ class Endpoint:
         self._bytes_received += len(response.body)
         if (response.header("content-encoding") or "identity") != "identity":
             raise BrokenAnswer(f"{self.where} compressed its answer, though it was asked not to")
-        return response if response.status == 200 else self.secrets.hide_in(response)
+        if response.status == 200:
+            return response
+        response = self.secrets.hide_in(response)
+        if response.status in refusals:
+            raise refusal(response)
+        return response
 
     async def _send_observed(self, request: HttpRequest, bound: int) -> HttpResponse:
         listening, began = observers(), trio.current_time()

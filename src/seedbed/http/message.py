@@ -10,6 +10,7 @@ turns them into a status.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,10 @@ __all__ = ["MAX_HEAD", "ChunkedBody", "Malformed", "RequestHead", "ResponseHead"
 MAX_HEAD = 65_536  # h11's default is 64 KiB too, nginx's 32 KiB, Node's 16 KiB
 MAX_LINE = 4096  # of a chunk's size with its extensions; an honest one has 4 octets, or some 90 with a signature
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?", re.DOTALL)
+
+
+# The headers that say something about the message's framing or the connection; of all others only what they are is kept.
+_OF_THE_CONNECTION = frozenset({"content-length", "transfer-encoding", "connection", "keep-alive"})
 
 
 class Malformed(Exception):
@@ -61,20 +66,29 @@ class _Head:
         length: of the body, as announced; None when it was not.
         is_chunked: whether the body comes in chunks.
         keeps_alive: whether the connection may carry another exchange.
+        idle_seconds: how long the other side keeps an idle connection; None when it does not say.
+        max_requests: how many requests it takes on the connection; None when it does not say.
     """
 
-    __slots__ = ("headers", "is_chunked", "keeps_alive", "length")
+    __slots__ = ("headers", "idle_seconds", "is_chunked", "keeps_alive", "length", "max_requests")
 
     def __init__(self) -> None:
         self.headers: list[tuple[str, str]] = []
         self.length: int | None = None
         self.is_chunked = False
         self.keeps_alive = True
+        self.idle_seconds: int | None = None
+        self.max_requests: int | None = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by httptools, under that name."""
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
         self.headers.append((key, text))
+        if key in _OF_THE_CONNECTION:
+            self._learn(key, text)
+
+    def _learn(self, key: str, text: str) -> None:
+        """What one of the few headers says that are about the connection."""
         if key == "content-length":
             self.length = int(text)  # httptools has refused anything but one decimal number
         elif key == "transfer-encoding":
@@ -83,6 +97,9 @@ class _Head:
             self.is_chunked = True
         elif key == "connection":
             self.keeps_alive = self.keeps_alive and "close" not in _tokens(text)
+        elif key == "keep-alive":
+            for name, number in _promised(text):
+                setattr(self, name, number)
 
     def header(self, name: str) -> str | None:
         """The first header of that name, which must be in lower case."""
@@ -94,17 +111,13 @@ class ResponseHead(_Head):
 
     Attributes:
         status: 101 also when the server switches protocols otherwise.
-        idle_seconds: how long the server keeps an idle connection; None when it does not say.
-        max_requests: how many requests it takes on the connection; None when it does not say.
     """
 
-    __slots__ = ("idle_seconds", "max_requests", "status")
+    __slots__ = ("status",)
 
     def __init__(self) -> None:
         super().__init__()
         self.status = 0
-        self.idle_seconds: float | None = None
-        self.max_requests: int | None = None
 
     @classmethod
     def parse(cls, raw: bytes) -> ResponseHead:
@@ -121,18 +134,6 @@ class ResponseHead(_Head):
             raise Malformed("no status line")
         head.keeps_alive = head.keeps_alive and parser.get_http_version() == "1.1"
         return head
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
-        key, text = self.headers[-1]
-        if key == "keep-alive":
-            for part in text.split(","):
-                word, _, number = part.strip().partition("=")
-                if number.isdecimal() and len(number) < 10:
-                    if word.lower() == "timeout":
-                        self.idle_seconds = float(number)
-                    elif word.lower() == "max":
-                        self.max_requests = int(number)
 
 
 class RequestHead(_Head):
@@ -178,6 +179,14 @@ class RequestHead(_Head):
     def on_url(self, url: bytes) -> None:
         """Called by httptools, under that name."""
         self.target += url.decode("latin-1")
+
+
+@functools.lru_cache(maxsize=64)  # a server says the same with every answer
+def _promised(text: str) -> tuple[tuple[str, int], ...]:
+    """What a Keep-Alive header promises, as attributes of a head."""
+    names = {"timeout": "idle_seconds", "max": "max_requests"}
+    parts = [part.strip().lower().partition("=") for part in text.split(",")]
+    return tuple((names[word], int(number)) for word, _, number in parts if word in names and number.isdecimal() and len(number) < 10)
 
 
 def _tokens(text: str) -> list[str]:

@@ -75,6 +75,7 @@ class Retry:
         send: Callable[[], Awaitable[T]],
         request: bytes,
         *,
+        failed: ServerError | None = None,
         on_retry: Callable[[], object] = lambda: None,
         may_help: Callable[[ServerError], bool] | None = None,
     ) -> T:
@@ -83,6 +84,7 @@ class Retry:
         Args:
             send: one attempt.
             request: what is sent, for the jitter.
+            failed: why the first attempt failed, when it has been made; whoever makes it himself needs all this after a failure only.
             on_retry: called before each repetition.
             may_help: whether to try again after such an error; the default is the rule above.
 
@@ -96,8 +98,11 @@ class Retry:
         waited, broken_engines = 0.0, 0
         for attempt in range(self.attempts):
             try:
+                if failed is not None:
+                    raise failed
                 return await send()
             except ServerError as error:
+                failed = None
                 delay = max(self.delay(request, attempt), getattr(error, "retry_after", None) or 0.0)
                 broken_engines += isinstance(error, EngineFailed)
                 is_last = attempt + 1 == self.attempts or broken_engines > 1 or not (may_help or _may_help)(error)

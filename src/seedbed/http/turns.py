@@ -44,7 +44,7 @@ class Turns:
         (True, True, False, <Turns: 2 of 2 taken, 0 waiting>)
     """
 
-    __slots__ = ("_is_refused", "_latest_at_cut", "_lot", "_turned_away", "allowed", "most", "taken")
+    __slots__ = ("_is_refused", "_latest_at_cut", "_lot", "_parked", "_turned_away", "allowed", "most", "taken")
 
     def __init__(self, most: float) -> None:
         if isinstance(most, bool) or not isinstance(most, int | float) or not most >= 1 or (most != math.inf and most != int(most)):
@@ -53,6 +53,7 @@ class Turns:
         self.most = most
         self._latest_at_cut = 0
         self._lot = trio.lowlevel.ParkingLot()
+        self._parked = 0  # tasks in the lot or just woken: with none there is nobody to look for, which would cost every request
         self._turned_away: set[trio.lowlevel.Task] = set()
         self.start_over()
 
@@ -77,7 +78,11 @@ class Turns:
         """Take a turn, waiting for it if need be; False when it was turned away instead. A checkpoint only if it waits."""
         if self.take_nowait():
             return True
-        await self._lot.park()
+        self._parked += 1
+        try:
+            await self._lot.park()
+        finally:
+            self._parked -= 1
         task = trio.lowlevel.current_task()
         if task not in self._turned_away:
             return True  # who woke us has taken a turn for us
@@ -91,7 +96,8 @@ class Turns:
     def give_back(self) -> None:
         """Give a turn back, to whoever has waited longest."""
         self.taken -= 1
-        self._hand_over()
+        if self._parked:
+            self._hand_over()
 
     def grow(self) -> None:
         """A request has been answered well, before its turn is given back: if all turns are taken there may be more."""

@@ -107,7 +107,8 @@ class TopLogprobs:
         return row
 
     def _take(self, ids: NDArray[np.int64], values: NDArray[np.float32], vocab_size: int) -> None:
-        # On lists of some 50 Python's own functions cost half of numpy's, and this is the largest part of decoding an answer.
+        # This is the largest part of decoding an answer. Between two requests everything is forgotten by the caches, and then any of
+        # numpy's functions takes the time of three of Python's own, for lists of some 50.
         listed, reals = ids.tolist(), values.tolist()
         if min(listed) < 0 or max(listed) >= vocab_size:
             raise MalformedRow(f"token id {_first_outside(ids, vocab_size)} in the top logprobs is outside the vocabulary of {vocab_size}")
@@ -123,7 +124,8 @@ class TopLogprobs:
         mass = sum(map(exp, reals))
         if mass > 1 + NORMALISATION_TOLERANCE:
             raise MalformedRow(f"the top logprobs sum to probability {mass:.6g} > 1; are these {_what_else(reals)}?")
-        ids.flags.writeable = values.flags.writeable = False
+        ids.setflags(write=False)
+        values.setflags(write=False)
         self.token_ids, self.logprobs, self.vocab_size = ids, values, vocab_size
 
     @property

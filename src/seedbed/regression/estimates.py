@@ -91,8 +91,8 @@ def clustered_mean(values: ArrayLike, sequences: ArrayLike) -> Estimate:
         sequences: shape (n,), which sequence each belongs to; ints that follow each other where sequences are neighbours.
 
     Example:
-        >>> clustered_mean([1.0, 1.0, 3.0, 3.0, 3.0, 3.0], [0, 0, 1, 1, 1, 2])
-        Estimate(value=2.0, standard_error=1.0, rows=6, clusters=2)
+        >>> clustered_mean([1.0, 1.0, 3.0, 3.0, 3.0, 3.0, 3.0], [0, 0, 1, 1, 1, 1, 2])
+        Estimate(value=2.0, standard_error=1.0, rows=7, clusters=2)
 
     Source: Ibragimov and Müller 2010, Journal of Business & Economic Statistics 28, who ask for group means in this way; the bound is
     Bakirov and Székely's, "Student's t-test for Gaussian scale mixtures", Journal of Mathematical Sciences 139, 2006.
