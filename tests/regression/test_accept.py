@@ -14,10 +14,12 @@ from seedbed import RecordingLLM, ReplayLLM, Sampler, generate, open_recording
 from seedbed.cli import main
 from seedbed.errors import CheckFailed, RecordingExists, ServerUnreachable, UsageError
 from seedbed.recording import Acceptance
+from seedbed.recording.format import MANIFEST, read_manifest
 from seedbed.recording.merge import replace_recording
 from seedbed.regression import Verdict, check
 from seedbed.regression.accept import accept
-from seedbed.server.planted import AfterAnswers, Noise, PlantedLLM, Scaled
+from seedbed.server.planted import Noise, PlantedLLM, Scaled
+from seedbed.server.planted.places import Place
 from seedbed.testing import ScriptedLLM
 
 PROMPT = list(b"The seed")
@@ -35,6 +37,16 @@ def baseline(tmp_path):
 
     trio.run(record)
     return tmp_path / "baseline"
+
+
+class OnceSealed(Place):
+    """Once a recording is finished: how many answers that takes depends on who asked in whose company."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def holds(self, question):
+        return (self.path / MANIFEST).exists() and read_manifest(self.path).seal is not None
 
 
 def hotter():
@@ -120,7 +132,8 @@ class TestTheOldBaselineStands:
     async def test_when_the_server_does_not_answer_as_it_did_a_moment_ago(self, baseline):
         before = octets(baseline)
         report = await check(baseline, hotter())
-        changing = PlantedLLM(model(), Scaled(1.5), where=AfterAnswers(30))
+        fresh = baseline.with_name(".baseline.accepting")
+        changing = PlantedLLM(model(), Scaled(1.5), where=OnceSealed(fresh))
 
         with pytest.raises(CheckFailed, match="the baseline stands as it was"):
             await accept(baseline, changing, report, who="ada", why="why")

@@ -16,7 +16,9 @@ from seedbed.errors import MalformedRow, RecordingNotFound, ServerUnreachable, U
 from seedbed.recording import open_recording
 from seedbed.regression import CheckReport, Progress, Verdict, check
 from seedbed.regression.asking import targets_of
+from seedbed.regression.check import report_of
 from seedbed.regression.compared import Answer, compare
+from seedbed.regression.continued import Evidence
 from seedbed.regression.estimates import Estimate
 from seedbed.regression.report import sentence
 from seedbed.regression.verdict import EXIT_CODES, judge
@@ -91,6 +93,21 @@ class TestVerdicts:
         assert report.verdict == Verdict.PASS
         assert abs(report.drift.value) < 4 * report.drift.standard_error
         assert report.statistics.kl.value > 1e-4
+
+    def test_answers_equal_in_every_bit_under_two_conditions_show_that_a_server_repeats_itself(self):
+        """It happens that every repeat had company and no first answer had: their noise is then unknown, but for this."""
+        row, other = np.float32([0.0, 1.0, 2.0]), np.float32([0.5, 1.0, 2.0])
+        alone, together = ("solo", "warm"), ("concurrent", "warm")
+
+        def rows(*live):
+            recorded = [Answer(row, alone), Answer(row, together)]
+            answers = [Answer(one, tags) for one, tags in zip(live, (alone, together), strict=True)]
+            return [compare((number,), recorded, answers, sequence=number) for number in range(2)]
+
+        evidence = Evidence("ab" * 32, 0.01, 2, False, (0.0,), 2)
+        assert report_of(rows(other, other), evidence).verdict == Verdict.DRIFT
+        assert report_of(rows(other, other), evidence).is_exact
+        assert not report_of(rows(other, np.nextafter(other, 9)), evidence).is_exact
 
     @pytest.mark.parametrize(
         ("value", "error", "changed", "verdict"),

@@ -72,10 +72,11 @@ class Target:
 def targets_of(recording: Recording) -> list[Target]:
     """Every recorded prefix with the sequence it belongs to, sequence by sequence.
 
-    A prefix whose last step adds several tokens is a prompt. From each step the first continuation goes on with its sequence, every other
-    one begins a sequence: so each prefix belongs to one sequence, and those of one sequence follow each other.
+    A prefix whose last step adds several tokens is a prompt. From each step the continuation by the lowest token id goes on with its
+    sequence, every other one begins a sequence: so each prefix belongs to one sequence, those of one sequence follow each other, and
+    nothing depends on the order in which they were asked for.
     """
-    children = recording.children
+    children = {number: sorted(steps, key=lambda step: step.tokens) for number, steps in recording.children.items()}
     targets: list[Target] = []
     sequences = 0
     # (step, its depth, its prompt, its sequence or None for a new one); the next to visit is last.

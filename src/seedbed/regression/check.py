@@ -182,14 +182,16 @@ def report_of(
     """
     statistics = Statistics.of(rows)
     noises = [kl for row in rows for kl in row.noise] or [kl for row in rows for kl in row.live_noise]
+    # Answers under several conditions say nothing of the noise under one, unless they are the same in every bit.
+    noises = noises or [0.0 for row in rows if any(row.alike)]
     width = max(len(row.kl) for row in rows)
     kl = [[*row.kl, *[math.nan] * (width - len(row.kl))] for row in rows]
     is_noisy = any(kl > 0 for row in rows for kl in row.live_noise)
     sparse = sparse_corruption([row.d for row in rows], kl, noises, margin=margin)
     is_identical = all(all(row.identical) for row in rows)
     was_exact = not any(kl > 0 for row in rows for kl in row.noise)
-    is_exact = was_exact and not is_noisy and any(row.live_noise for row in rows)
-    repeats_itself = was_exact and any(row.noise for row in rows)
+    is_exact = was_exact and not is_noisy and any(row.live_noise or row.alike[1] for row in rows)
+    repeats_itself = was_exact and any(row.noise or row.alike[0] for row in rows)
     verdict = judge(
         statistics.drift,
         margin=margin,

@@ -56,6 +56,7 @@ class Compared:
         identical: of each pair, whether all bits are equal.
         kl: of each pair, KL(recorded || live) in nats.
         noise: KL of each two recorded answers under one condition; ``live_noise``: of each two live ones.
+        alike: whether all recorded answers, and all live ones, are the same in every bit, whatever their conditions; of one alone False.
         d, rho: the drift free of noise, and its direction (``metrics.noise_free_drift``); where only one answer was recorded, less what the
             live answers' own noise adds.
         ids: the tokens that any row lists, the most probable first; ``before``, ``after``: their log-probabilities among themselves, mean
@@ -78,6 +79,7 @@ class Compared:
     kl: tuple[float, ...]
     noise: tuple[float, ...]
     live_noise: tuple[float, ...]
+    alike: tuple[bool, bool]
     d: float
     rho: float
     ids: NDArray[np.int64]
@@ -150,6 +152,7 @@ def compare(
         kl=tuple(float(kl_of_logprobs(a[i], b[j])) for i, j in pairs),
         noise=_noise(recorded, a),
         live_noise=_noise(live, b),
+        alike=(_alike(recorded), _alike(live)),
         d=d,
         rho=rho,
         ids=ids[kept],
@@ -210,6 +213,10 @@ def _noise(answers: Sequence[Answer], logprobs: NDArray[np.float64]) -> tuple[fl
         for i, j in itertools.combinations(range(len(answers)), 2)
         if answers[i].is_comparable(answers[j])
     )
+
+
+def _alike(answers: Sequence[Answer]) -> bool:
+    return len(answers) > 1 and all(same_row(answers[0].row, answer.row) for answer in answers[1:])
 
 
 def _gap_noise(logprobs: NDArray[np.float64], best: NDArray[np.intp]) -> float:
