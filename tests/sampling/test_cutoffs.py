@@ -47,6 +47,13 @@ def test_typical_keeps_what_is_nearest_to_the_entropy(row, p, keep_ties):
         assert sorted(scores[i] for i in have) == sorted(scores[i] for i in expected)
 
 
+def test_typical_s_rules_differ_where_the_mass_before_a_token_is_exactly_p():
+    even = np.zeros(4, dtype=np.float32)
+
+    assert np.isfinite(TypicalP(0.5, rule="<", ties="exact")(even)).sum() == 2
+    assert np.isfinite(TypicalP(0.5, rule="<=", ties="exact")(even)).sum() == 3
+
+
 def test_typical_can_drop_the_most_probable_token():
     row = np.log([0.5, 0.05, 0.05, 0.05, 0.05, 0.05, 0.05, 0.05, 0.05, 0.05, 0.05])
 

@@ -61,18 +61,31 @@ def test_the_token_is_the_one_of_the_formula_in_forty_digits(values, seed):
     assert drawn.margin == pytest.approx(lead, abs=1e-12)
 
 
+SEVERAL_PIECES = 70_000  # words are made 32,768 at a time
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("spread", [0.0, 1.0, 4.0, 40.0])
 def test_pruning_the_noise_of_a_long_row_changes_no_token_and_no_margin(monkeypatch, spread, dtype):
     generator = np.random.Generator(np.random.PCG64(17))
-    row = (generator.normal(0, spread, 30_000) + 1_000.0).astype(dtype)
-    row[generator.integers(0, row.size, 50)] = -np.inf
+    row = (generator.normal(0, spread, SEVERAL_PIECES) + 1_000.0).astype(dtype)
+    row[generator.integers(0, row.size // 64, 50) * 64 + 1] = -np.inf  # not where a row is looked at to see whether much of it is
     candidates = Candidates(None, row, row.size)
+    pruned = _calls(monkeypatch, "_gumbel_max_whole")
 
-    pruned = [gumbel_max(candidates, Address(3, step=step)) for step in range(40)]
+    drawn = [gumbel_max(candidates, Address(3, step=step)) for step in range(20)]
+    assert len(pruned) == 20
     monkeypatch.setattr(draw_module, "PRUNE_FROM", 10**9)
 
-    assert pruned == [gumbel_max(candidates, Address(3, step=step)) for step in range(40)]
+    assert drawn == [gumbel_max(candidates, Address(3, step=step)) for step in range(20)]
+    assert len(pruned) == 20
+
+
+def _calls(monkeypatch, name):
+    """The arguments of every call of a function of the module, from now on."""
+    calls, function = [], getattr(draw_module, name)
+    monkeypatch.setattr(draw_module, name, lambda *args: calls.append(args) or function(*args))
+    return calls
 
 
 def test_a_lone_spike_leaves_the_runner_up_to_luck_and_the_margin_is_still_right(monkeypatch):
@@ -84,6 +97,16 @@ def test_a_lone_spike_leaves_the_runner_up_to_luck_and_the_margin_is_still_right
 
     assert pruned == gumbel_max(Candidates.of(row), Address(3))
     assert pruned.position == 12_345
+
+
+def test_pruning_leaves_few_to_take_logarithms_of(monkeypatch):
+    """What it is for: of a peaked row some hundred tokens may come first or second, of 70,000."""
+    row = np.random.Generator(np.random.PCG64(18)).normal(0, 4, SEVERAL_PIECES).astype(np.float32)
+    looked_at = _calls(monkeypatch, "gumbel_argmax")
+    for step in range(20):
+        gumbel_max(Candidates.of(row), Address(3, step=step))
+
+    assert np.median([len(z) for z, _ in looked_at]) < 1000
 
 
 WORD = 2**63

@@ -1,14 +1,17 @@
 """The draws of other engines: addressed by step where the engine's state allows it, and with margins that mean the same."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seedbed import TopLogprobs
 from seedbed.errors import InvalidSampler, InvalidSeed
 from seedbed.sampling import Address, Purpose, Sampler
 from seedbed.sampling.candidates import Candidates
-from seedbed.sampling.engines import hash32, inverse_cdf
+from seedbed.sampling.engines import hash32, inverse_cdf, sglang, vllm
 
 ROW = np.array([0.5, 2.0, -1.0, 1.0, 0.0, 1.5], dtype=np.float32)
 SCHEMES = ["vllm", "sglang", "inverse-cdf", "llama.cpp"]
@@ -65,6 +68,53 @@ def test_the_margin_of_the_inverse_cdf_means_the_same_as_gumbel_s(values, seed, 
     moved = row + signs * 0.499 * min(drawn.margin, 20.0)
 
     assert inverse_cdf(Candidates(None, moved, row.size), Address(seed)).position == drawn.position
+
+
+def test_the_margin_of_an_inverse_cdf_is_the_distance_to_the_nearer_boundary_in_log_odds():
+    weights = np.exp(ROW.astype(np.float64) - 2.0)
+    bounds = weights.cumsum()[:-1] / weights.sum()
+    for seed in range(20):
+        u = Address(seed).uniform(Purpose.INVERSE_CDF)
+        odds = np.log(bounds / (1 - bounds)) - np.log(u / (1 - u))
+        place = int((odds < 0).sum())
+
+        drawn = inverse_cdf(Candidates.of(ROW), Address(seed))
+        assert (drawn.position, drawn.margin) == (place, pytest.approx(np.abs(odds[max(0, place - 1) : place + 1]).min(), rel=1e-9))
+
+    assert inverse_cdf(Candidates.of(np.float32([1.0])), Address(7)).margin == np.inf
+
+
+@pytest.mark.parametrize(("engine", "shift", "scale"), [(vllm, 0.5, 2.0**32), (partial(sglang, by_rank=False), 0.0, 2.0**32 - 1)])
+def test_the_margin_of_vllm_s_and_sglang_s_draw_is_the_lead_of_the_best_score(engine, shift, scale):
+    for seed in range(20):
+        u = (hash32(seed, 9, np.arange(ROW.size)).astype(np.float64) + shift) / scale
+        scores = ROW.astype(np.float64) - np.log(-np.log(1 - u if shift else u))
+        runner_up, best = np.sort(scores)[-2:]
+
+        drawn = engine(Candidates.of(ROW), Address(seed), 9)
+        assert (drawn.position, drawn.margin) == (int(scores.argmax()), pytest.approx(best - runner_up, rel=1e-11))
+
+
+@pytest.mark.parametrize("engine", [vllm, partial(sglang, by_rank=False)])
+def test_the_noise_of_vllm_and_sglang_belongs_to_ids_also_where_the_best_few_are_listed(engine):
+    ids = np.array([3, 17, 40, 41, 99])
+    row = np.full(100, -np.inf, dtype=np.float32)
+    row[ids] = np.float32(np.log([0.3, 0.1, 0.3, 0.2, 0.1]))
+    listed = Candidates.of(TopLogprobs(ids, row[ids], 100))
+
+    drawn = [
+        (listed.ids[engine(listed, Address(seed), 4).position], engine(Candidates.of(row), Address(seed), 4).position) for seed in range(50)
+    ]
+    assert all(one == other for one, other in drawn)
+    assert len({one for one, _ in drawn}) == 5
+
+
+def test_equal_logits_rank_by_id_under_sglang():
+    """So in a row that descends, with many ties, the noise by rank is the noise by id."""
+    row = np.repeat(np.float32([1.0, 0.0]), 50)
+    by_rank, by_id = ([sglang(Candidates.of(row), Address(seed), 4, by_rank=way).position for seed in range(30)] for way in (True, False))
+
+    assert by_rank == by_id
 
 
 def test_llamacpp_walks_in_the_order_its_filters_leave():

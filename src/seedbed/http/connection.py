@@ -179,6 +179,8 @@ class _TcpChannel:
         return trio.ClosedResourceError("closed") if self._is_closed else trio.BrokenResourceError("broken")
 
     def has_input(self) -> bool:
+        if self._is_closed:  # the number may be another file's by now
+            return True
         if self._poll is not None:  # half of what it costs to have an exception raised, as the usual answer of the other way is
             return bool(self._poll.poll(0))
         try:
