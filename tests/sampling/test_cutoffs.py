@@ -121,6 +121,21 @@ def test_xtc_drops_the_top_choices_but_the_least_probable_of_them(row, threshold
     assert kept(Xtc(1.0, threshold), row) == [i for i, logit in enumerate(row) if i not in above[:-1] and logit > -math.inf]
 
 
+def test_equal_tokens_are_taken_by_id():
+    """Fifty of them: enough for a sort that is not stable to mix them up."""
+    even = np.zeros(50, dtype=np.float32)
+
+    assert np.flatnonzero(np.isfinite(TopH(0.5)(even))).tolist() == list(range(25))
+    assert np.flatnonzero(np.isfinite(Xtc(1.0, 0.01)(even))).tolist() == [49]
+
+
+def test_xtc_keeps_exactly_min_keep_if_it_must():
+    even = np.zeros(4, dtype=np.float32)
+
+    assert np.isfinite(Xtc(1.0, 0.1, min_keep=1)(even)).sum() == 1
+    assert np.isfinite(Xtc(1.0, 0.1, min_keep=2)(even)).sum() == 4
+
+
 def test_xtc_fires_as_often_as_it_is_told_to_by_words_of_its_own():
     sampler = Sampler(xtc_probability=0.25, xtc_threshold=0.1)
     row = np.log([0.5, 0.3, 0.2])

@@ -158,6 +158,7 @@ def test_a_token_alone_has_an_infinite_margin_unless_it_was_chosen_greedily():
 
     assert Sampler(top_k=1).sample(row, Address(7)).margin == np.inf
     assert Sampler(temperature=0).sample(row, Address(7)).margin == 1.5
+    assert Sampler(temperature=0).sample(np.float32([0.0, -np.inf]), Address(7)).margin == np.inf
 
 
 def test_a_longer_vocabulary_or_a_list_gives_the_same_noise_to_the_same_id():
