@@ -118,3 +118,44 @@ def test_heating_tokens_that_are_impossible_leaves_them_so():
 
     assert tail.heated(0.5, 0.0).weight_bounds(0.0) == (0.0, 0.0)
     assert tail.heated(2.0, 0.0).weight_bounds(0.0) == (0.0, 0.0)
+
+
+class TestTheBoundsAreAsNarrowAsCanBe:
+    """Of three tokens one is listed, at 0.4: the others weigh 1.5 of it together, and at most 1 each."""
+
+    @pytest.fixture
+    def tail(self):
+        return Tail.of(TopLogprobs([1], np.log([0.4]), 3))
+
+    def test_when_one_is_excluded(self, tail):
+        left = tail.without(np.array([0]))
+
+        assert (left.count, left.low, left.high) == (1, pytest.approx(0.5, rel=1e-4), pytest.approx(1.0, rel=1e-4))
+        assert left.holds(np.array([0, 2])).tolist() == [False, True]
+        assert left.without(np.array([0])) == left
+        assert left.without(np.array([2])) is None
+
+    def test_when_all_but_one_are(self, tail):
+        left = tail.restricted(np.array([2]))
+
+        assert (left.count, left.low, left.high) == (1, pytest.approx(0.5, rel=1e-4), pytest.approx(1.0, rel=1e-4))
+        assert left.holds(np.array([0, 2])).tolist() == [False, True]
+        assert left.restricted(np.array([0])) is None
+
+    def test_when_one_is_raised(self, tail):
+        raised = tail.moved(np.log([0.8]))
+
+        assert (raised.low, raised.high) == (pytest.approx(1.5, rel=1e-4), pytest.approx(1.5 + 2.0, rel=1e-4))
+        assert raised.ceiling == pytest.approx(math.log(0.8))
+
+    def test_when_one_is_lowered(self, tail):
+        lowered = tail.moved(np.log([0.1]))
+
+        assert (lowered.low, lowered.high) == (pytest.approx(0.5, rel=1e-4), pytest.approx(1.5, rel=1e-4))
+        assert lowered.ceiling == tail.ceiling  # of the other
+
+    def test_when_all_are_lowered(self, tail):
+        lowered = tail.moved(np.log([0.1, 0.2]))
+
+        assert (lowered.low, lowered.ceiling) == (0.0, pytest.approx(math.log(0.2)))
+        assert lowered.weight_bounds(math.log(0.4)) == (0.0, pytest.approx(2 * 0.5))
