@@ -202,7 +202,12 @@ class HTTPModel(LLM):
             Any number of tasks; as many as ``max_connections`` are under way, the others wait in turn. Cancelled: its connection is
             closed, nothing else is touched; the server may still do the work. Always a checkpoint.
         """
-        return (await self._ask(prev_token_ids, force=self._info.eos_token_ids[0])).row
+        try:
+            ask = Ask(tuple(prev_token_ids), self.top_k, self._model, self._info.eos_token_ids[0], reuse=self._reuse)
+            return (await self._servers.ask(ask)).row
+        except (TypeError, ValueError):
+            check_token_ids(prev_token_ids, "the prefix")  # says which of them is none; to look first would cost every request
+            raise
 
     async def logits_ahead(self, prev_token_ids: Sequence[int], count: int) -> Ahead:
         """Up to ``count`` rows in one answer, along the tokens the server would take itself; one where its protocol has no way to ask.
@@ -223,16 +228,10 @@ class HTTPModel(LLM):
         if count > 1 and self._servers.protocol.looks_ahead:
             # What is wrong with one of them may be wrong with a later one only, which nobody may get to.
             with suppress(RowWithheld, RowError, NonFiniteAtServer):
-                answer = await self._ask(prev_token_ids, ahead=count, drawing=drawing)
+                prefix = check_token_ids(prev_token_ids, "the prefix")
+                answer = await self._servers.ask(Ask(prefix, self.top_k, self._model, None, count, self._reuse, drawing))
                 return Ahead(answer.proposed, (answer.row, *answer.beyond))
         return Ahead((), (await self.next_token_logits(prev_token_ids),))
-
-    async def _ask(self, prefix: Sequence[int], *, force: int | None = None, ahead: int = 1, drawing: Drawing | None = None) -> Answer:
-        try:
-            return await self._servers.ask(Ask(tuple(prefix), self.top_k, self._model, force, ahead, self._reuse, drawing))
-        except (TypeError, ValueError):
-            check_token_ids(prefix, "the prefix")  # says which of them is none; to look first would cost every request
-            raise
 
     def reusing_cache(self) -> HTTPModel:
         """The same model over the same connections, asked so that its server may answer from its prefix cache.

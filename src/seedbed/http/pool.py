@@ -171,11 +171,9 @@ class Pool:
         return connection
 
     async def _exchange(self, connection: Connection, data: bytes, bound: int, bodiless: bool, due: float) -> HttpResponse:
-        try:
-            self._check_open()
-        except trio.ClosedResourceError:  # while this one was being opened
+        if self._is_closed:  # while this one was being opened
             connection.close()
-            raise
+            self._check_open()
         connection.due = due
         self._active.add(connection)
         if self._watch_scope is None and due != math.inf:
