@@ -153,7 +153,7 @@ class _TcpChannel:
 
     async def receive_some(self, most: int) -> bytes:
         while True:
-            if self._is_closed:  # as in _readable, which to call would cost a hundredth of a request
+            if self._is_closed:  # as in _readable, at the price of a call less for every request
                 raise self._broken()
             await trio.lowlevel.wait_readable(self._fd)
             try:
@@ -183,7 +183,7 @@ class _TcpChannel:
     def has_input(self) -> bool:
         if self._is_closed:  # the number may be another file's by now
             return True
-        if self._poll is not None:  # half of what it costs to have an exception raised, as the usual answer of the other way is
+        if self._poll is not None:  # without an exception, as which the usual answer of the other way comes
             return bool(self._poll.poll(0))
         try:
             self._socket.recv(1, socket.MSG_PEEK)

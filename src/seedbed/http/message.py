@@ -66,19 +66,15 @@ class _Head:
         length: of the body, as announced; None when it was not.
         is_chunked: whether the body comes in chunks.
         keeps_alive: whether the connection may carry another exchange.
-        idle_seconds: how long the other side keeps an idle connection; None when it does not say.
-        max_requests: how many requests it takes on the connection; None when it does not say.
     """
 
-    __slots__ = ("headers", "idle_seconds", "is_chunked", "keeps_alive", "length", "max_requests")
+    __slots__ = ("headers", "is_chunked", "keeps_alive", "length")
 
     def __init__(self) -> None:
         self.headers: list[tuple[str, str]] = []
         self.length: int | None = None
         self.is_chunked = False
         self.keeps_alive = True
-        self.idle_seconds: int | None = None
-        self.max_requests: int | None = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by httptools, under that name."""
@@ -97,9 +93,6 @@ class _Head:
             self.is_chunked = True
         elif key == "connection":
             self.keeps_alive = self.keeps_alive and "close" not in _tokens(text)
-        elif key == "keep-alive":
-            for name, number in _promised(text):
-                setattr(self, name, number)
 
     def header(self, name: str) -> str | None:
         """The first header of that name, which must be in lower case."""
@@ -111,13 +104,17 @@ class ResponseHead(_Head):
 
     Attributes:
         status: 101 also when the server switches protocols otherwise.
+        idle_seconds: how long the server keeps an idle connection; None when it does not say.
+        max_requests: how many requests it takes on the connection; None when it does not say.
     """
 
-    __slots__ = ("status",)
+    __slots__ = ("idle_seconds", "max_requests", "status")
 
     def __init__(self) -> None:
         super().__init__()
         self.status = 0
+        self.idle_seconds: int | None = None
+        self.max_requests: int | None = None
 
     @classmethod
     def parse(cls, raw: bytes) -> ResponseHead:
@@ -134,6 +131,13 @@ class ResponseHead(_Head):
             raise Malformed("no status line")
         head.keeps_alive = head.keeps_alive and parser.get_http_version() == "1.1"
         return head
+
+    def _learn(self, key: str, text: str) -> None:
+        if key == "keep-alive":
+            for name, number in _promised(text):
+                setattr(self, name, number)
+        else:
+            super()._learn(key, text)
 
 
 class RequestHead(_Head):

@@ -7,6 +7,7 @@ about 2 nats. Half of the variance of the noise is shared by all prefixes of one
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,28 +92,26 @@ def selftest(*, checks: int = 1000, seed: int = 0, tell: Callable[[Promise], Non
 def _promises(checks: int) -> Iterator[Callable[[np.random.Generator], Promise]]:
     few = max(20, checks // 5)
     for top_k, rows in ((None, "full rows"), (20, "top 20")):
-        yield lambda chance, k=top_k, rows=rows: _false_alarms(chance, k, rows, checks)  # type: ignore[misc]
-        yield lambda chance, k=top_k, rows=rows: _uneven(chance, k, rows, checks)  # type: ignore[misc]
+        for name, shapes, noise in (
+            (f"same server, {rows}: DRIFT or CHANGED", (_even(12),), NOISE),
+            (f"the same with one long sequence, {rows}", UNEVEN, GREAT_NOISE),
+        ):
+            yield partial(_false_alarms, top_k=top_k, name=name, checks=checks, shapes=shapes, noise=noise)
         yield lambda chance, k=top_k, rows=rows: _doses(chance, k, rows, few)  # type: ignore[misc]
         yield lambda chance, k=top_k, rows=rows: _below_noise(chance, k, rows, few)  # type: ignore[misc]
         yield lambda chance, k=top_k, rows=rows: _one_in_two_hundred(chance, k, rows, few)  # type: ignore[misc]
 
 
-def _false_alarms(chance: np.random.Generator, top_k: int | None, rows: str, checks: int) -> Promise:
-    """The same server, twelve sequences: neither DRIFT nor CHANGED."""
-    alarms = 0
-    for _ in range(checks):
-        alarms += _Check.of(_answers(chance, _even(12), 0.0)[0], _even(12), top_k).is_alarm
-    return Promise(f"same server, {rows}: DRIFT or CHANGED", alarms, checks, ALPHA, True)
-
-
-def _uneven(chance: np.random.Generator, top_k: int | None, rows: str, checks: int) -> Promise:
-    """The same server, most prefixes in one sequence, and noise far above the margin: neither DRIFT nor CHANGED."""
+def _false_alarms(
+    chance: np.random.Generator, top_k: int | None, name: str, checks: int, *, shapes: Sequence[Sequence[int]], noise: float
+) -> Promise:
+    """The same server, recordings of one of these shapes after the other: neither DRIFT nor CHANGED."""
     alarms = 0
     for number in range(checks):
-        lengths = UNEVEN[number % len(UNEVEN)]
-        alarms += _Check.of(_answers(chance, lengths, 0.0, noise=GREAT_NOISE)[0], lengths, top_k).is_alarm
-    return Promise(f"the same with one long sequence, {rows}", alarms, checks, ALPHA, True)
+        lengths = shapes[number % len(shapes)]
+        verdict = _Check.of(_answers(chance, lengths, 0.0, noise=noise)[0], lengths, top_k).verdict
+        alarms += verdict in (Verdict.DRIFT, Verdict.CHANGED)
+    return Promise(name, alarms, checks, ALPHA, True)
 
 
 def _doses(chance: np.random.Generator, top_k: int | None, rows: str, checks: int) -> Promise:
@@ -165,11 +164,6 @@ class _Check:
     verdict: Verdict
     drift: Estimate
     wrong: tuple[int, ...]
-
-    @property
-    def is_alarm(self) -> bool:
-        """Whether it says that something changed."""
-        return self.verdict in (Verdict.DRIFT, Verdict.CHANGED)
 
     @classmethod
     def of(cls, answers: NDArray[np.float64], lengths: Sequence[int], top_k: int | None) -> _Check:
