@@ -3,7 +3,9 @@
 Client CPU a request (``time.process_time``), the server being another process. Every measurement is a fresh process: all connections are
 opened and used once, then K requests each are counted. The contestants of a comparison take turns; a ratio is made within a round. All
 send the same question, and all end with the same two numpy arrays, which is asserted before anything is counted. Ours is the whole
-``HTTPModel.next_token_logits``: turn, time limit, retry, encoding, decoding with every check. ``Pool only`` stops at the body.
+``HTTPModel.next_token_logits``: turn, time limit, retry, encoding, decoding with every check. aiohttp comes twice: doing the same, with
+the question made and the answer checked as ours is, and ``unchecked``, as somebody who believes every server would write it. ``Pool
+only`` stops at the body.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from seedbed import HashLM, TopLogprobs, connect, serve
 from seedbed.http.connection import Origin
 from seedbed.http.pool import Pool
 from seedbed.protocols import protocol_named
-from seedbed.protocols.exchange import Ask, HttpRequest
+from seedbed.protocols.exchange import Ask, HttpRequest, HttpResponse
 from seedbed.server import answer
 from seedbed.testing import ScriptedLLM
 from tests.benchmarks.canned_server import as_http, canned_server
@@ -129,20 +131,26 @@ def body_of(kind: str) -> bytes:
     return orjson.dumps(data)
 
 
-async def with_aiohttp(kind: str, url: str, connections: int, go: Callable[..., Awaitable[None]]) -> None:
+async def with_aiohttp(kind: str, url: str, connections: int, go: Callable[..., Awaitable[None]], *, checks: bool = True) -> None:
     import aiohttp
 
     target, headers = url + PATHS[kind], dict(question(kind).headers)
     data = orjson.loads(question(kind).body)
+    protocol, ask, info = protocol_named(kind), ASKS[kind], LLM.info
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections), timeout=aiohttp.ClientTimeout(60), headers=headers
     ) as session:
 
-        async def one() -> Any:
+        async def unchecked() -> Any:
             async with session.post(target, data=orjson.dumps(data)) as response:
                 return decoded(kind, await response.read())
 
-        await go(one)
+        async def one() -> Any:
+            async with session.post(target, data=protocol.encode_request(ask, info).body) as response:
+                row = protocol.decode_response(ask, info, HttpResponse(response.status, (), await response.read())).row
+                return row.token_ids, row.logprobs
+
+        await go(one if checks else unchecked)
 
 
 async def with_httpx(kind: str, url: str, connections: int, go: Callable[..., Awaitable[None]]) -> None:
@@ -206,6 +214,7 @@ CLIENTS: dict[str, tuple[Callable[..., Awaitable[None]], str]] = {
     "raw, keeping": (partial(raw_socket, keeps=True), "trio"),
     "httpx": (with_httpx, "trio"),
     "aiohttp": (with_aiohttp, "asyncio"),
+    "aiohttp unchecked": (partial(with_aiohttp, checks=False), "asyncio"),
 }
 
 
@@ -297,6 +306,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
                 "ours": ("ours", kind, 64, 60),
                 "pool": ("pool", kind, 64, 60),
                 "aiohttp": ("aiohttp", kind, 64, 60),
+                "unchecked": ("aiohttp unchecked", kind, 64, 60),
                 "httpx": ("httpx", kind, 64, 4),
             },
             rounds,
@@ -304,16 +314,32 @@ def run(quick: bool) -> list[dict[str, Any]]:
         size = len(trio.run(answers_of, kind)[f"POST {PATHS[kind]}", True])
         about = f"{kind}, {size} octets, 64 connections"
         results += [
-            _result(f"P1 {kind}", f"CPU a request / aiohttp + orjson ({about})", figures["ours"], figures["aiohttp"], 0.9),
+            _result(f"P1 {kind}", f"CPU a request / aiohttp + orjson doing the same ({about})", figures["ours"], figures["aiohttp"], 0.9),
+            _result(
+                f"P1 {kind} unchecked", f"CPU a request / the same, nothing checked ({about})", figures["ours"], figures["unchecked"], None
+            ),
             _result(f"P1 {kind} httpx", f"CPU a request / stock httpx pool ({about})", figures["ours"], figures["httpx"], 0.05),
-            _result(f"P1 {kind} pool", f"Pool only, undecoded / aiohttp + orjson ({about})", figures["pool"], figures["aiohttp"], None),
+            _result(
+                f"P1 {kind} pool",
+                f"Pool only, undecoded / the same, nothing checked ({about})",
+                figures["pool"],
+                figures["unchecked"],
+                None,
+            ),
         ]
     figures = compare(
-        {"many": ("ours", "native", 1024, 6), "few": ("ours", "native", 64, 96), "aiohttp": ("aiohttp", "native", 1024, 6)}, rounds
+        {"many": ("ours", "native", 1024, 6), "few": ("ours", "native", 64, 96), "aiohttp": ("aiohttp unchecked", "native", 1024, 6)},
+        rounds,
     )
     results += [
         _result("P2", "CPU a request at 1,024 connections / at 64", figures["many"], figures["few"], 1.5),
-        _result("P2 aiohttp", "CPU a request at 1,024 connections / aiohttp + orjson at 1,024", figures["many"], figures["aiohttp"], None),
+        _result(
+            "P2 aiohttp",
+            "CPU a request at 1,024 connections / aiohttp + orjson at 1,024, nothing checked",
+            figures["many"],
+            figures["aiohttp"],
+            None,
+        ),
     ]
     for connections in (64, 8):
         figures = compare({client: (client, FULL, connections, 1280 // connections) for client in ("ours", "raw", "raw, keeping")}, rounds)

@@ -492,8 +492,13 @@ def test_a_shaken_answer_is_a_row_or_a_typed_error(data: st.DataObject) -> None:
 
 def test_questions_it_would_misread_are_never_sent() -> None:
     """Ids are cut to 32 bits there; and without the vocabulary's size a list cannot be judged."""
-    with pytest.raises(InvalidPrompt, match="read it as another one"):
-        PROTOCOL.encode_request(Ask((504, 2**40), 3), SMOL)
+    for misread in (2**32, 2**40, 2**64, -1, -(2**32)):
+        with pytest.raises(InvalidPrompt, match=f"token id {misread}: llama.cpp would read it as another one"):
+            PROTOCOL.encode_request(Ask((504, misread), 3), SMOL)
+    for nothing in ((), (1.5,), ("7",), (None,)):
+        with pytest.raises(InvalidPrompt, match="one token id or more"):
+            PROTOCOL.encode_request(Ask(nothing, 3), SMOL)
+    assert PROTOCOL.encode_request(Ask((504, 2**32 - 1), 3), SMOL).body  # the server itself refuses what 32 bits hold
     with pytest.raises(UsageError, match="vocab_size="):
         PROTOCOL.encode_request(Ask((504,), 3), ModelInfo())
 

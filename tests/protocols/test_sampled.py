@@ -106,7 +106,7 @@ def test_ids_that_would_end_the_server_are_not_sent() -> None:
     with pytest.raises(InvalidPrompt):
         PROTOCOLS["sglang"].encode_sample(Sample((12,)), INFO)
     with pytest.raises(InvalidPrompt):
-        PROTOCOLS["llama.cpp"].encode_sample(Sample((2**31,)), INFO)
+        PROTOCOLS["llama.cpp"].encode_sample(Sample((2**32,)), INFO)
 
 
 @pytest.mark.parametrize("name", [name for name in PROTOCOLS if name not in SPEAKING])

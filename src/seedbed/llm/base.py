@@ -8,9 +8,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from array import array
 from dataclasses import dataclass, field
-from itertools import islice
-from math import exp, isnan
-from operator import gt, index
+from math import exp
+from operator import index
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TypeAlias
 
 import numpy as np
@@ -107,23 +106,15 @@ class TopLogprobs:
         return row
 
     def _take(self, ids: NDArray[np.int64], values: NDArray[np.float32], vocab_size: int) -> None:
-        # This is the largest part of decoding an answer. Between two requests everything is forgotten by the caches, and then any of
-        # numpy's functions takes the time of three of Python's own, for lists of some 50.
-        listed, reals = ids.tolist(), values.tolist()
-        if min(listed) < 0 or max(listed) >= vocab_size:
-            raise MalformedRow(f"token id {_first_outside(ids, vocab_size)} in the top logprobs is outside the vocabulary of {vocab_size}")
+        listed = ids.tolist()
+        mass = _mass_of_descending(listed, values.tolist(), vocab_size)
+        if mass is None:
+            ids, values, mass = _put_in_order(ids, values, vocab_size)
         if len(set(listed)) != len(listed):
             raise MalformedRow("a token id stands twice in the top logprobs; a list keyed by text can collapse ids: ask for ids")
-        if not all(map(gt, reals, islice(reals, 1, None))):  # servers send them in order; ties, other orders and NaN are sorted here
-            order = np.lexsort((ids, -values))
-            ids, values = ids[order], values[order]
-            reals = values.tolist()
-        # A NaN is sorted last.
-        if not reals[0] <= NORMALISATION_TOLERANCE or isnan(reals[-1]):
-            raise MalformedRow(f"the top logprobs hold {values.max()!s}, which is no log-probability; are these {_what_else(reals)}?")
-        mass = sum(map(exp, reals))
         if mass > 1 + NORMALISATION_TOLERANCE:
-            raise MalformedRow(f"the top logprobs sum to probability {mass:.6g} > 1; are these {_what_else(reals)}?")
+            what_else = _what_else(values.tolist())
+            raise MalformedRow(f"the top logprobs sum to probability {mass:.6g} > 1; are these {what_else}?")
         ids.setflags(write=False)
         values.setflags(write=False)
         self.token_ids, self.logprobs, self.vocab_size = ids, values, vocab_size
@@ -415,10 +406,36 @@ def _ids_and_values(token_ids: ArrayLike, logprobs: ArrayLike, vocab_size: objec
     return ids.astype(np.int64, copy=False), values, length
 
 
+def _mass_of_descending(ids: list[int], logprobs: list[float], vocab_size: int) -> float | None:
+    """The probability of all together when they are as servers send them: ids of the vocabulary, log-probabilities that descend with no
+    two the same. None otherwise."""
+    # The largest part of decoding an answer. Between two requests the caches forget everything, and then any of numpy's functions takes
+    # the time of this loop, and each pass of one of Python's own a third of it.
+    last, mass = NORMALISATION_TOLERANCE, 0.0
+    for token_id, logprob in zip(ids, logprobs, strict=True):
+        if not (0 <= token_id < vocab_size and logprob < last):
+            return None
+        last = logprob
+        mass += exp(logprob)
+    return mass
+
+
+def _put_in_order(
+    ids: NDArray[np.int64], values: NDArray[np.float32], vocab_size: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32], float]:
+    """Most probable first, equal ones by lowest id; and the probability of all together."""
+    outside = ids[(ids < 0) | (ids >= vocab_size)]
+    if outside.size:
+        raise MalformedRow(f"token id {outside[0]} in the top logprobs is outside the vocabulary of {vocab_size}")
+    order = np.lexsort((ids, -values))
+    ids, values = ids[order], values[order]
+    # A NaN is sorted last.
+    if not values[0] <= NORMALISATION_TOLERANCE or np.isnan(values[-1]):
+        what_else = _what_else(values.tolist())
+        raise MalformedRow(f"the top logprobs hold {values.max()!s}, which is no log-probability; are these {what_else}?")
+    return ids, values, sum(map(exp, values.tolist()))
+
+
 def _what_else(values: list[float]) -> str:
     """What numbers that are no log-probabilities look like."""
     return "probabilities" if values[-1] >= 0 and sum(values) <= 1 + NORMALISATION_TOLERANCE else "logits"
-
-
-def _first_outside(ids: NDArray[np.int64], vocab_size: int) -> int:
-    return int(ids[(ids < 0) | (ids >= vocab_size)][0])

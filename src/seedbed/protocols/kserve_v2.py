@@ -145,7 +145,7 @@ class KServeV2(Protocol):
         limit = info.vocab_size or layout.row_length or np.iinfo(INTEGERS[layout.token_ids.datatype]).max + 1
         check_token_ids(ask.token_ids, limit, f" is outside the vocabulary of {limit}")
         ids = np.array(ask.token_ids)
-        if ids.dtype.kind not in "iu":  # a fraction would be cut off
+        if ids.dtype.kind not in "iu":  # True would be taken for 1
             raise InvalidPrompt(f"token ids must be ints, not {ask.token_ids!r:.80}")
         n, one = len(ask.token_ids), (1,) if layout.batched else ()
         inputs: list[tuple[Tensor, list[int], NDArray[Any]]] = [

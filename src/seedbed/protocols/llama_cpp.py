@@ -36,6 +36,7 @@ from seedbed.llm.base import ModelInfo, TopLogprobs
 from seedbed.protocols.base import Discovery, Protocol
 from seedbed.protocols.exchange import Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Sample, Tokenize
 from seedbed.protocols.fields import (
+    WORD,
     as_count,
     as_facts,
     as_text,
@@ -75,8 +76,6 @@ CONTENT_TYPE = "application/json; charset=utf-8"
 CACHED = "timings/cache_n"
 FIELDS = ["tokens_evaluated", CACHED, "completion_probabilities"]
 AHEAD_FIELDS = ["tokens", *FIELDS]
-# Ids are cast to 32 bits before they are compared with the vocabulary, so 2**40 is read as 0.
-ID_BOUND = 2**31
 MAX_AHEAD = 64  # of the server in the box; a real one has no bound
 FORCING_BIAS = 1000.0
 # What else may touch a draw, whatever the server was started with. The order of its own filters is not said: it is what is looked at.
@@ -287,7 +286,8 @@ class LlamaCpp(Protocol):
 
 
 def _check_ids(token_ids: tuple[int, ...]) -> None:
-    check_token_ids(token_ids, ID_BOUND, ": llama.cpp would read it as another one")
+    # They are cast to 32 bits before they are compared with the vocabulary: 2**40 is read as 0, while 2**31 and -1 are refused.
+    check_token_ids(token_ids, WORD, ": llama.cpp would read it as another one")
 
 
 def _row_in(step: dict[str, Any], ask: Ask, info: ModelInfo) -> tuple[Row, int]:
