@@ -14,7 +14,7 @@ ROOM := metrics
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-llama drift-table test test-thorough test-real test-ray check fix coverage mutate fuzz soak bench bench-quick profile simulate docs pages \
-  flips pictures package lowest pythons lock fixtures clean
+  flips spoken pictures package lowest pythons lock fixtures clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ drift-table: $(LLAMA_READY) ## how far real changes move a real model, as the ch
 
 fixtures: $(LLAMA_READY) ## record fixtures/recordings anew, and nothing else does
 	$(BIN)/python tests/examples/make_recordings.py
+
+spoken: $(READY) ## write anew what each protocol says, octet for octet, into fixtures/wire/spoken
+	$(BIN)/python -m tests.protocols.spoken
 
 pictures: $(READY) ## draw the README's pictures anew, from real runs
 	$(BIN)/python -m tests.docs.pictures
