@@ -27,6 +27,7 @@ import trio
 
 from seedbed import ModelInfo, RecordingLLM, ReplayLLM, TinyLM, generate, serve
 from seedbed.cli import main, run
+from seedbed.cli.prompts import PromptCommand
 from seedbed.cli.serve import carrying
 from seedbed.protocols import PROTOCOLS
 from seedbed.server.faults import Fault
@@ -300,9 +301,17 @@ class TestRecord:
         assert json.loads(seedbed("inspect", path, "--json").stdout)["sealed"] is False
 
     def test_nothing_is_made_when_the_prompt_is_wrong(self, url: str, tmp_path: Path) -> None:
-        for wrong in ([], ["--token-ids", "x"], ["--prompt", "x", "--seed", "-1"], ["--prompt", "x", "--temperature", "-1"]):
+        too_long = ",".join(["1"] * 2048)
+        unknown = [["--token-ids", "x"], ["--token-ids", "999"], ["--token-ids", ""], ["--token-ids", too_long]]
+        for wrong in ([], *unknown, ["--prompt", "x", "--seed", "-1"], ["--prompt", "x", "--temperature", "-1"]):
             assert seedbed("record", url, str(tmp_path / "recording"), *wrong).returncode == 2
         assert not (tmp_path / "recording").exists()
+
+    def test_rows_that_are_too_short_ask_for_another_directory_and_not_for_the_same_command(self, url: str, tmp_path: Path) -> None:
+        ran = seedbed("record", url, str(tmp_path / "recording"), "--prompt", "x", "--keep", "2", "--top-k", "5")
+
+        assert (ran.returncode, ran.stderr.count("\n")) == (3, 1)
+        assert f"(on the command line: --keep 5) (and another directory: {tmp_path / 'recording'} keeps" in ran.stderr
 
     def test_a_finished_one_is_added_to_by_an_option_that_is_named(self, url: str, tmp_path: Path) -> None:
         words = ["record", url, str(tmp_path / "recording"), "--prompt", "The", "--max-new-tokens", "1"]
@@ -400,6 +409,23 @@ class TestInspect:
         assert (data["changed"], data["only_in_one"], data["same_model"]) == ([], [], True)
         assert data["only_in_other"]
 
+    def test_verify_goes_with_all_that_is_shown(self, tmp_path: Path, url: str) -> None:
+        path = str(tmp_path / "recording")
+        seedbed("record", url, path, "--prompt", "The", "--keep", "all", "--max-new-tokens", "2", "--seed", "7")
+        two, step = ["--diff", path, path, "--verify"], [path, "--prefix", "84,104,101", "--verify"]
+        whole = [(seedbed("inspect", *words), json.loads(seedbed("inspect", *words, "--json").stdout)) for words in (two, step)]
+        shard = Path(path) / "logits-00001.safetensors"
+        shard.write_bytes(shard.read_bytes()[:-1] + b"\x55")
+        damaged = [seedbed("inspect", *words) for words in (two, step)]
+
+        assert [ran.stdout.splitlines()[-1] for ran, _ in whole] == [
+            "verified     recording: 4 answers, every hash matches",
+            "verified     4 answers, every hash matches",
+        ]
+        assert [data["verified"] for _, data in whole] == [[4, 4], 4]
+        assert [(ran.returncode, ran.stdout) for ran in damaged] == [(5, "")] * 2
+        assert all(f"(in {path})" in ran.stderr for ran in damaged)
+
 
 class TestServe:
     def test_ctrl_c_ends_it_with_130(self) -> None:
@@ -448,9 +474,28 @@ class TestDoctor:
         found = json.loads(ran.stdout)
 
         assert ran.returncode == 0
-        assert (found["model"], found["protocol"], found["vocabulary"], found["stop tokens"]) == ("tiny-lm", "llama.cpp", 257, [256])
-        assert found["rows"] == "the 50 most probable tokens, as log-probabilities"
-        assert found["repeatable"].startswith("yes")
+        assert (found["model"], found["protocol"], found["vocab_size"], found["eos_token_ids"]) == ("tiny-lm", "llama.cpp", 257, [256])
+        assert (found["rows"], found["repeatable"], found["difference"]) == (50, True, 0.0)
+        assert found["tokenizer"] == {"text": "The seed", "token_ids": list(b"The seed"), "detokenized": "The seed"}
+
+    def test_json_has_numbers_where_a_person_has_words(self) -> None:
+        """A recording repeats itself to the bit, and has no tokenizer."""
+        words = seedbed("doctor", TINY).stdout
+        found = json.loads(seedbed("doctor", TINY, "--json").stdout)
+
+        assert "rows            the 20 most probable tokens, as log-probabilities" in words
+        assert "repeatable      yes, the same question twice gave the same bits" in words
+        assert (found["rows"], found["repeatable"], found["tokenizer"]) == (20, True, None)
+        assert f"tokenizer       no ({found['no_tokenizer']})" in words
+
+    def test_an_answer_that_differs_is_measured(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rows = iter([[0.0, 1.0, 2.0], [0.0, 1.25, 2.0]] * 2)
+        llm = ScriptedLLM(lambda _: next(rows), info=ModelInfo(vocab_size=3, eos_token_ids=(0,)))
+        monkeypatch.setattr("seedbed.cli.source.ReplayLLM", lambda _: llm)
+
+        assert "repeatable      no, the same question twice differed by up to 0.25\n" in seedbed("doctor", TINY).stdout
+        found = json.loads(seedbed("doctor", TINY, "--json").stdout)
+        assert (found["rows"], found["repeatable"], found["difference"]) == ("all", False, 0.25)
 
 
 class TestMistakes:
@@ -474,7 +519,7 @@ class TestMistakes:
             (["generate", "URL", "--prompt", "x", "--top-p", "1.5"], 2, "top_p must be in [0, 1]"),
             (["generate", "URL", "--prompt", "x", "--seed", "-1"], 2, "seed must be in [0, 2**128)"),
             (["generate", "URL", "--prompt", "x", "--seed", "seven"], 2, "--seed must be a whole number"),
-            (["generate", "URL", "--prompt", "x", "--rows", "few"], 2, "--rows must be a number or 'all'"),
+            (["generate", "URL", "--prompt", "x", "--rows", "few"], 2, "--rows must be a number of 1 or more, or 'all'"),
             (["generate", "URL", "--prompt", "x", "--rows", "2", "--top-k", "5"], 3, "ask it for top_k=5"),
             (["generate", "URL", "--prompt", "x", "--timeout", "-1"], 2, "timeout must be seconds >= 0"),
             (["generate", TINY, "--prompt", "x"], 2, "the recording tiny-lm has no tokenizer"),
@@ -490,6 +535,22 @@ class TestMistakes:
             (["inspect", "--diff", TINY], 2, "--diff compares two recordings"),
             (["inspect", TINY, "--prefix", "1,2"], 5, "knows no beginning of this prefix"),
             (["inspect", TINY, "--prefix", "x"], 2, "--prefix must be token ids with commas between"),
+            (["inspect", TINY, "--prefix", " "], 2, "--prefix is blank"),
+            (["inspect", "--diff", TINY, TINY, "--prefix", "1"], 2, "--prefix shows one step of one recording"),
+            (["inspect", ""], 2, "the path is blank"),
+            (["generate", "", "--prompt", "x"], 2, "'' is neither a URL such as http://host:port nor the directory of a recording"),
+            (["generate", TINY, "--token-ids", "1", "--model", "gpt"], 2, "was recorded from the model 'tiny-lm', not 'gpt'"),
+            (["generate", TINY, "--prompts", "", "--out", "x"], 2, "--prompts is blank"),
+            (["generate", "URL", "--prompt", "x", "--rows", "0"], 2, "--rows must be a number of 1 or more, or 'all'"),
+            (["generate", "URL", "--prompt", "x", "--request-timeout", "0"], 2, "--request-timeout must be seconds above 0"),
+            (["record", "URL", " ", "--prompt", "x"], 2, "the path is blank"),
+            (["record", "URL", "x", "--listen", "1", "--json"], 2, "--json does not go with --listen"),
+            (["record", "URL", "x", "--listen", "1", "-n", "2"], 2, "-n does not go with --listen"),
+            (["record", "URL", "x", "--listen", "1", "--timeout", "2"], 2, "--timeout does not go with --listen"),
+            (["check", TINY, "URL", "--html", ""], 2, "--html is blank"),
+            (["check", TINY, "URL", "--junit", str(ROOT)], 2, "it is a directory"),
+            (["check", TINY, "URL", "--junit", "no/such/directory/x"], 2, "its directory is not there"),
+            (["conformance", "URL", "--token-ids", "84,999", "--protocol", "llama.cpp"], 2, "prompt 0 holds token id 999 at place 1"),
             (["serve", "hash:0"], 2, "MODEL must be 'tiny' or 'hash:V'"),
             (["serve", "gpt"], 2, "MODEL must be 'tiny' or 'hash:V'"),
             (["serve", "--host", "192.0.2.1", "--port", "0"], 2, "cannot listen on 192.0.2.1:0"),
@@ -502,6 +563,29 @@ class TestMistakes:
         assert says in ran.stderr
         assert ran.returncode == code
         assert (ran.stdout, ran.stderr.count("\n")) == ("", 1)
+
+    @pytest.mark.parametrize(
+        "words", [["--protocol", "native"], ["--rows", "5"], ["--replica", "http://x"], ["--vocab-size", "9"]], ids=" ".join
+    )
+    def test_a_recording_refuses_what_says_how_to_ask_a_server(self, words: list[str]) -> None:
+        ran = seedbed("generate", TINY, "--token-ids", SEED_IDS, *words)
+
+        assert (ran.returncode, ran.stdout) == (2, "")
+        assert ran.stderr == f"Error: {words[0]} says how a server is asked, and {TINY} is a recording: give a URL, or leave it out\n"
+
+    def test_what_is_no_port_is_called_no_integer(self) -> None:
+        assert "'abc' is not a valid integer.\n" in seedbed("serve", "--port", "abc").stderr
+
+    @pytest.mark.parametrize("how", [[], ["--hypercorn"]], ids=["listener", "hypercorn"])
+    def test_a_port_that_is_taken(self, how: list[str]) -> None:
+        """In a process of its own: hypercorn does not close the socket that it could not bind."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            words = [sys.executable, "-c", RUN, "serve", "--port", str(port), *how]
+            ran = subprocess.run(words, capture_output=True, text=True, check=False)
+
+        assert (ran.returncode, ran.stdout) == (2, "")
+        assert ran.stderr.startswith(f"Error: cannot listen on 127.0.0.1:{port}: the port is in use, perhaps by another `seedbed serve`")
 
     def test_a_server_that_is_no_model_server(self, not_a_model_server: str) -> None:
         ran = seedbed("doctor", not_a_model_server)
@@ -623,6 +707,24 @@ run()
         ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
         assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "interrupted\n")
+
+    def test_an_output_that_is_closed_is_wanted_by_nobody(self) -> None:
+        words = shlex.join([sys.executable, "-m", "seedbed", "--version"])
+        ran = subprocess.run(["sh", "-c", f"{words} >&-"], capture_output=True, text=True, check=False)
+
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+    def test_every_command_is_described_on_one_line(self) -> None:
+        lines = seedbed("--help").stdout.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+
+        assert [line.split()[0] for line in lines] == sorted(COMMANDS)
+        assert not [line for line in lines if line.endswith("...")]
+
+    def test_every_command_with_prompts_knows_their_order(self) -> None:
+        takes_prompts = {name for name, command in main.commands.items() if any("--token-ids" in option.opts for option in command.params)}
+
+        assert takes_prompts == {"generate", "record", "conformance"}
+        assert {name for name in takes_prompts if isinstance(main.commands[name], PromptCommand)} == takes_prompts
 
     def test_the_version_is_said(self) -> None:
         import seedbed as package

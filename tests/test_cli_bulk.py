@@ -137,7 +137,7 @@ def virtual_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("virtual_clock")
 def test_a_timeout_that_was_too_short_for_anything_is_said(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "o.jsonl"
-    monkeypatch.setattr("seedbed.cli.options.ReplayLLM", partial(Asleep, "next_token_logits"))
+    monkeypatch.setattr("seedbed.cli.source.ReplayLLM", partial(Asleep, "next_token_logits"))
     short = bulk(prompts, out, "--timeout", "5")
     monkeypatch.undo()
 
@@ -151,9 +151,9 @@ def test_a_timeout_that_was_too_short_for_anything_is_said(prompts: Path, tmp_pa
 
 @pytest.mark.usefixtures("virtual_clock")
 def test_a_timeout_covers_all_that_comes_before_the_first_prompt(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seedbed.cli.options.connect", never_connected)
+    monkeypatch.setattr("seedbed.cli.source.connect", never_connected)
     connecting = seedbed("generate", "http://model.invalid", "--prompts", str(prompts), "--out", "o.jsonl", "--timeout", "5")
-    monkeypatch.setattr("seedbed.cli.options.ReplayLLM", partial(Asleep, "detokenize"))
+    monkeypatch.setattr("seedbed.cli.source.ReplayLLM", partial(Asleep, "detokenize"))
     beginning = bulk(prompts, tmp_path / "o.jsonl", "--timeout", "5")
 
     assert (connecting.returncode, beginning.returncode) == (3, 3)
@@ -194,13 +194,13 @@ def test_interrupted_it_says_how_far_it_is(prompts: Path, tmp_path: Path) -> Non
 import sys, signal, os, trio
 from seedbed import TinyLM
 from seedbed.recording import ReplayLLM
-import seedbed.cli.options as options
+import seedbed.cli.source as source
 class Silent(TinyLM):
     def __init__(self, path): super().__init__()
     async def next_token_logits(self, prefix):
         print("asked", flush=True)
         await trio.sleep_forever()
-options.ReplayLLM = Silent
+source.ReplayLLM = Silent
 from seedbed.cli import run; run()
 """
     process = subprocess.Popen(

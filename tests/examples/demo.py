@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from main_job import main_job, shown_path
 
 from seedbed import CheckReport, Sampler, TinyLM, check, connect, serve
-from seedbed.cli.options import run_trio
+from seedbed.cli.running import run_trio
 from seedbed.regression.page import as_html
 from seedbed.regression.report import sentence
 from seedbed.server.planted import PlantedLLM, Scaled

@@ -9,7 +9,7 @@ from llama_server import llama_server
 from main_job import main_job
 
 from seedbed import Sampler
-from seedbed.cli.options import run_trio
+from seedbed.cli.running import run_trio
 from seedbed.errors import SeedbedError
 
 DIRECTORY = Path(__file__).parents[2] / "build" / "demo-llama-recording"

@@ -17,7 +17,7 @@ from llama_server import llama_server, model_path
 from tiny_gguf import require_gguf, write_gguf
 
 from seedbed import RecordingLLM, Sampler, check, connect, generate, open_recording
-from seedbed.cli.options import run_trio
+from seedbed.cli.running import run_trio
 from seedbed.regression.figures import percent, significant
 
 sys.path.insert(0, str(Path(__file__).parents[2]))

@@ -98,6 +98,7 @@ async def test_full_rows_come_over_the_wire_bit_by_bit(recordings):
         (["RECORDING", "URL", "--accept", " "], 2, "neither --accept WHY nor --by WHO may be blank"),
         (["RECORDING", "URL", "--accept", "why", "--by", ""], 2, "neither --accept WHY nor --by WHO may be blank"),
         (["RECORDING", "URL", "--continue", "x" * 300], 2, "cannot be read: File name too long"),
+        (["RECORDING", "URL", "--html", "x" * 300], 2, "cannot be written: File name too long"),
         (["RECORDING", "URL", "--rows", "5"], 2, "--rows 5 is less than the recording keeps, 20 tokens of each row"),
     ],
 )
@@ -109,10 +110,10 @@ async def test_a_mistake_gets_one_line(recordings, arguments, code, says):
 
 
 async def test_a_report_that_cannot_be_written_is_printed_all_the_same(recordings):
-    result = await ran(model(), recordings / "top_k", "URL", "--no-free-running", "--html", "x" * 300)
+    result = await ran(model(), recordings / "top_k", "URL", "--no-free-running", "--html", "/dev/full")
 
     assert (result.code, result.out.split(":")[0]) == (2, "verdict        IDENTICAL")
-    assert result.err == f"Error: {'x' * 300} cannot be written: File name too long\n"
+    assert result.err == "Error: /dev/full cannot be written: No space left on device\n"
 
 
 @pytest.mark.parametrize(

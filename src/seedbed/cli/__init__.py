@@ -9,26 +9,27 @@ import traceback
 
 import click
 
-from seedbed.cli.check import check_command, selftest_command
+from seedbed.cli.check import check_command
 from seedbed.cli.conformance import conformance_command
 from seedbed.cli.doctor import doctor
 from seedbed.cli.generate import generate
 from seedbed.cli.inspect import inspect
 from seedbed.cli.probe import probe_command
 from seedbed.cli.record import record
+from seedbed.cli.selftest import selftest_command
 from seedbed.cli.serve import replay, serve
 from seedbed.errors import SeedbedError, UsageError
 
 __all__ = ["main", "run"]
 
-EXIT_CODES = """\b
+EXIT_CODES_IN_WORDS = """\b
 Exit codes: 0 done; 1 a server has drifted, or does not keep what was promised; 2 wrong usage;
-3 the model server; 4 a check was inconclusive; 5 a recording; 74 the output; 130 interrupted; 141 the output was
-not read to its end, as by "| head".
+3 the model server; 4 a check was inconclusive; 5 a recording; 70 a fault in seedbed itself;
+74 the output; 130 interrupted; 141 the output was not read to its end, as by "| head".
 """
 
 
-@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(epilog=EXIT_CODES_IN_WORDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="seedbed", prog_name="seedbed")
 def main() -> None:
     """Sample from language-model servers in the client, reproducibly.
@@ -46,7 +47,16 @@ for command in (generate, record, replay, inspect, serve, check_command, probe_c
 
 def run() -> None:
     """Run the command, turn what went wrong into one line and an exit code."""
+    _open_closed_streams()
     sys.exit(_exit_code())
+
+
+def _open_closed_streams() -> None:
+    """Whoever closes a stream (``>&-``) wants nothing of it; left closed, the next file or socket would take its number."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for as long as the process
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def _exit_code() -> int:

@@ -10,12 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
-import orjson
 import trio
 from rich.console import Console
 
 from seedbed.cli.bulk_progress import BulkView
-from seedbed.cli.options import deadline_of, open_model, run_trio, sampler_of, seed_of, within
+from seedbed.cli.options import Integers, SomePath, echo_json, sampler_of, seed_of
+from seedbed.cli.running import deadline_of, run_trio, within
+from seedbed.cli.source import open_model
 from seedbed.errors import RecordingMiss, SeedbedError, UsageError
 from seedbed.generation.bulk import Pace, Recipe
 from seedbed.generation.bulk.cluster import require_cluster, sample_on_ray
@@ -38,7 +39,7 @@ GAINED_NOTHING = "the time was over before one more was: give a longer --timeout
 
 
 class _Lookahead(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in some versions of click only
-    name = "K|auto"
+    name = "lookahead"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "auto" or isinstance(value, int):
@@ -52,11 +53,20 @@ def bulk_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options of ``generate`` for files of prompts."""
     for option in reversed(
         (
-            click.option("--lookahead", type=_Lookahead(), default=1, show_default=True, help="Rows to ask for at once; no token changes."),
-            click.option("--prompts", "prompts_path", metavar="FILE", help="A file with a prompt a line, as JSON. Needs --out."),
-            click.option("--out", metavar="PATH", help="Where the rows go: a .jsonl or .parquet file, or a directory."),
+            click.option(
+                "--lookahead",
+                type=_Lookahead(),
+                metavar="K|auto",
+                default=1,
+                show_default=True,
+                help="Rows to ask for at once; no token changes.",
+            ),
+            click.option(
+                "--prompts", "prompts_path", type=SomePath(), metavar="FILE", help="A file with a prompt a line, as JSON. Needs --out."
+            ),
+            click.option("--out", type=SomePath(), metavar="PATH", help="Where the rows go: a .jsonl or .parquet file, or a directory."),
             click.option("--keep-going", is_flag=True, help="Skip prompts that cannot be continued, and list them beside --out."),
-            click.option("--concurrency", type=click.IntRange(1), help="Sequences under way at once.  [default: 4 for each connection]"),
+            click.option("--concurrency", type=Integers(1), help="Sequences under way at once.  [default: 4 for each connection]"),
             click.option("--telemetry", is_flag=True, help="Tell OpenTelemetry; run it under opentelemetry-instrument."),
             click.option("--ray", "ray_address", metavar="ADDRESS|auto|local", help="Split the prompts over a Ray cluster."),
         )
@@ -108,7 +118,7 @@ def generate_in_bulk(source: str, options: dict[str, Any], as_json: bool) -> Non
     with observe(view), watching:
         report, skipped_path = _run(source, options)
     if as_json:
-        click.echo(orjson.dumps(asdict(report) | {"out": options["out"], "seed": str(report.seed)}, option=orjson.OPT_INDENT_2))
+        echo_json(asdict(report) | {"out": options["out"], "seed": str(report.seed)})
     else:
         _print_report(report, options["out"], skipped_path)
 

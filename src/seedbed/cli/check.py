@@ -1,4 +1,4 @@
-"""``seedbed check`` and ``seedbed selftest``: is the server that answers now the one that was recorded, and is the answer to be trusted?"""
+"""``seedbed check``: is the server that answers now the one that was recorded?"""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 
-from seedbed.cli.options import as_json_option, connection_options, open_model, run_trio
+from seedbed.cli.options import Integers, NewFile, SomePath, as_json_option, connection_options, echo_json
 from seedbed.cli.progress import counting
+from seedbed.cli.running import run_trio
+from seedbed.cli.source import open_model
 from seedbed.errors import UsageError
 from seedbed.recording import open_recording
 from seedbed.regression.accept import accept
@@ -20,30 +22,29 @@ from seedbed.regression.continued import Evidence
 from seedbed.regression.figures import significant
 from seedbed.regression.page import as_html
 from seedbed.regression.report import as_junit, as_lines
-from seedbed.regression.selftest import selftest
 from seedbed.regression.verdict import EXIT_CODES, Verdict
 
 if TYPE_CHECKING:
     from seedbed.recording import Acceptance, Recording
     from seedbed.regression import CheckReport
 
-__all__ = ["check_command", "selftest_command"]
+__all__ = ["check_command"]
 
 
-@click.command("check")
-@click.argument("recording", type=click.Path())
+@click.command("check", short_help="Is a server still what was recorded, and if not, what changed?")
+@click.argument("recording", type=SomePath())
 @click.argument("source", metavar="URL")
 @click.option("--margin", type=float, default=MARGIN, show_default=True, metavar="NATS", help="The drift that matters.")
 @click.option("--alpha", type=float, default=0.01, show_default=True, help="How often a server that is the same may be called changed.")
-@click.option("--repeats", type=click.IntRange(1), help="Live answers to each prefix.  [default: as many as recorded, at least 2]")
+@click.option("--repeats", type=Integers(1), help="Live answers to each prefix.  [default: as many as recorded, at least 2]")
 @click.option("--stop-early", is_flag=True, help="Stop once the evidence is there; a drift is then found, not measured.")
 @click.option("--no-free-running", is_flag=True, help="Do not sample the recorded runs again.")
-@click.option("--continue", "earlier", type=click.Path(), metavar="FILE", help="Go on from the evidence in an earlier --json output.")
+@click.option("--continue", "earlier", type=SomePath(), metavar="FILE", help="Go on from the evidence in an earlier --json output.")
 @click.option("--accept", "why", metavar="WHY", help="Make the live answers the new baseline, and note who said so and why.")
 @click.option("--by", "who", metavar="WHO", help="Who accepts.  [default: the name you are logged in with]")
-@click.option("--html", type=click.Path(dir_okay=False, writable=True), metavar="FILE", help="Write a page with plots.")
-@click.option("--junit", type=click.Path(dir_okay=False, writable=True), metavar="FILE", help="Write JUnit XML.")
-@connection_options
+@click.option("--html", type=NewFile(), metavar="FILE", help="Write a page with plots.")
+@click.option("--junit", type=NewFile(), metavar="FILE", help="Write JUnit XML.")
+@connection_options(rows="as many as were recorded")
 @as_json_option
 def check_command(
     recording: str,
@@ -78,7 +79,7 @@ def check_command(
     Exit codes: 0 the same, changed by less than the margin, or accepted; 1 drift; 2 wrong usage; 3 the server failed;
     4 inconclusive; 5 the recording; 130 interrupted.
     """
-    _refuse_unusable(recording, why, who, [path for path in (html, junit) if path is not None])
+    _refuse_unusable(recording, why, who)
     evidence = _evidence_in(earlier) if earlier is not None else None
     options["rows"] = _rows(options["rows"], open_recording(recording))
     accepted: Acceptance | None = None
@@ -111,7 +112,7 @@ def check_command(
     return 0 if accepted is not None else EXIT_CODES[report.verdict]
 
 
-def _refuse_unusable(recording: str, why: str | None, who: str | None, pages: list[str]) -> None:
+def _refuse_unusable(recording: str, why: str | None, who: str | None) -> None:
     """What is wrong with the command line, before minutes are spent on it."""
     if "://" in recording:
         raise UsageError("give the recording first, then the URL of the server to hold against it")
@@ -119,43 +120,17 @@ def _refuse_unusable(recording: str, why: str | None, who: str | None, pages: li
         raise UsageError("--by says who accepts: give --accept WHY with it")
     if any(text is not None and not text.strip() for text in (why, who)):
         raise UsageError("a baseline is replaced by somebody, for a reason: neither --accept WHY nor --by WHO may be blank")
-    for path in pages:
-        if not Path(path).absolute().parent.is_dir():
-            raise UsageError(f"{path} cannot be written: its directory is not there")
 
 
 def _print_report(report: CheckReport, accepted: Acceptance | None, *, as_json: bool, is_to_be_accepted: bool) -> None:
     if as_json:
         told = report.to_dict() | ({"accepted": None if accepted is None else asdict(accepted)} if is_to_be_accepted else {})
-        click.echo(orjson.dumps(told, option=orjson.OPT_INDENT_2))
+        echo_json(told)
         return
     for line in as_lines(report):
         click.echo(line)
     if is_to_be_accepted:
         click.echo(f"{'accepted':<14} {_accepted(accepted)}")
-
-
-@click.command("selftest")
-@click.option("--checks", type=click.IntRange(20), default=1000, show_default=True, help="Simulated checks for the false alarms.")
-@click.option("--seed", type=click.IntRange(0, 2**48), default=0, show_default=True, help="Another seed is another simulation.")
-@as_json_option
-def selftest_command(checks: int, seed: int, as_json: bool) -> int:
-    """Prove what 'seedbed check' promises, by simulation: needs no server and about a minute.
-
-    False alarms, drift inside its interval, drift found below the noise, one wrong answer in two hundred found; with full rows
-    and with the 20 best tokens. Rates stand with their exact 95 % intervals.
-
-    \b
-    Example:
-      seedbed selftest
-
-    \b
-    Exit codes: 0 every promise kept; 1 one broken; 2 wrong usage; 130 interrupted.
-    """
-    promises = selftest(checks=checks, seed=seed, tell=(lambda _: None) if as_json else click.echo)
-    if as_json:
-        click.echo(orjson.dumps([asdict(promise) | {"kept": promise.is_kept} for promise in promises], option=orjson.OPT_INDENT_2))
-    return 0 if all(promise.is_kept for promise in promises) else 1
 
 
 def _logged_in() -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-import orjson
 
-from seedbed.cli.options import as_json_option, connection_options, open_model, prompts_of, run_trio
+from seedbed.cli.options import Integers, as_json_option, connection_options, echo_json, filter_options
 from seedbed.cli.progress import counting
+from seedbed.cli.prompts import PromptCommand, prompts_of
+from seedbed.cli.running import run_trio
+from seedbed.cli.source import open_model
 from seedbed.regression.conformance import conformance
 from seedbed.regression.figures import significant
 
@@ -18,21 +20,16 @@ if TYPE_CHECKING:
 __all__ = ["conformance_command"]
 
 
-@click.command("conformance")
+@click.command("conformance", cls=PromptCommand, otherwise="chosen ones", short_help="Does a server draw from the rows that it reports?")
 @click.argument("source", metavar="URL")
-@click.option("--prompt", "texts", multiple=True, metavar="TEXT", help="Draw after this. Repeat for several.  [default: chosen ones]")
-@click.option("--token-ids", "id_lists", multiple=True, metavar="ID,ID,...", help="Draw after these ids. Repeat for several.")
-@click.option("--draws", type=click.IntRange(1), default=1000, show_default=True, help="Tokens to ask for.")
-@click.option("--temperature", type=float, default=1.0, show_default=True, help="Above 0.")
-@click.option("--top-k", type=int, default=0, help="Keep the k most probable tokens.  [default: all]")
-@click.option("--top-p", type=float, default=1.0, help="Keep the most probable tokens up to this mass.  [default: 1, all]")
-@click.option("--min-p", type=float, default=0.0, help="Keep tokens this many times as probable as the best.  [default: 0, all]")
+@click.option("--draws", type=Integers(1), default=1000, show_default=True, help="Tokens to ask for.")
+@filter_options(temperature="Above 0.")
 @click.option(
     "--order", type=click.Choice(["hf", "vllm", "sglang", "llama.cpp"]), help="Whose order to expect.  [default: the protocol's engine's]"
 )
 @click.option("--alpha", type=float, default=0.01, show_default=True, help="How often a server that conforms may be called flawed.")
-@click.option("--seed", type=click.IntRange(0), help="The first of the seeds sent, below 2**24.  [default: a fresh one]")
-@connection_options
+@click.option("--seed", type=Integers(0), help="The first of the seeds sent, below 2**24.  [default: a fresh one]")
+@connection_options(rows="all")
 @as_json_option
 def conformance_command(source: str, as_json: bool, **options: Any) -> int:
     """Ask the server at URL for tokens of its own and hold them against the rows it reports.
@@ -65,7 +62,7 @@ def conformance_command(source: str, as_json: bool, **options: Any) -> int:
 
     report = run_trio(main)
     if as_json:
-        click.echo(orjson.dumps(report.to_dict(), option=orjson.OPT_INDENT_2))
+        echo_json(report.to_dict())
     else:
         for line in report.lines():
             click.echo(line)

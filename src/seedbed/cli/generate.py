@@ -7,24 +7,15 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
-import orjson
 import trio
 
 from seedbed.cli.bulk import bulk_options, generate_in_bulk, is_bulk
-from seedbed.cli.options import (
-    SamplingCommand,
-    as_json_option,
-    command_again,
-    connection_options,
-    deadline_of,
-    open_model,
-    prompts_of,
-    run_trio,
-    sampler_of,
-    sampling_options,
-    seed_of,
-)
+from seedbed.cli.commands import command_again
+from seedbed.cli.options import as_json_option, connection_options, echo_json, sampler_of, sampling_options, seed_of
 from seedbed.cli.progress import printable, watch
+from seedbed.cli.prompts import PromptCommand, prompts_of
+from seedbed.cli.running import deadline_of, run_trio
+from seedbed.cli.source import open_model
 from seedbed.errors import RecordingMiss, SeedbedError, TruncatedRow
 from seedbed.generation import open_generation
 from seedbed.observing import Telemetry, observe
@@ -45,11 +36,11 @@ PATIENCE = 2.0  # seconds
 __all__ = ["generate", "is_cut_short", "sample_and_show"]
 
 
-@click.command(cls=SamplingCommand)
+@click.command(cls=PromptCommand, short_help="Sample sequences from a server or a recording, and print them.")
 @click.argument("source")
 @sampling_options
 @bulk_options
-@connection_options
+@connection_options()
 @as_json_option
 def generate(source: str, as_json: bool, **options: Any) -> None:
     """Sample sequences from SOURCE, a model server's URL or a recording's directory.
@@ -60,7 +51,7 @@ def generate(source: str, as_json: bool, **options: Any) -> None:
     Examples:
       seedbed generate http://127.0.0.1:8017 --prompt "The seed" -n 16 --seed 7
       seedbed generate http://127.0.0.1:8080 --token-ids 504,3575,282 --temperature 0.8 --top-k 40
-      seedbed generate fixtures/recordings/tiny-lm --token-ids 84,104,101,32,115,101,101,100 -n 8 --seed 7
+      seedbed generate fixtures/recordings/tiny-lm --token-ids 84,104,101,32,115,101,101,100 -n 8 --seed 7 \\
         --temperature 0.9 --top-k 10 --max-new-tokens 40 --json
 
     \b
@@ -166,7 +157,7 @@ def _print_json(result: GenerationResult, texts: Sequence[str | None], model: LL
     data["model"] = model.info.model if model.info else None
     for sequence, text in zip(data["sequences"], texts, strict=True):
         sequence["text"] = text
-    click.echo(orjson.dumps(data, option=orjson.OPT_INDENT_2))
+    echo_json(data)
 
 
 async def _texts(model: LLM, sequences: Sequence[SampledSequence], patience: float = math.inf) -> list[str | None]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-import orjson
 
-from seedbed.cli.options import as_json_option, connection_options, open_model, run_trio, shown_source
+from seedbed.cli.commands import shown_source
+from seedbed.cli.options import Integers, as_json_option, connection_options, echo_json
 from seedbed.cli.progress import counting
+from seedbed.cli.running import run_trio
+from seedbed.cli.source import open_model
 from seedbed.errors import UsageError
 from seedbed.regression.probe import probe
 
@@ -18,13 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["probe_command"]
 
 
-@click.command("probe")
+@click.command("probe", short_help="Find what makes a server give other bits for the same question.")
 @click.argument("source", metavar="URL")
-@click.option("--max-length", type=click.IntRange(4), default=257, show_default=True, help="The longest prompt, in tokens.")
-@click.option("--max-concurrency", type=click.IntRange(1), default=16, show_default=True, help="The most questions at once.")
-@click.option("--prompts", type=click.IntRange(1), default=2, show_default=True, help="Prompts of each length.")
-@click.option("--seed", type=click.IntRange(0), help="Of the prompts.  [default: a fresh one, so that no prompt is in a cache]")
-@connection_options
+@click.option("--max-length", type=Integers(4), default=257, show_default=True, help="The longest prompt, in tokens.")
+@click.option("--max-concurrency", type=Integers(1), default=16, show_default=True, help="The most questions at once.")
+@click.option("--prompts", type=Integers(1), default=2, show_default=True, help="Prompts of each length.")
+@click.option("--seed", type=Integers(0), help="Of the prompts.  [default: a fresh one, so that no prompt is in a cache]")
+@connection_options()
 @as_json_option
 def probe_command(source: str, max_length: int, max_concurrency: int, prompts: int, seed: int | None, as_json: bool, **options: Any) -> int:
     """Find the first condition under which the server at URL stops giving the same bits for the same question.
@@ -58,7 +60,7 @@ def probe_command(source: str, max_length: int, max_concurrency: int, prompts: i
 
     report = run_trio(main)
     if as_json:
-        click.echo(orjson.dumps(report.to_dict(), option=orjson.OPT_INDENT_2))
+        echo_json(report.to_dict())
     else:
         for line in report.lines():
             click.echo(line)

@@ -9,23 +9,25 @@ from typing import TYPE_CHECKING, Any
 import click
 import trio
 
+from seedbed.cli.commands import command_again, shown_source
 from seedbed.cli.generate import is_cut_short, sample_and_show
 from seedbed.cli.options import (
-    SamplingCommand,
+    Integers,
+    SamplingOption,
+    SomePath,
     as_json_option,
-    command_again,
     connection_options,
-    deadline_of,
-    open_model,
-    prompts_of,
-    run_trio,
     sampler_of,
     sampling_options,
     seed_of,
-    shown_source,
+    typed,
 )
+from seedbed.cli.prompts import PromptCommand, prompts_of
+from seedbed.cli.running import deadline_of, run_trio
 from seedbed.cli.serve import carrying
-from seedbed.errors import RecordingExists, UsageError
+from seedbed.cli.source import open_model
+from seedbed.errors import RecordingError, RecordingExists, TruncatedRow, UsageError
+from seedbed.generation.plan import Plan
 from seedbed.recording import RecordingLLM
 from seedbed.recording.record import DEFAULT_TOP_K
 from seedbed.recording.spelling import counted
@@ -40,21 +42,18 @@ if TYPE_CHECKING:
 __all__ = ["record"]
 
 
-NOT_FINISHED = 5
-
-
-@click.command(cls=SamplingCommand)
+@click.command(cls=PromptCommand, short_help="Sample from a server, and keep its answers in a directory.")
 @click.argument("url")
-@click.argument("path", type=click.Path())
+@click.argument("path", type=SomePath())
 @click.option(
     "--keep", default=str(DEFAULT_TOP_K), show_default=True, metavar="K|all", help="Tokens of each row to keep; all is the full tier."
 )
-@click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Answers to each prefix, under varied load.")
+@click.option("--repeats", type=Integers(1), default=1, show_default=True, help="Answers to each prefix, under varied load.")
 @click.option("--scored", is_flag=True, help="Also ask for each sequence's rows in one request, as vLLM can.")
 @click.option("--extend", is_flag=True, help="Add to a finished recording.")
 @click.option("--listen", metavar="[HOST:]PORT", help="Do not sample: pass on other clients' questions, and record them. 0 is a free port.")
 @sampling_options
-@connection_options
+@connection_options(rows="as many as --keep says")
 @as_json_option
 def record(url: str, path: str, keep: str, repeats: int, extend: bool, listen: str | None, as_json: bool, **options: Any) -> int:
     """Sample sequences from the server at URL, and keep its answers in the directory PATH.
@@ -79,8 +78,8 @@ def record(url: str, path: str, keep: str, repeats: int, extend: bool, listen: s
         raise UsageError("give the server's URL first, then the directory to record into")
     if keep != "all" and not (keep.isdecimal() and int(keep) >= 1):
         raise UsageError(f"--keep must be a number of 1 or more, or 'all', not {keep!r}")
-    if listen is not None and (options["texts"] or options["id_lists"]):
-        raise UsageError("give either prompts to sample from, or --listen to record what other clients ask")
+    if listen is not None:
+        _refuse_sampling(options, as_json)
     address = _address_of(listen) if listen is not None else None
     options["seed"] = seed_of(options)
     sampler_of(options)  # before anything is made
@@ -92,15 +91,32 @@ def record(url: str, path: str, keep: str, repeats: int, extend: bool, listen: s
     async def main() -> int:
         deadline = deadline_of(options)
         async with open_model(url, options, deadline) as model:
-            prompts = await prompts_of(model, options, deadline) if address is None else []
+            prompts = await _prompts(model, options, deadline) if address is None else []
             kept: dict[str, Any] = {"repeats": repeats, "scored": options["scored"]}
             kept |= {"tier": "full"} if keep == "all" else {"top_k": int(keep)}
             recorded = RecordingLLM(model, path, extend=extend, **kept)
             if address is not None:
-                return await _pass_on(recorded, *address, path, options["seed"])
+                return await _pass_on(recorded, *address, path)
             return await _sample(recorded, model, prompts, path, options, as_json, deadline)
 
     return run_trio(main)
+
+
+def _refuse_sampling(options: dict[str, Any], as_json: bool) -> None:
+    """What says how to sample means nothing to a proxy."""
+    if options["texts"] or options["id_lists"]:
+        raise UsageError("give either prompts to sample from, or --listen to record what other clients ask")
+    for option in [*typed(SamplingOption), *(["--json"] if as_json else [])]:
+        raise UsageError(f"{option} does not go with --listen, where other clients sample: leave it out")
+
+
+async def _prompts(model: LLM, options: dict[str, Any], deadline: float) -> list[list[int]]:
+    """The prompts, if all can be sampled from: a recording that holds nothing would be in the way of the command put right."""
+    prompts = await prompts_of(model, options, deadline)
+    Plan.of(
+        prompts, model, range(options["n"]), sampler=sampler_of(options), seed=options["seed"], max_new_tokens=options["max_new_tokens"]
+    )
+    return prompts
 
 
 async def _sample(
@@ -122,8 +138,8 @@ async def _sample(
     return 0
 
 
-async def _pass_on(recorded: RecordingLLM, host: str, port: int, path: str, seed: int) -> int:
-    async with _recording(recorded, path, seed):
+async def _pass_on(recorded: RecordingLLM, host: str, port: int, path: str) -> int:
+    async with _recording(recorded, path, seed=None):
         port = await _serve_until_interrupted(recorded, host, port, path)
     click.echo(f"{_are_recorded(recorded, path)}. Replay them without the server:")
     click.echo(f"  seedbed replay {shown_source(path)} --port {port}")
@@ -131,7 +147,7 @@ async def _pass_on(recorded: RecordingLLM, host: str, port: int, path: str, seed
 
 
 @asynccontextmanager
-async def _recording(recorded: RecordingLLM, path: str, seed: int) -> AsyncIterator[None]:
+async def _recording(recorded: RecordingLLM, path: str, seed: int | None) -> AsyncIterator[None]:
     """The recording, open; whatever ends it early is followed by what to type."""
     try:
         async with recorded:
@@ -140,16 +156,19 @@ async def _recording(recorded: RecordingLLM, path: str, seed: int) -> AsyncItera
         if "finished" in error.message:
             error.add_note("on the command line: --extend")
         raise
+    except TruncatedRow as error:
+        error.add_note(f"and another directory: {path} keeps as few of each row as it began with")
+        raise
     except BaseException as error:
         if recorded.steps and not isinstance(error, UsageError):
             _not_finished(recorded, path, seed)
         raise
 
 
-def _not_finished(recorded: RecordingLLM, path: str, seed: int) -> int:
+def _not_finished(recorded: RecordingLLM, path: str, seed: int | None) -> int:
     click.echo(f"{_are_recorded(recorded, path)}, which is not finished. The same command goes on where it stopped:", err=True)
     click.echo(f"  {command_again(seed=seed, timeout=None)}", err=True)
-    return NOT_FINISHED
+    return RecordingError.exit_code
 
 
 def _are_recorded(recorded: RecordingLLM, path: str) -> str:
@@ -183,5 +202,6 @@ def _address_of(listen: str) -> tuple[str, int]:
 
 
 def _sampling_words(options: dict[str, Any]) -> str:
-    given = {"max-new-tokens": 64, "temperature": 1.0, "top-k": 0, "top-p": 1.0, "min-p": 0.0}
-    return "".join(f" --{name} {value}" for name, default in given.items() if (value := options[name.replace("-", "_")]) != default)
+    defaults = {parameter.name: parameter.default for parameter in click.get_current_context().command.params}
+    given = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p")
+    return "".join(f" --{name.replace('_', '-')} {options[name]}" for name in given if options[name] != defaults[name])

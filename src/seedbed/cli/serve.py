@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
-from seedbed.cli.options import run_trio, to_try
+from seedbed.cli.commands import to_try
+from seedbed.cli.options import Integers, SomePath
+from seedbed.cli.running import run_trio
 from seedbed.errors import MissingExtra, UsageError
 from seedbed.protocols import PROTOCOLS
 from seedbed.recording import ReplayLLM
@@ -25,10 +27,10 @@ __all__ = ["carrying", "replay", "serve"]
 DEFAULT_PORT = 8017
 
 
-@click.command()
+@click.command(short_help="Serve a small model of the box.")
 @click.argument("model", default="tiny")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; there is no authentication.")
-@click.option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0 takes a free one.")
+@click.option("--port", type=Integers(0, 65535), default=DEFAULT_PORT, show_default=True, help="0 takes a free one.")
 @click.option("--hypercorn", is_flag=True, help="Serve with hypercorn instead of the built-in listener.")
 def serve(model: str, host: str, port: int, hypercorn: bool) -> None:
     """Serve MODEL: "tiny" (a small real language model, the default) or "hash:V" (vocabulary of V, for load).
@@ -44,10 +46,10 @@ def serve(model: str, host: str, port: int, hypercorn: bool) -> None:
     _run_server(_model_named(model), host, port, hypercorn)
 
 
-@click.command()
-@click.argument("path", type=click.Path())
+@click.command(short_help="Serve a recording as the model it was made from.")
+@click.argument("path", type=SomePath())
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; there is no authentication.")
-@click.option("--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0 takes a free one.")
+@click.option("--port", type=Integers(0, 65535), default=DEFAULT_PORT, show_default=True, help="0 takes a free one.")
 def replay(path: str, host: str, port: int) -> None:
     """Serve the recording in PATH as if it were the model server it was made from.
 
@@ -94,7 +96,15 @@ async def _with_hypercorn(llm: LLM, host: str, port: int) -> None:
             urls = await nursery.start(partial(hypercorn_serve, asgi_app(llm), config))
             _announce(llm, urls[0])
     except* OSError as group:
-        raise cannot_listen(host, port, group.exceptions[0]) from group
+        raise cannot_listen(host, port, _first_in(group)) from group
+
+
+def _first_in(group: BaseExceptionGroup[OSError]) -> BaseException:
+    """What went wrong, in however many nurseries."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _announce(llm: LLM, url: str) -> None:
