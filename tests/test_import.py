@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 import seedbed
 
+ROOT = Path(__file__).parents[1]
 HEAVY = ["trio", "httpx", "numpy", "rich", "click", "respx", "httptools", "orjson", "safetensors"]
 ROOMS = ["errors", "observing", "http", "llm", "recording", "sampling", "server", "regression", "generation", "testing", "protocols", "cli"]
 
@@ -52,6 +55,14 @@ def test_every_rooms_names_are_there_and_documented(room: str) -> None:
     for name in module.__all__:
         value = getattr(module, name)
         assert value.__doc__ or isinstance(value, dict), name
+
+
+def test_what_the_guide_teaches_to_import_is_said_to_be_public() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "src" / "seedbed" / "guide").glob("*.md")]
+    taught = {module for page in pages for module in re.findall(r"^from (seedbed\.[\w.]+) import", page.read_text("utf-8"), re.MULTILINE)}
+
+    assert taught
+    assert taught <= set(re.findall(r"``(seedbed\.[\w.]+)``", seedbed.__doc__))
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

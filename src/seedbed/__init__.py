@@ -3,7 +3,9 @@
 Names are imported when they are first used, so that ``import seedbed`` costs nothing, and the pytest plugin with it.
 
 Public are the names listed here and in ``seedbed.sampling``, ``seedbed.recording``, ``seedbed.regression``, ``seedbed.server``,
-``seedbed.http``, ``seedbed.testing`` and ``seedbed.errors``. Deeper imports work, and are at the caller's risk.
+``seedbed.http``, ``seedbed.observing``, ``seedbed.testing`` and ``seedbed.errors``; for what fewer need, in ``seedbed.generation.bulk``,
+``seedbed.recording.exact``, ``seedbed.regression.metrics``, ``seedbed.server.planted`` and ``seedbed.protocols.kserve_v2``. Deeper imports
+work, and are at the caller's risk.
 """
 
 import sys

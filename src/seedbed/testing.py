@@ -1,6 +1,8 @@
-"""Tools for testing programs that sample: a model without a server, and ways to try every schedule and every cancellation.
+"""Tools for testing programs that sample, and models of one's own.
 
-These are public and stable, and meant for your tests too. They need nothing but seedbed itself.
+A model without a server (``ScriptedLLM``), what every model must keep (``check_llm``), every schedule (``schedules``) and every
+cancellation (``cancel_at_each_step``), and draws held against a distribution (``assert_same_distribution``). These are public and stable,
+and meant for your tests too. They need nothing but seedbed itself.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import trio
 import trio.testing
-from trio._core import _run as _trio_run  # private: see _scheduler()
+from trio._core import _run as _trio_run  # private: see _run_scheduled()
 
 from seedbed.errors import MalformedRow
 from seedbed.llm.base import LLM, ModelInfo, Row, TopLogprobs, as_ahead, as_row

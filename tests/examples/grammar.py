@@ -17,7 +17,7 @@ from seedbed.server.models import TinyLM
 try:
     from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 except ImportError:
-    sys.exit("This example needs a grammar engine: pip install 'seedbed[grammar]'")
+    sys.exit("This example needs a grammar engine: pip install llguidance")
 
 SCHEMA = {
     "type": "object",

@@ -14,7 +14,7 @@ def said_by(example):
     return subprocess.run([sys.executable, HERE / example], capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.skipif(find_spec("llguidance") is None, reason="needs a grammar engine: pip install 'seedbed[grammar]'")
+@pytest.mark.skipif(find_spec("llguidance") is None, reason="needs a grammar engine: pip install llguidance")
 def test_under_a_grammar_every_document_parses():
     said = said_by("grammar.py")
 
@@ -27,7 +27,7 @@ def test_without_a_grammar_engine_the_example_says_how_to_get_one():
     done = subprocess.run([sys.executable, HERE / "grammar.py"], capture_output=True, text=True)
 
     assert done.returncode == 1
-    assert "pip install 'seedbed[grammar]'" in done.stderr
+    assert "pip install llguidance" in done.stderr
 
 
 def test_two_models_can_be_contrasted():

@@ -90,7 +90,7 @@ class NewFile(SomePath):
         path = Path(super().convert(value, param, ctx))
         try:
             is_directory = stat.S_ISDIR(path.stat().st_mode)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             is_directory = False
         except OSError as error:
             raise UsageError(f"{value} cannot be written: {error.strerror}") from error

@@ -36,7 +36,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import pytest
 
 from seedbed.pytest_plugin.network import blocked
-from seedbed.pytest_plugin.session import MARKER, MODES, Session, WrongMarker, nobody_ran, settings_of, two_runners
+from seedbed.pytest_plugin.runners import nobody_ran, two_runners
+from seedbed.pytest_plugin.session import MARKER, MODES, Session, WrongMarker, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
