@@ -19,8 +19,9 @@ from seedbed.protocols.exchange import HttpRequest
 from seedbed.protocols.rows import logprob_of
 from seedbed.recording.format import Recording, open_recording
 from seedbed.recording.record import DEFAULT_TOP_K
-from seedbed.recording.spelling import counted, ids_spelled, spelled
+from seedbed.recording.spelling import ids_spelled, spelled
 from seedbed.server.answer import answer
+from seedbed.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
