@@ -10,7 +10,8 @@ import pytest
 from tests.recording.samples import ALONE, PREFIXES, TIERS, content, info_of, row_of, write, writer_of
 
 from seedbed.errors import RecordingError, RecordingExists
-from seedbed.recording import Asked, Run, open_recording
+from seedbed.recording import Acceptance, Asked, Run, open_recording
+from seedbed.recording.manifest import read_manifest, write_manifest
 from seedbed.recording.merge import Merged, put_in_place, replace_recording, restore_interrupted
 from seedbed.recording.write import RecordingWriter
 
@@ -170,3 +171,37 @@ def test_what_cannot_be_removed_or_brought_back_is_a_typed_error(tmp_path: Path,
         restore_interrupted(path)
 
     assert aside.exists()
+
+
+def test_brought_back_by_two_processes_at_once_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = interrupted(tmp_path)
+    shutil.rmtree(path)
+    real = Path.rename
+
+    def overtaken(self: Path, target: Path) -> Path:
+        real(self, target)
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", overtaken)
+    restore_interrupted(path)
+
+    assert [entry.name for entry in tmp_path.iterdir()] == ["recording"]
+
+
+def test_a_disk_that_is_full_before_the_first_rename_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "recording")
+    noted = Acceptance("me", "planned", "DRIFT", 0.5, (), "", "m")
+    write_manifest(path, replace(read_manifest(path), accepted=(noted,)))
+    want = {file.name: file.read_bytes() for file in path.iterdir()}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("seedbed.recording.merge.write_manifest", full)
+    with pytest.raises(RecordingError, match="cannot be written: No space left on device"):
+        replace_recording(path, fresh(tmp_path / "fresh", "top_k", {(1,): 1}), keep_unasked=False)
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == want
+    monkeypatch.undo()
+    replace_recording(path, tmp_path / "fresh", keep_unasked=False)
+
+    assert open_recording(path).manifest.accepted == (noted,)

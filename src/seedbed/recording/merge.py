@@ -89,6 +89,8 @@ def restore_interrupted(path: Path) -> None:
     try:
         aside.rename(path)
     except OSError as error:
+        if path.exists():
+            return  # another process has brought it back meanwhile
         raise RecordingError(f"{path} was being replaced when it was interrupted and is {aside} now: {error.strerror}") from error
 
 
