@@ -18,7 +18,8 @@ from seedbed.llm.base import as_row
 from seedbed.llm.prefix_cache import PrefixCache
 from seedbed.recording.spelling import counted
 from seedbed.regression.asking import together
-from seedbed.regression.estimates import expected_flips
+from seedbed.regression.estimates import NEAR, expected_flips
+from seedbed.regression.schema import finite
 from seedbed.sampling import Address, Temperature
 from seedbed.sampling.configuration import sampler_from
 
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from seedbed.sampling import Draw, Sampler
 
 __all__ = ["FreeRun", "Parting", "run_freely", "ways_of"]
-
-NEAR = 5.0
-"""Standard deviations of the noise within which a lead is a near tie; as ``estimates.is_near_tie``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ class FreeRun:
         """As JSON values."""
         found = asdict(self)
         for parting in found["partings"]:
-            parting["margin"] = parting["margin"] if math.isfinite(parting["margin"]) else None
+            parting["margin"] = finite(parting["margin"])
         return found
 
     @classmethod
@@ -143,8 +141,8 @@ class Way:
 def ways_of(recording: Recording) -> tuple[list[Way], int]:
     """The recorded sequences that the recording itself gives again, and how many it does not.
 
-    A run whose sampler holds the user's own functions, or that was noted without seed, is among the latter, and so is a sequence of which
-    a row is missing.
+    A run whose sampler holds the user's own functions, or that was noted without seed or prompts, is among the latter, and so is a sequence
+    of which a row is missing.
     """
     ways, skipped = [], 0
     for run in recording.runs.values():
@@ -165,7 +163,7 @@ def _numbered(run: Run) -> Iterator[Way | None]:
         sampler = None
     prompt_index, index = -1, 0
     for place, token_ids in enumerate(run.token_ids):
-        if sampler is None or run.seed is None:
+        if sampler is None or run.seed is None or place >= len(run.prompts):
             yield None
             continue
         prompt = run.prompts[place]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import statistics
 from dataclasses import dataclass
 from html import escape
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from seedbed.regression.figures import percent, significant
@@ -63,7 +63,7 @@ def drift_plot(report: CheckReport) -> str:
     rows = [
         ("drift D", statistics.drift.value, report.interval, "mark"),
         ("with noise", statistics.kl.value, statistics.kl.interval(), "soft"),
-        ("the noise", statistics.noise.value, statistics.noise.interval(), "soft"),
+        *([("the noise", report.noise.value, report.noise.interval(), "soft")] if report.noise is not None else []),
     ]
     ends = [value for _, middle, interval, _ in rows for value in (middle, *interval) if math.isfinite(value)]
     low, high = min(0.0, *ends), max(report.margin * 2, *ends)
@@ -110,7 +110,7 @@ def sequence_plot(report: CheckReport) -> str:
     for prefix in report.prefixes:
         members.setdefault(prefix.sequence, []).append(prefix.d)
     chosen = list(members)[:: math.ceil(len(members) / MOST_SEQUENCES) or 1]
-    marks = [(statistics.fmean(members[one]), _error(members[one])) for one in chosen]
+    marks = [(fmean(members[one]), _error(members[one])) for one in chosen]
     ends = [value for mean, error in marks for value in (mean - 2 * error, mean + 2 * error)]
     largest = max(map(abs, ends), default=0.0)
     linear = max(1e-12, min(report.margin / 10, largest / 10 or report.margin / 10))
@@ -136,7 +136,7 @@ def evidence_plot(report: CheckReport) -> str:
     for power in sorted({round(value) for value in y.ticks()}):
         at = y(power)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(_text(LEFT - 8, at + 4, f"{10.0**power:g}" if abs(power) < 4 else _label(10.0 ** min(power, 300)), "end"))
+        parts.append(_text(LEFT - 8, at + 4, f"{10.0**power:g}" if abs(power) < 4 else _power_of_ten(power), "end"))
     parts += _margin_line(y, alarm, f"proven at {percent(report.alpha)}", is_left=True)  # where the path is low
     points = " ".join(f"{x(place)},{y(value)}" for place, value in enumerate(values))
     parts.append(f'<polyline class="mark path" points="{points}"/>')
@@ -147,7 +147,7 @@ def evidence_plot(report: CheckReport) -> str:
 
 def flip_plot(report: CheckReport) -> str:
     """Each prefix by how far its best token led and how far its row moved; filled where another token is best now."""
-    points = [point for point in _thinned(report.prefixes) if math.isfinite(point.gap) and math.isfinite(point.kl)]
+    points = [point for point in _thinned(report.prefixes) if math.isfinite(point.gap)]
     points.sort(key=lambda point: point.flipped)
     x = _Axis(0, max((point.gap for point in points), default=1.0), LEFT, WIDTH - RIGHT, math.inf)
     y = _Axis(0, max((point.kl for point in points), default=1e-6) * 1.2 or 1e-6, 256, TOP, 1e-7)
@@ -168,7 +168,7 @@ def _margin_line(y: _Axis, value: float, text: str, *, is_left: bool = False) ->
 
 
 def _error(values: Sequence[float]) -> float:
-    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def _thinned(points: Sequence[Prefix]) -> list[Prefix]:
@@ -196,9 +196,13 @@ def _vertical_ticks(axis: _Axis) -> list[str]:
 def _label(value: float) -> str:
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{value:g}".replace("-", "\N{MINUS SIGN}")
-    mantissa, exponent = f"{value:.0e}".split("e")
-    power = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"{'' if mantissa == '1' else mantissa.replace('-1', '−')}10{power}"
+    mantissa, exponent = f"{value:.5e}".split("e")
+    mantissa, power = mantissa.rstrip("0").rstrip(".").replace("-", "\N{MINUS SIGN}"), _power_of_ten(int(exponent))
+    return f"{mantissa}·{power}" if mantissa.lstrip("\N{MINUS SIGN}") != "1" else mantissa.replace("1", power)
+
+
+def _power_of_ten(exponent: int) -> str:
+    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def _text(x: float, y: float, text: str, anchor: str, kind: str = "") -> str:

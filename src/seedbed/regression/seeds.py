@@ -13,7 +13,7 @@ import numpy as np
 
 from seedbed.errors import BadRequest
 from seedbed.llm.base import as_row
-from seedbed.regression.conformance_report import Flaw
+from seedbed.regression.conformance_report import Flaw, FlawName
 from seedbed.regression.drawn import same_draws
 from seedbed.server.draws import sampler_of
 
@@ -87,7 +87,7 @@ class SeedQuestions:
             return True
         by_chance = sum(self._drawing.chance(key[0], self._drawing.by_seed[key]) for key in keys)
         detail = f"asked again with the same seed, {equal} of {len(keys)} draws are the same; {by_chance:.1f} would be by chance"
-        name = "seed ignored" if equal < (len(keys) + by_chance) / 2 else "seeds do not always repeat"
+        name: FlawName = "seed ignored" if equal < (len(keys) + by_chance) / 2 else "seeds do not always repeat"
         self.flaws.append(Flaw(name, detail))
         return name != "seed ignored"
 
