@@ -15,6 +15,7 @@ import numpy as np
 
 from seedbed.errors import InvalidSampler
 from seedbed.regression.estimates import Estimate
+from seedbed.regression.evidence import log_mean
 from seedbed.server.draws import sampler_of
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from seedbed.sampling.presets import Order
     from seedbed.sampling.sampler import Sampler
 
-__all__ = ["Alternative", "Context", "Evidence", "alternatives_of", "same_draws", "temperature_of"]
+__all__ = ["Alternative", "Bets", "Context", "alternatives_of", "same_draws", "temperature_of"]
 
 ORDERS: tuple[Order, ...] = ("hf", "vllm", "sglang", "llama.cpp")
 FACTORS = (0.5, 0.8, 0.9, 0.95, 1.05, 1.1, 1.25, 2.0)
@@ -135,7 +136,7 @@ class Context:
 
 
 @dataclass(slots=True)
-class Evidence:
+class Bets:
     """Bets on all alternatives at once, and on the transform of the draws not being uniform; valid whenever it is looked at.
 
     Attributes:
@@ -163,12 +164,7 @@ class Evidence:
     @property
     def log_e_value(self) -> float:
         """Natural log of the evidence now: half of the stake is on the alternatives, half on the transform."""
-        return float(np.logaddexp(_log_mean(self.log_wealths), _log_mean(self.log_bets)) - math.log(2))
-
-
-def _log_mean(logs: NDArray[np.float64]) -> float:
-    top = float(logs.max(initial=-math.inf))
-    return top + math.log(float(np.exp(logs - top).mean())) if math.isfinite(top) else -math.inf
+        return float(np.logaddexp(log_mean(self.log_wealths.tolist()), log_mean(self.log_bets.tolist())) - math.log(2))
 
 
 def moments(logprobs: NDArray[np.float64], tilt: float = 0.0) -> tuple[float, float]:

@@ -16,8 +16,8 @@ import numpy as np
 from seedbed.errors import InvalidSampler, RowError
 from seedbed.llm.base import as_row
 from seedbed.llm.prefix_cache import PrefixCache
+from seedbed.llm.running import together
 from seedbed.recording.spelling import counted
-from seedbed.regression.asking import together
 from seedbed.regression.estimates import NEAR, expected_flips
 from seedbed.regression.schema import finite
 from seedbed.sampling import Address, Temperature
