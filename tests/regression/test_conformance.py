@@ -18,7 +18,8 @@ from seedbed.errors import BadRequest, InvalidSampler, TruncatedRow, UsageError
 from seedbed.protocols.exchange import Sample
 from seedbed.regression.conformance import conformance
 from seedbed.regression.conformance_report import Flaw, FlawName
-from seedbed.regression.drawn import Bets, Context, Kind, alternatives_of, same_draws, temperature_of
+from seedbed.regression.contexts import Context, Kind, alternatives_of
+from seedbed.regression.drawn import Bets, same_draws, temperature_of
 from seedbed.regression.quantiles import clopper_pearson
 from seedbed.sampling import Sampler
 from seedbed.server.planted import PlantedSampler

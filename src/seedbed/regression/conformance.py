@@ -20,7 +20,8 @@ from seedbed.llm.threads import as_llm
 from seedbed.protocols import PROTOCOLS
 from seedbed.protocols.exchange import Sample
 from seedbed.regression.conformance_report import ConformanceProgress, ConformanceReport, Flaw
-from seedbed.regression.drawn import Alternative, Bets, Context, alternatives_of, temperature_of
+from seedbed.regression.contexts import Alternative, Context, alternatives_of
+from seedbed.regression.drawn import Bets, temperature_of
 from seedbed.regression.seeds import SeedQuestions
 from seedbed.regression.server_draws import AT_ONCE, ServerDraws
 from seedbed.sampling.randomness import Address, Purpose, check_seed, fresh_seed

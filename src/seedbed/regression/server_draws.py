@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from seedbed.llm.base import LLM
     from seedbed.protocols.exchange import Sample
-    from seedbed.regression.drawn import Context
+    from seedbed.regression.contexts import Context
     from seedbed.sampling.presets import Order
     from seedbed.server.draws import Samples
 
