@@ -180,7 +180,10 @@ class TestOverTheWire:
 
     async def test_the_native_protocol_has_none(self):
         async with serve(TinyLM()) as server, connect(server.url) as connected:
-            with pytest.raises(UsageError, match=r"in the native protocol a server draws no tokens itself; ask it in another, with protocol= or --protocol: llama\.cpp"):
+            with pytest.raises(
+                UsageError,
+                match=r"in the native protocol a server draws no tokens itself; ask it in another, with protocol= or --protocol: llama\.cpp",
+            ):
                 await conformance(connected)
 
     async def test_cut_off_rows_are_refused(self):

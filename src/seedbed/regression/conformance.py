@@ -103,7 +103,9 @@ async def conformance(
     engine = getattr(model, "samples_as", order)
     if isinstance(model, HTTPModel) and engine is None:
         speaks = ", ".join(name for name, protocol in PROTOCOLS.items() if protocol.samples_as is not None)
-        raise UsageError(f"in the {model.protocol} protocol a server draws no tokens itself; ask it in another, with protocol= or --protocol: {speaks}")
+        raise UsageError(
+            f"in the {model.protocol} protocol a server draws no tokens itself; ask it in another, with protocol= or --protocol: {speaks}"
+        )
     order = order if order is not None else engine
     if not temperature > 0:
         raise UsageError(f"temperature must be above 0, not {temperature!r}: a greedy server draws nothing")
