@@ -99,7 +99,7 @@ async def accept(path: str | os.PathLike[str], llm: object, report: CheckReport,
 
 async def _record(old: Recording, model: LLM, path: Path) -> None:
     repeats = max(step.asked_alone for step in old.steps)
-    scored = getattr(model, "can_score", False) and any(step.asked_alone < len(step.observations) for step in old.steps)
+    scored = getattr(model, "can_score", False) and any(step.scored for step in old.steps)
     ways, _ = ways_of(old)
     top_k = old.top_k if old.top_k is not None else DEFAULT_TOP_K
     async with RecordingLLM(model, path, old.tier, top_k, repeats, scored=scored) as recorded:
