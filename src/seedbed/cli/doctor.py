@@ -14,7 +14,7 @@ from seedbed.cli.running import run_trio
 from seedbed.cli.source import open_model
 from seedbed.errors import SeedbedError
 from seedbed.llm import LLM, TopLogprobs, as_row
-from seedbed.recording.spelling import counted
+from seedbed.wording import counted
 
 if TYPE_CHECKING:
     from seedbed.llm.base import Row

@@ -15,7 +15,7 @@ from seedbed.errors import RecordingBroken, RecordingError, UsageError
 from seedbed.recording import open_recording
 from seedbed.recording.compare import compare
 from seedbed.recording.replay import missed
-from seedbed.recording.spelling import counted
+from seedbed.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ import click
 
 from seedbed.llm import TopLogprobs
 from seedbed.protocols.rows import logprob_of
-from seedbed.recording.spelling import counted
+from seedbed.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from seedbed.cli.inspect_step import logprob_after, spelled, step_data
-from seedbed.recording.spelling import counted
+from seedbed.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -30,8 +30,8 @@ from seedbed.errors import RecordingError, RecordingExists, TruncatedRow, UsageE
 from seedbed.generation.plan import Plan
 from seedbed.recording import RecordingLLM
 from seedbed.recording.record import DEFAULT_TOP_K
-from seedbed.recording.spelling import counted
 from seedbed.server import serve
+from seedbed.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
