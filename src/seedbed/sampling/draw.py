@@ -13,7 +13,7 @@ machines agree; if not, the few contenders are scored again with 50 decimal digi
 from __future__ import annotations
 
 import threading
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -132,5 +132,6 @@ def gumbel_argmax(z: NDArray[np.float64], u: NDArray[np.float64], least_rate: fl
 
 
 def _score_decimal(z: float, u: float, least_rate: float) -> Decimal:
-    rate = Decimal(LARGEST) if u == 0.0 else min(max(-DIGITS.ln(Decimal(float(u))), Decimal(least_rate)), Decimal(LARGEST))
-    return DIGITS.subtract(Decimal(float(z)), DIGITS.ln(rate))
+    with localcontext(DIGITS):
+        rate = Decimal(LARGEST) if u == 0.0 else min(max(-Decimal(u).ln(), Decimal(least_rate)), Decimal(LARGEST))
+        return Decimal(z) - rate.ln()

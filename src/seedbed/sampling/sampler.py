@@ -357,7 +357,7 @@ def _tail_mass(candidates: Candidates) -> float:
     if candidates.tail is None:
         return 0.0
     mass = Mass.of(candidates)
-    return (mass.high - mass.listed) / mass.high
+    return 1.0 - mass.listed / mass.high
 
 
 def _raw_logprob(raw: Candidates, token_id: int) -> float:

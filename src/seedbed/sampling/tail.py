@@ -76,8 +76,8 @@ class Tail:
         """Least and most that the sum of e**(logit - top) over the unseen tokens can be."""
         scale = portable.exp_scalar(self.reference - top)
         most = self.count * portable.exp_scalar(self.ceiling - top)
-        # What has underflowed is not nothing once the listed tokens have been pushed down that far.
-        high = min(max(self.high, _LEAST) * scale, most)
+        # What has underflowed is not nothing once the listed tokens have been pushed down that far; what has overflowed is unknown.
+        high = min(max(self.high, _LEAST) * scale, most) if self.high < math.inf else most
         return min(self.low * scale if self.low else 0.0, high), high
 
     def heated(self, temperature: float, shift: float) -> Tail:
@@ -103,11 +103,11 @@ class Tail:
         return self.count * portable.power(weight / self.count, exponent)
 
     def _packed(self, weight: float, ceiling: float, exponent: float) -> float:
-        if ceiling == 0.0:
-            return 0.0
+        if ceiling == 0.0 or weight == math.inf:
+            return min(ceiling, weight)
         full = min(self.count, math.floor(weight / ceiling))
         rest = 0.0 if full == self.count else max(0.0, weight - full * ceiling)
-        return full * portable.power(ceiling, exponent) + portable.power(rest, exponent)
+        return (full * portable.power(ceiling, exponent) if full else 0.0) + portable.power(rest, exponent)
 
     def holds(self, token_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of ``token_ids``, none of them listed, are still in the race."""

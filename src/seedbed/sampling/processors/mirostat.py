@@ -6,7 +6,7 @@ The state is one number, mu: the most surprise allowed at the next step, in bits
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,15 +75,15 @@ class Mirostat(_Feedback):
         if vocab_size == 1:
             return 1
         # In decimal: near s = 1 or s = 0 this is a ratio of small numbers, and k must not depend on a platform's pow.
-        digits = portable.DIGITS
-        s, ln_size = Decimal(exponent), digits.ln(Decimal(vocab_size))
-        excess = s - 1
-        share = digits.divide(excess, 1 - digits.exp(-excess * ln_size)) if excess else 1 / ln_size
-        ln_k = digits.ln(share) + Decimal(mu) * digits.ln(Decimal(2))
-        ln_k = digits.divide(ln_k, s) if s else ln_k * 10**6
-        if ln_k >= ln_size:
-            return vocab_size
-        return int(digits.exp(ln_k)) if ln_k > 0 else 1
+        with localcontext(portable.DIGITS):
+            s, ln_size = Decimal(exponent), Decimal(vocab_size).ln()
+            excess = s - 1
+            share = excess / (1 - (-excess * ln_size).exp()) if excess else 1 / ln_size
+            ln_k = share.ln() + Decimal(mu) * Decimal(2).ln()
+            ln_k = ln_k / s if s else ln_k * 10**6
+            if ln_k >= ln_size:
+                return vocab_size
+            return int(ln_k.exp()) if ln_k > 0 else 1
 
 
 @dataclass(frozen=True, slots=True)
