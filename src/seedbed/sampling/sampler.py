@@ -215,8 +215,7 @@ class Sampler:
             UsageError: what came before are no token ids, or the address or state is none.
         """
         candidates = self._run(Candidates.of(as_row(logits)), _history(prompt_token_ids, token_ids, address, state))
-        if candidates.tail is not None:
-            raise candidates.truncated("the normaliser is unknown", more=None)
+        candidates.refuse_tail("the normaliser is unknown")
         values = portable.log_softmax(candidates.logits)
         if candidates.ids is None:
             return values
@@ -289,7 +288,7 @@ class Sampler:
     def _run(self, candidates: Candidates, history: History) -> Candidates:
         for processor in self.chain:
             candidates = processor.apply(candidates, history)
-            candidates.refuse_unusable(repr(processor))
+            candidates.refuse_unusable(processor)
         return candidates
 
     def _choose(self, candidates: Candidates, address: Address, prompt_length: int) -> Winner:

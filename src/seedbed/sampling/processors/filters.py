@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -31,11 +31,13 @@ class TopK(Processor):
         k: at least 1; at or above vocab_size keeps every token.
         ties: at the k-th value: "exact" keeps exactly k, lowest ids first; "keep" keeps them all.
 
-    On a row of top logprobs the cut is exact when k tokens are listed.
+    On a row of top logprobs the cut is exact when k tokens are listed, of equal ones those with the lowest ids. Ties "keep" mostly takes
+    one more: as long as the last one listed equals the k-th best, some that are not listed may too.
 
     Raises:
         InvalidSampler: k < 1, when constructed.
-        TruncatedRow: fewer than k tokens are listed, or a bias or penalty has moved one of the k below tokens that are not listed.
+        TruncatedRow: fewer than k tokens are listed, or a bias or penalty has moved one of the k below tokens that are not listed; with
+            ties "keep", or to the same height.
 
     Example:
         >>> TopK(2)([1.0, 3.0, 2.0, 2.0]).tolist()
@@ -61,16 +63,19 @@ class TopK(Processor):
             return candidates
         if candidates.tail is not None and k > values.size:
             raise candidates.truncated(f"top_k={k} needs {k} tokens", more=k - values.size)
+        keep_ties = self.ties == "keep"
         if k > values.size:
-            return candidates
+            return candidates if keep_ties else replace(candidates, unlisted=min(candidates.unlisted, k - values.size))
         threshold = kth_largest(values, k)
-        if candidates.tail is not None and candidates.tail.ceiling > threshold:
-            raise candidates.truncated(f"after the biases and penalties, a token that is not listed may be among the top_k={k}")
-        if self.ties == "keep":
-            return candidates.keep(values >= threshold)
+        if keep_ties:
+            if candidates.tail is not None and candidates.tail.ceiling >= threshold:
+                raise candidates.truncated(f"a token that is not listed may be as probable as the last of the top_k={k}, and ties are kept")
+            return candidates.keep(values >= threshold) if threshold > -np.inf else candidates
         kept = values > threshold
         missing = k - np.count_nonzero(kept)
         kept[np.flatnonzero(values == threshold)[:missing]] = True
+        if candidates.outranked(kept):
+            raise candidates.truncated(f"after the biases and penalties, a token that is not listed may be among the top_k={k}")
         return candidates.keep(kept)
 
 
@@ -155,7 +160,7 @@ class TopP(Processor):
         enough = np.count_nonzero(kept) >= self.min_keep
         weight = portable.total(mass.weights[kept])
         reached = weight > target if self.rule == "<=" else weight >= target
-        outranked = candidates.tail.ceiling > candidates.values[kept].min()
+        outranked = candidates.outranked(kept)
         same = np.array_equal(kept, self._kept(mass, mass.low))
         if reached and enough and same and not outranked:
             return

@@ -57,7 +57,7 @@ class Mirostat(_Feedback):
 
     Raises:
         InvalidSampler: a parameter that is negative or no number, when constructed.
-        TruncatedRow: fewer tokens are listed than the estimate or k needs.
+        TruncatedRow: fewer tokens are listed than the estimate or k needs; of a vocabulary of at most 100, not all.
 
     Example:
         >>> Mirostat(tau=0.0)([4.0, 3.0, 1.0, 0.0]).tolist()
@@ -67,8 +67,9 @@ class Mirostat(_Feedback):
     """
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
-        best = TopK(ZIPF_TOKENS).apply(candidates, history).logits
-        exponent = _zipf_exponent(np.sort(best[best > -np.inf])[::-1])
+        best = TopK(ZIPF_TOKENS).apply(candidates, history)
+        best.refuse_tail(f"mirostat needs the {ZIPF_TOKENS} best tokens")
+        exponent = _zipf_exponent(np.sort(best.logits[best.logits > -np.inf])[::-1])
         return TopK(self._k(exponent, self._mu(history.state), candidates.vocab_size)).apply(candidates, history)
 
     def _k(self, exponent: float, mu: float, vocab_size: int) -> int:
@@ -98,7 +99,7 @@ class MirostatV2(_Feedback):
 
     Raises:
         InvalidSampler: a parameter that is negative or no number, when constructed.
-        TruncatedRow: a token that is not listed might be probable enough, or the unseen mass decides.
+        TruncatedRow: a token that is not listed might be probable enough, or the most probable; or the unseen mass decides.
 
     Example:
         >>> MirostatV2(tau=1.0)([2.0, 2.0, 2.0, -4.0]).tolist()
@@ -108,11 +109,9 @@ class MirostatV2(_Feedback):
     """
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
-        mass = Mass.of(candidates)
-        least = min(1.0, portable.exp_scalar(-self._mu(history.state) * portable.LN2))
-        kept = mass.at_least(candidates, least, f"mirostat at mu={self._mu(history.state):.3f}")
-        kept[candidates.values.argmax()] = True
-        return candidates.keep(kept)
+        mu = self._mu(history.state)
+        least = min(1.0, portable.exp_scalar(-mu * portable.LN2))
+        return candidates.keep(Mass.of(candidates).at_least_or_best(candidates, least, f"mirostat at mu={mu:.3f}"))
 
 
 def _zipf_exponent(logits: NDArray[np.float64]) -> float:

@@ -79,11 +79,10 @@ class DynamicTemperature(Processor):
             require(isinstance(value, (int, float, np.number)) and 0.0 <= value < math.inf, f"dynatemp {name}", value, "in [0, inf)")
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
-        count = candidates.values.size
+        count = candidates.count
         if self.range == 0.0 or count == 1:
             return heat(candidates, float(self.t))
-        if candidates.tail is not None:
-            raise candidates.truncated("a dynamic temperature needs the entropy of the whole row", more=None)
+        candidates.refuse_tail("a dynamic temperature needs the entropy of the whole row")
         low, high = max(0.0, self.t - self.range), self.t + self.range
         share = min(1.0, Mass.of(candidates).entropy() / portable.ln(float(count)))
         return heat(candidates, low + (high - low) * portable.power(share, float(self.exponent)))
@@ -115,7 +114,7 @@ def _greedy(candidates: Candidates) -> Candidates:
     top = float(values[best])
     others = [float(values[part].max()) for part in (slice(best), slice(best + 1, None)) if values[part].size]
     if candidates.tail is not None:
-        if candidates.tail.ceiling > top:
+        if candidates.outranked(kept):
             raise candidates.truncated("after the biases and penalties, the most probable token may be one that is not listed")
         others.append(candidates.tail.ceiling)
     return replace(candidates.keep(kept), gap=top - max(others, default=-math.inf))
