@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seedbed.llm import TopLogprobs
-from seedbed.sampling import Address, History, Mirostat, Purpose, Sampler, portable
+from seedbed.sampling import Address, Custom, History, Mirostat, Purpose, Sampler, Temperature, TopK, portable
 from seedbed.sampling import draw as draw_module
 from seedbed.sampling.candidates import Candidates
 from seedbed.sampling.draw import gumbel_argmax, gumbel_max
@@ -157,8 +157,17 @@ def test_a_token_alone_has_an_infinite_margin_unless_it_was_chosen_greedily():
     row = np.array([0.0, 2.5, 1.0], dtype=np.float32)
 
     assert Sampler(top_k=1).sample(row, Address(7)).margin == np.inf
-    assert Sampler(temperature=0).sample(row, Address(7)).margin == 1.5
+    for scheme in ("gumbel", "inverse-cdf", "vllm", "sglang", "llama.cpp"):
+        assert Sampler(temperature=0, draw=scheme).sample(row, Address(7)).margin == 1.5
+        assert Sampler(chain=[Temperature(0.0), TopK(1)], draw=scheme).sample(row, Address(7)).margin == 1.5
     assert Sampler(temperature=0).sample(np.float32([0.0, -np.inf]), Address(7)).margin == np.inf
+
+
+def test_a_function_that_brings_tokens_back_after_a_greedy_choice_is_drawn_from():
+    sampler = Sampler(chain=[Temperature(0.0), Custom(lambda prefix, logits: np.zeros_like(logits))])
+    row = np.array([0.0, 2.5, 1.0], dtype=np.float32)
+
+    assert {sampler.draw(row, seed=seed) for seed in range(20)} == {0, 1, 2}
 
 
 def test_a_longer_vocabulary_or_a_list_gives_the_same_noise_to_the_same_id():

@@ -74,7 +74,7 @@ def gumbel_max(candidates: Candidates, address: Address) -> Winner:
     """Draw from softmax(candidates.values). The tokens of an unseen tail take no part."""
     values, ids = candidates.values, candidates.ids
     if values.size == 1:
-        return Winner(0, candidates.gap if candidates.gap is not None else np.inf)
+        return Winner(0, np.inf)
     # A row with much excluded (by a grammar, say) needs few words; whether it is one shows in a sample of it.
     if ids is None and values.size >= PRUNE_FROM and values[::64].min() > -np.inf:
         return _gumbel_max_whole(values, address)

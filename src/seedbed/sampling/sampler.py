@@ -38,7 +38,8 @@ class Draw:
         token_id: the token.
         logprob: its log-probability under the model itself, in nats; None when the row's normaliser is unknown.
         processed_logprob: its log-probability under what was drawn from, after the whole chain; None when that is unknown.
-        margin: how far it led the runner-up (see ``draw.Winner``); inf when it was the only one.
+        margin: how far it led the runner-up (see ``draw.Winner``); inf when it was the only one. Of a greedy choice, by which draw ever,
+            how far its logit did.
         tail_mass: probability, at most, of the unlisted tokens that should have taken part and could not; 0 for an exact step.
         state: what the chain's stateful processor (mirostat) knows now: hand it to the sequence's next step. None without one.
     """
@@ -292,6 +293,8 @@ class Sampler:
         return candidates
 
     def _choose(self, candidates: Candidates, address: Address, prompt_length: int) -> Winner:
+        if candidates.gap is not None and candidates.values.size == 1:
+            return Winner(0, candidates.gap)
         # Without a prompt, as in a single draw, the step says where the token stands: as after a prompt of one.
         position = max(1, prompt_length) - 1 + address.step
         match self.scheme:
