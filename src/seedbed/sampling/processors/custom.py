@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seedbed.errors import InvalidSampler
+from seedbed.llm.token_ids import shown
 from seedbed.sampling.processors.base import History, Processor
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Custom(Processor):
 
     def _check(self) -> None:
         if not callable(self.function):
-            raise InvalidSampler(f"a processor is a function of (prefix, logits), not {self.function!r}")
+            raise InvalidSampler(f"a processor is a function of (prefix, logits), not {shown(self.function)}")
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
         candidates.refuse_tail("a function of your own needs the whole row")

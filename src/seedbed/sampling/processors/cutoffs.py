@@ -11,8 +11,8 @@ import numpy as np
 from seedbed.errors import InvalidSampler
 from seedbed.sampling import portable
 from seedbed.sampling.mass import Mass, lightest_first
-from seedbed.sampling.processors.base import History, Processor, finite, require, require_int
-from seedbed.sampling.processors.filters import TopK, check_rule
+from seedbed.sampling.processors.base import History, Processor, require_in, require_int, require_one_of
+from seedbed.sampling.processors.filters import TopK
 from seedbed.sampling.randomness import Purpose
 
 if TYPE_CHECKING:
@@ -53,10 +53,9 @@ class TypicalP(Processor):
     min_keep: int = 1
 
     def _check(self) -> None:
-        require(isinstance(self.p, (int, float, np.number)) and 0.0 < self.p <= 1.0, "typical_p", self.p, "in (0, 1]")
-        check_rule("typical_p", self.rule)
-        if self.ties not in ("exact", "keep"):
-            raise InvalidSampler(f"ties must be 'exact' or 'keep', not {self.ties!r}")
+        require_in("typical_p", self.p, 0, 1, "(]")
+        require_one_of("the rule of typical_p", self.rule, "<", "<=")
+        require_one_of("ties", self.ties, "exact", "keep")
         require_int("min_keep", self.min_keep, 0)
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
@@ -93,7 +92,7 @@ class EpsilonCutoff(Processor):
     epsilon: float
 
     def _check(self) -> None:
-        _require_share("epsilon_cutoff", self.epsilon)
+        require_in("epsilon_cutoff", self.epsilon, 0, 1, "[)")
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
         if self.epsilon == 0.0:
@@ -123,7 +122,7 @@ class EtaCutoff(Processor):
     epsilon: float
 
     def _check(self) -> None:
-        _require_share("eta_cutoff", self.epsilon)
+        require_in("eta_cutoff", self.epsilon, 0, 1, "[)")
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
         if self.epsilon == 0.0:
@@ -159,7 +158,7 @@ class TopH(Processor):
     h: float
 
     def _check(self) -> None:
-        require(isinstance(self.h, (int, float, np.number)) and 0.0 < self.h <= 1.0, "top_h", self.h, "in (0, 1]")
+        require_in("top_h", self.h, 0, 1, "(]")
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
         best = TopK(100).apply(candidates, history)
@@ -196,7 +195,7 @@ class TopNSigma(Processor):
     n: float
 
     def _check(self) -> None:
-        require(finite(self.n) and self.n > 0, "top_n_sigma", self.n, "in (0, inf)")
+        require_in("top_n_sigma", self.n, 0, math.inf, "()")
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
         candidates.refuse_tail("top_n_sigma needs the whole row")
@@ -232,9 +231,8 @@ class Xtc(Processor):
     min_keep: int = 0
 
     def _check(self) -> None:
-        for name in ("probability", "threshold"):
-            value = getattr(self, name)
-            require(isinstance(value, (int, float, np.number)) and 0.0 <= value <= 1.0, f"xtc_{name}", value, "in [0, 1]")
+        require_in("xtc_probability", self.probability, 0, 1)
+        require_in("xtc_threshold", self.threshold, 0, 1)
         require_int("min_keep", self.min_keep, 0)
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
@@ -256,7 +254,3 @@ class Xtc(Processor):
         if history.address is None:
             raise InvalidSampler("whether xtc fires is drawn at each step: draw a token, or process with an address")
         return history.address.uniform(Purpose.XTC) <= self.probability
-
-
-def _require_share(name: str, value: float) -> None:
-    require(isinstance(value, (int, float, np.number)) and 0.0 <= value < 1.0, name, value, "in [0, 1)")

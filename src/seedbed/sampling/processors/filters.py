@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from seedbed.errors import InvalidSampler
 from seedbed.sampling import portable
 from seedbed.sampling.mass import FAST_ERROR, Mass, best_few, fast_total, kth_largest, lightest_first
-from seedbed.sampling.processors.base import History, Processor, require, require_int
+from seedbed.sampling.processors.base import History, Processor, require_in, require_int, require_one_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,8 +53,7 @@ class TopK(Processor):
 
     def _check(self) -> None:
         require_int("top_k", self.k, 1)
-        if self.ties not in ("exact", "keep"):
-            raise InvalidSampler(f"ties must be 'exact' or 'keep', not {self.ties!r}")
+        require_one_of("ties", self.ties, "exact", "keep")
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
         values, k = candidates.values, self.k
@@ -112,8 +110,8 @@ class TopP(Processor):
     min_keep: int = 1
 
     def _check(self) -> None:
-        require(isinstance(self.p, (int, float, np.number)) and 0.0 <= self.p <= 1.0, "top_p", self.p, "in [0, 1]")
-        check_rule("top_p", self.rule)
+        require_in("top_p", self.p, 0, 1)
+        require_one_of("the rule of top_p", self.rule, "<", "<=")
         require_int("min_keep", self.min_keep, 0)
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
@@ -197,7 +195,7 @@ class MinP(Processor):
     min_keep: int = 1
 
     def _check(self) -> None:
-        require(isinstance(self.p, (int, float, np.number)) and 0.0 <= self.p <= 1.0, "min_p", self.p, "in [0, 1]")
+        require_in("min_p", self.p, 0, 1)
         require_int("min_keep", self.min_keep, 0)
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
@@ -213,9 +211,3 @@ class MinP(Processor):
         if self.min_keep > 1 and np.count_nonzero(kept) < self.min_keep:
             return TopK(self.min_keep).apply(candidates, history)
         return candidates.keep(kept)
-
-
-def check_rule(name: str, rule: object) -> None:
-    """Raise ``InvalidSampler`` unless ``rule`` says what happens at equality."""
-    if rule not in ("<", "<="):
-        raise InvalidSampler(f"the rule of {name} must be '<' or '<=', not {rule!r}")

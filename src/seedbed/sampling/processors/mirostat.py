@@ -5,6 +5,7 @@ The state is one number, mu: the most surprise allowed at the next step, in bits
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ import numpy as np
 
 from seedbed.sampling import portable
 from seedbed.sampling.mass import Mass
-from seedbed.sampling.processors.base import History, StatefulProcessor, finite, require
+from seedbed.sampling.processors.base import History, StatefulProcessor, require_in
 from seedbed.sampling.processors.filters import TopK
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Mirostat", "MirostatV2"]
 
+LARGEST = float(np.finfo(np.float64).max)
 ZIPF_TOKENS = 100  # how many of the best tokens the exponent is estimated from, in paper and engine alike
 
 
@@ -32,15 +34,16 @@ class _Feedback(StatefulProcessor):
     eta: float = 0.1
 
     def _check(self) -> None:
-        require(finite(self.tau) and self.tau >= 0, "mirostat_tau", self.tau, "in [0, inf)")
-        require(finite(self.eta) and self.eta >= 0, "mirostat_eta", self.eta, "in [0, inf)")
+        require_in("mirostat_tau", self.tau, 0, math.inf, "[)")
+        require_in("mirostat_eta", self.eta, 0, math.inf, "[)")
 
     def _mu(self, state: float | None) -> float:
         return 2.0 * self.tau if state is None else state
 
     def after(self, state: float | None, probability: float) -> float:
         surprise = -portable.ln(probability) / portable.LN2
-        return self._mu(state) - self.eta * (surprise - self.tau)
+        mu = self._mu(state) - self.eta * (surprise - self.tau)
+        return min(max(mu, -LARGEST), LARGEST)  # a state is finite, whatever the rate
 
 
 @dataclass(frozen=True, slots=True)
