@@ -220,6 +220,7 @@ ROW = TopLogprobs([3, 5, 6, 8], np.log([0.4, 0.2, 0.1, 0.05]), vocab_size=1000)
     ("chain", "needed"),
     [
         ([TopK(7)], 7),
+        ([TopK(7, "keep")], 8),
         ([TopK(4, "keep")], 5),  # the fifth may equal the fourth
         ([TopK(3, "keep")], None),
         ([TopP(0.9)], 7),  # 0.15 is missing; at most 0.05 each

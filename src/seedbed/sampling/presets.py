@@ -19,7 +19,8 @@ temperature   0 is greedy           same            below 1e-5 greedy  below 1e-
 ============  ====================  ==============  =================  ====================  ==================
 
 "vllm" is its default (V2) model runner; the V1 sampler differs in keeping ties at top_k. "llama.cpp" heats last, so at a high
-temperature its top_p keeps far fewer tokens than the others'. With mirostat it skips every filter; here giving both is an error.
+temperature its top_p keeps far fewer tokens than the others'. With mirostat it skips every filter; here giving both is an error. Under
+"hf" a row of top logprobs must list at least one token more than top_k, mostly: the next may equal the last one kept.
 """
 
 from __future__ import annotations

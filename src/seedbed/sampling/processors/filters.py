@@ -59,9 +59,9 @@ class TopK(Processor):
         values, k = candidates.values, self.k
         if k >= candidates.vocab_size:
             return candidates
-        if candidates.tail is not None and k > values.size:
-            raise candidates.truncated(f"top_k={k} needs {k} tokens", more=k - values.size)
         keep_ties = self.ties == "keep"
+        if candidates.tail is not None and k > values.size:
+            raise candidates.truncated(f"top_k={k} needs {k} tokens", more=k - values.size + keep_ties)
         if k > values.size:
             return candidates if keep_ties else replace(candidates, unlisted=min(candidates.unlisted, k - values.size))
         threshold = kth_largest(values, k)
