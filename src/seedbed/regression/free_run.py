@@ -16,11 +16,11 @@ import numpy as np
 from seedbed.errors import InvalidSampler, RowError
 from seedbed.llm.base import as_row
 from seedbed.llm.prefix_cache import PrefixCache
-from seedbed.recording.spelling import counted
 from seedbed.regression.asking import together
 from seedbed.regression.estimates import expected_flips
 from seedbed.sampling import Address, Temperature
 from seedbed.sampling.configuration import sampler_from
+from seedbed.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

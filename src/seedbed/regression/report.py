@@ -7,10 +7,10 @@ from html import escape
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import quoteattr
 
-from seedbed.recording.spelling import counted
 from seedbed.regression.evidence import FEWEST_REPEATS
 from seedbed.regression.figures import percent, significant, to_the_digits_of, with_error
 from seedbed.regression.verdict import EXIT_CODES, Verdict
+from seedbed.wording import counted
 
 if TYPE_CHECKING:
     from seedbed.regression.estimates import Estimate

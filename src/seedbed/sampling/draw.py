@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from seedbed.sampling.portable import DIGITS
+from seedbed.sampling.portable import DIGITS, LARGEST
 from seedbed.sampling.randomness import Address, Purpose, uniform
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ LUCKY_WORD = np.uint64(2**64 - 2**54)
 UNLUCKY_GAIN = 6.94
 PRUNE_FROM = 4096  # below, the bookkeeping costs more than the logarithms
 KEEP_SCRATCH = 2**20  # words; a thread that once drew from a longer row does not hold on to it
-LARGEST = float(np.finfo(np.float64).max)
 
 
 class _Scratch(threading.local):

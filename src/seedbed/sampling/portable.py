@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", np.float32, np.float64)
 
-__all__ = ["DIGITS", "LN2", "chunks", "exp", "exp_scalar", "ln", "log_softmax", "power", "total"]
+__all__ = ["DIGITS", "LARGEST", "LN2", "chunks", "exp", "exp_scalar", "ln", "log_softmax", "power", "total"]
 
 CHUNK = 16_384
 # All of it said, since what is not comes from decimal.DefaultContext, which a program may change; what overflows is infinite.
 DIGITS = Context(50, ROUND_HALF_EVEN, Emin=-999_999, Emax=999_999, capitals=1, clamp=0, traps=[DivisionByZero, InvalidOperation])
+LARGEST = float(np.finfo(np.float64).max)
 LN2 = float.fromhex("0x1.62e42fefa39efp-1")
 
 # ln(2)/32 in two parts: the high one has its low 24 bits zero, so k * high is exact for every k that occurs (|k| < 2**16).

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Mirostat", "MirostatV2"]
 
-LARGEST = float(np.finfo(np.float64).max)
 ZIPF_TOKENS = 100  # how many of the best tokens the exponent is estimated from, in paper and engine alike
 
 
@@ -43,7 +42,7 @@ class _Feedback(StatefulProcessor):
     def after(self, state: float | None, probability: float) -> float:
         surprise = -portable.ln(probability) / portable.LN2
         mu = self._mu(state) - self.eta * (surprise - self.tau)
-        return min(max(mu, -LARGEST), LARGEST)  # a state is finite, whatever the rate
+        return min(max(mu, -portable.LARGEST), portable.LARGEST)  # a state is finite, whatever the rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,8 @@ class Mirostat(_Feedback):
     def apply(self, candidates: Candidates, history: History) -> Candidates:
         best = TopK(ZIPF_TOKENS).apply(candidates, history)
         best.refuse_tail(f"mirostat needs the {ZIPF_TOKENS} best tokens")
-        exponent = _zipf_exponent(np.sort(best.logits[best.logits > -np.inf])[::-1])
+        logits = best.logits
+        exponent = _zipf_exponent(np.sort(logits[logits > -np.inf])[::-1])
         return TopK(self._k(exponent, self._mu(history.state), candidates.vocab_size)).apply(candidates, history)
 
     def _k(self, exponent: float, mu: float, vocab_size: int) -> int:
