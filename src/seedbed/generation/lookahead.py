@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 from seedbed.errors import UsageError
 from seedbed.llm.base import whole_number
+from seedbed.llm.token_ids import shown
 
 __all__ = ["Lookahead", "Pace", "check_lookahead"]
 
@@ -29,7 +30,7 @@ def check_lookahead(lookahead: object) -> Lookahead:
         return "auto"
     count = whole_number(lookahead)
     if count is None or count < 1:
-        raise UsageError(f"lookahead must be an int of 1 or more, or 'auto', not {lookahead!r:.80}")
+        raise UsageError(f"lookahead must be an int of 1 or more, or 'auto', not {shown(lookahead)}")
     return count
 
 

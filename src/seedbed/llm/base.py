@@ -168,6 +168,10 @@ class LLM(ABC):
     Implement two methods; everything else has a default. Any object with these two methods is accepted wherever an ``LLM`` is
     (``as_llm``); inheriting buys the defaults. ``seedbed.testing.check_llm`` holds an implementation to this contract.
 
+    Attributes:
+        top_k: how many of its best tokens a row lists; None is all of them. A model around a model passes it on: runs that are gone on
+            with must not mix the two.
+
     Example:
         >>> import trio
         >>> class Uniform(LLM):
@@ -179,6 +183,8 @@ class LLM(ABC):
         >>> trio.run(Uniform().next_token_logits, [1, 2])
         [0.0, 0.0, 0.0]
     """
+
+    top_k: int | None = None
 
     @abstractmethod
     async def next_token_logits(self, prev_token_ids: Sequence[int]) -> ArrayLike | TopLogprobs:

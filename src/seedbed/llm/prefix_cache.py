@@ -80,6 +80,7 @@ class PrefixCache(LLM):
         if bound is None or bound < 0:
             raise UsageError(f"a prefix cache holds an int of 0 bytes or more, not {max_bytes!r:.80}")
         self._model, self._max_bytes = as_llm(llm), bound
+        self.top_k = self._model.top_k
         self._kept = KeptRows(bound)
         self._flights: dict[bytes, _Flight] = {}
         self._hits = self._round_trips = 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from seedbed.errors import UsageError
-from seedbed.llm.base import LLM, BlockingLLM, ModelInfo, TopLogprobs
+from seedbed.llm.base import LLM, BlockingLLM, ModelInfo, TopLogprobs, whole_number
 from seedbed.llm.token_ids import check_end_token_ids
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class _Adapted(LLM):
     def __init__(self, model: Any, limiter: trio.CapacityLimiter | None) -> None:
         self._model = model
         self._limiter = limiter or trio.CapacityLimiter(DEFAULT_THREADS)
+        self.top_k = whole_number(getattr(model, "top_k", None))
 
     async def next_token_logits(self, prev_token_ids: Sequence[int]) -> ArrayLike | TopLogprobs:
         return await self._call(self._model.next_token_logits, prev_token_ids)  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 from seedbed.errors import InvalidPrompt, UsageError
 from seedbed.llm.base import whole_number
 
-__all__ = ["check_end_token_ids", "check_text", "check_token_ids", "is_iterable", "shown"]
+__all__ = ["check_end_token_ids", "check_text", "check_token_ids", "check_whole_number", "is_iterable", "shown"]
 
 MOST = 2**63 - 1  # a prefix is hashed, and sent in binary, as int64
 
@@ -68,6 +68,29 @@ def check_end_token_ids(ids: object) -> tuple[int, ...]:
     return tuple(number for number in numbers if number is not None)
 
 
+def check_whole_number(name: str, value: object, *, least: int = 0) -> int:
+    """``value`` as a plain int.
+
+    Args:
+        name: what it is called where it was given.
+        value: an int of Python's or numpy's.
+        least: what it must be, or more.
+
+    Raises:
+        UsageError: it is no such number.
+
+    Example:
+        >>> check_whole_number("window", 0, least=1)
+        Traceback (most recent call last):
+        ...
+        seedbed.errors.UsageError: window must be an int of 1 or more, not 0
+    """
+    number = whole_number(value)
+    if number is None or number < least:
+        raise UsageError(f"{name} must be an int of {least} or more, not {shown(value)}")
+    return number
+
+
 def check_text(text: object) -> str:
     """``text``, when it is one.
 
@@ -87,6 +110,7 @@ def is_iterable(value: object) -> TypeGuard[Iterable[Any]]:
 def shown(value: object) -> str:
     """A wrong argument in a message of one line."""
     try:
-        return " ".join(repr(value).split())[:80]
+        words = " ".join(repr(value).split())
     except ValueError:  # Python does not write out an int of 4,300 digits
         return f"a {type(value).__name__} too long to show"
+    return words if len(words) <= 80 else f"{words[:77]}..."

@@ -304,7 +304,9 @@ class BatchSampler:
 def _prompts_of(batch: Mapping[str, Any]) -> list[Prompt | BadLine]:
     if "prompt_index" not in batch or not {"prompt", "token_ids"} & set(batch):
         raise UsageError(f"a batch needs the columns prompt_index, and prompt or token_ids; it has {', '.join(batch) or 'none'}")
-    columns = {name: _column(batch, name) for name in ("prompt_index", "prompt" if "prompt" in batch else "token_ids", "id") if name in batch}
+    columns = {
+        name: _column(batch, name) for name in ("prompt_index", "prompt" if "prompt" in batch else "token_ids", "id") if name in batch
+    }
     if len({*map(len, columns.values())}) > 1:
         lengths = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
         raise UsageError(f"the columns of a batch must be of one length, and have: {lengths}")
