@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from array import array
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seedbed import HashLM, ModelInfo
+from seedbed import HashLM, ModelInfo, Sampler
 from seedbed.errors import InvalidPrompt, MalformedRow, NonFiniteLogits, TruncatedRow, UsageError
 from seedbed.llm import LLM, PrefixCache
 from seedbed.llm.prefix_cache import _Flight
+from seedbed.sampling.drawing import Drawing
+from seedbed.sampling.randomness import Address
 from seedbed.testing import ScriptedLLM, cancel_at_each_step, check_llm, schedules
 
 ROW = [0.0, 1.0, 2.0]
@@ -346,17 +349,58 @@ class TestErrors:
             def get_stop_token_id(self):
                 return 0
 
-        async with PrefixCache(Blocks(), bound) as cached:
-            with pytest.raises(UsageError, match="is not async, as an LLM's must be: inherit BlockingLLM instead"):
-                await cached.next_token_logits([1])
+            def tokenize(self, text):
+                return [1]
 
-    @pytest.mark.parametrize("prefix", [5, None, "ab", b"abc", [1.5], [2**63], ["x"], [[1]]])
-    async def test_what_is_no_prefix_is_named_and_not_asked(self, prefix: object) -> None:
+            def detokenize(self, token_ids):
+                return "a"
+
+        class BlocksAhead(ScriptedLLM):
+            def logits_ahead(self, prev_token_ids, count):
+                return (), [ROW]
+
+        class BlocksAlong(ScriptedLLM):
+            def logits_along(self, prev_token_ids, count, drawing):
+                return (), [ROW]
+
+        drawing = Drawing(Sampler(), Address(7))
+        for model, method, ask in (
+            (Blocks(), "next_token_logits", lambda cached: cached.next_token_logits([1])),
+            (Blocks(), "next_token_logits", lambda cached: cached.logits_ahead([1], 2)),
+            (Blocks(), "tokenize", lambda cached: cached.tokenize("a")),
+            (Blocks(), "detokenize", lambda cached: cached.detokenize([1])),
+            (BlocksAhead({}), "logits_ahead", lambda cached: cached.logits_ahead([1], 2)),
+            (BlocksAhead({}), "logits_ahead", lambda cached: cached.logits_along([1], 2, drawing)),
+            (BlocksAlong({}), "logits_along", lambda cached: cached.logits_along([1], 2, drawing)),
+        ):
+            async with PrefixCache(model, bound) as cached:
+                with pytest.raises(UsageError, match=f"^{method} of .* is not async, as an LLM's must be: inherit BlockingLLM instead"):
+                    await ask(cached)
+
+    @pytest.mark.parametrize("bound", [0, 2**20])
+    @pytest.mark.parametrize(
+        "prefix",
+        [5, None, "ab", b"abc", b"12345678", [1.5], [-1], (1, -1), [2**63], ["x"], [[1]], [], (), {}, {1}, {1: 2}, iter([]),
+         np.array([1.5]), np.array([-1]), np.zeros((1, 1), int), np.array(1)],
+        ids=lambda prefix: repr(prefix).split(" at 0x")[0],
+    )  # fmt: skip
+    async def test_what_is_no_prefix_is_named_and_not_asked(self, prefix: object, bound: int) -> None:
         llm = ScriptedLLM({}, default=ROW)
-        async with PrefixCache(llm) as cached:
+        async with PrefixCache(llm, bound) as cached:
             with pytest.raises(InvalidPrompt, match="the prefix"):
                 await cached.next_token_logits(prefix)
         assert llm.asked == []
+
+    @pytest.mark.parametrize("bound", [0, 2**20])
+    async def test_whatever_a_prefix_comes_as_it_is_the_same_prefix(self, bound: int) -> None:
+        """Also what can be read only once: the row kept must be that of what was read."""
+        llm = ScriptedLLM({(1, 2): [0.0, 9.0], (3, 4): [9.0, 0.0]})
+        async with PrefixCache(llm, bound) as cached:
+            for same in (lambda *ids: iter(ids), lambda *ids: np.array(ids), lambda *ids: range(ids[0], ids[1] + 1),
+                         lambda *ids: array("q", ids), lambda *ids: [*map(np.uint8, ids)], lambda *ids: ids):  # fmt: skip
+                for first, row in ((1, [0.0, 9.0]), (3, [9.0, 0.0])):
+                    assert (await cached.next_token_logits(same(first, first + 1))).tolist() == row
+        assert llm.asked == [(1, 2), (3, 4)] * (1 if bound else 6)
 
     async def test_an_error_that_cannot_be_copied_is_the_same_for_all(self, autojump_clock: trio.testing.MockClock) -> None:
         class Single(Exception):

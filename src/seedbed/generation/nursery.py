@@ -8,6 +8,7 @@ asked to, and it is raised bare after the nursery has closed. ``KeyboardInterrup
 from __future__ import annotations
 
 import math
+import re
 from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
@@ -18,6 +19,7 @@ from seedbed.generation.lookahead import Lookahead, Pace, check_lookahead
 from seedbed.generation.plan import Deadlines, Plan, check_count
 from seedbed.generation.result import GenerationResult, SampledSequence, Stats
 from seedbed.generation.sequence import FollowedSequence
+from seedbed.llm.failures import copy_of
 from seedbed.llm.prefix_cache import DEFAULT_BYTES, PrefixCache
 from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
@@ -36,6 +38,7 @@ __all__ = ["Generation", "Progress", "generate", "open_generation"]
 MAX_FOLLOWED = 1024
 # Of more sequences than this, those that were never begun are not listed: they would say nothing, and take 700 bytes each.
 MAX_LISTED = 1_000_000
+NOTE = re.compile(r"in prompt \d+, sequence \d+, step \d+")  # on errors that are not seedbed's, where they struck
 
 
 @asynccontextmanager
@@ -368,8 +371,9 @@ class Generation:
                 drawing = sequence.drawing() if count > 1 else None
                 await self._answers.read(sequence.prefix(), count, self._reader(sequence, pace), drawing)
         except Exception as error:
-            self._note(error, sequence)
-            sequence.fail(error)
+            placed = _placed(error, sequence)
+            self._note(placed)
+            sequence.fail(placed)
 
     def _reader(self, sequence: FollowedSequence, pace: Pace) -> Callable[[Ahead], None]:
         """What a sequence does with the answer to a question it asks now."""
@@ -390,11 +394,7 @@ class Generation:
 
         return draw
 
-    def _note(self, error: Exception, sequence: FollowedSequence) -> None:
-        if isinstance(error, SeedbedError):
-            error.at(prompt_index=sequence.prompt_index, index=sequence.index, step=sequence.step)
-        else:
-            error.add_note(f"in prompt {sequence.prompt_index}, sequence {sequence.index}, step {sequence.step}")
+    def _note(self, error: Exception) -> None:
         if self._raises and self._first_error is None:
             self._first_error = error
             self._scope.cancel()
@@ -462,3 +462,22 @@ class Generation:
 
     def __repr__(self) -> str:
         return f"<Generation: {self._finished} of {len(self._plan)} sequences finished, {self._tokens} tokens>"
+
+
+def _placed(error: Exception, sequence: FollowedSequence) -> Exception:
+    """The error with the place where it struck: itself, or a copy where it has another place already.
+
+    A model may raise one object again and again. Each sequence has its own place on its own error then, and nobody's is written over.
+    """
+    here = (sequence.prompt_index, sequence.index, sequence.step)
+    if isinstance(error, SeedbedError):
+        there = (error.prompt_index, error.index, error.step)
+        if any(known not in (None, place) for known, place in zip(there, here, strict=True)):
+            error = copy_of(error)
+            error.prompt_index = error.index = error.step = error.result = None
+        return error.at(prompt_index=sequence.prompt_index, index=sequence.index, step=sequence.step)
+    if any(map(NOTE.fullmatch, getattr(error, "__notes__", ()))):
+        error = copy_of(error)
+        error.__notes__ = [note for note in error.__notes__ if not NOTE.fullmatch(note)]
+    error.add_note("in prompt {}, sequence {}, step {}".format(*here))
+    return error

@@ -8,9 +8,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from array import array
 from dataclasses import dataclass, field
+from inspect import isawaitable
 from math import exp
 from operator import index
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +19,15 @@ from numpy.typing import NDArray
 from seedbed.errors import MalformedRow, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from numpy.typing import ArrayLike
 
     from seedbed.sampling.drawing import Drawing
 
-__all__ = ["LLM", "Ahead", "BlockingLLM", "ModelInfo", "Row", "TopLogprobs", "as_ahead", "as_row", "whole_number"]
+__all__ = ["LLM", "Ahead", "BlockingLLM", "ModelInfo", "Row", "TopLogprobs", "as_ahead", "as_row", "check_awaitable", "whole_number"]
+
+T = TypeVar("T")
 
 # float32 running sums over a vocabulary leave a log-softmax off by up to 2e-4 (llama.cpp, V = 49,152); beyond 1e-3 it is no distribution.
 NORMALISATION_TOLERANCE = 1e-3
@@ -229,7 +232,7 @@ class LLM(ABC):
         Concurrency:
             As ``next_token_logits``.
         """
-        return (), [await self.next_token_logits(prev_token_ids)]
+        return (), [await check_awaitable(self.next_token_logits(prev_token_ids), self, "next_token_logits")]
 
     async def logits_along(
         self, prev_token_ids: Sequence[int], count: int, drawing: Drawing
@@ -245,7 +248,7 @@ class LLM(ABC):
         Returns, Raises, Concurrency:
             As ``logits_ahead``.
         """
-        return await self.logits_ahead(prev_token_ids, count)
+        return await check_awaitable(self.logits_ahead(prev_token_ids, count), self, "logits_ahead")
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -365,6 +368,17 @@ def as_ahead(answer: tuple[Sequence[int], Sequence[ArrayLike | TopLogprobs]], co
     if len(proposed) < len(rows) - 1:
         raise MalformedRow(f"logits_ahead returned {len(rows)} rows along {len(proposed)} proposed tokens")
     return Ahead(proposed, rows)
+
+
+def check_awaitable(answer: Awaitable[T], model: LLM, method: str) -> Awaitable[T]:
+    """What a model's method answered, to be awaited.
+
+    Raises:
+        UsageError: it cannot be: the method was written without ``async``.
+    """
+    if not isawaitable(answer):
+        raise UsageError(f"{method} of {model!r:.80} is not async, as an LLM's must be: inherit BlockingLLM instead")
+    return answer
 
 
 def whole_number(value: object) -> int | None:
