@@ -8,7 +8,7 @@ from seedbed.errors import UsageError
 from seedbed.llm.base import whole_number
 from seedbed.llm.token_ids import shown
 
-__all__ = ["Lookahead", "Pace", "check_lookahead"]
+__all__ = ["Lookahead", "Reach", "check_lookahead"]
 
 Lookahead: TypeAlias = Literal["auto"] | int
 
@@ -34,19 +34,19 @@ def check_lookahead(lookahead: object) -> Lookahead:
     return count
 
 
-class Pace:
+class Reach:
     """How far ahead one sequence asks.
 
     Args:
         lookahead: always so many rows; or "auto": as many as are worthwhile at the rate at which proposals were accepted so far.
 
     Example:
-        >>> pace = Pace("auto")
-        >>> pace.count(room=100), pace.count(room=2)
+        >>> reach = Reach("auto")
+        >>> reach.count(room=100), reach.count(room=2)
         (4, 2)
         >>> for _ in range(9):
-        ...     pace.learn(rows=pace.count(100), drawn=pace.count(100), is_finished=False)
-        >>> pace.count(room=100)
+        ...     reach.learn(rows=reach.count(100), drawn=reach.count(100), is_finished=False)
+        >>> reach.count(room=100)
         16
     """
 

@@ -9,25 +9,25 @@ from __future__ import annotations
 
 import math
 import re
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import trio
 
 from seedbed.errors import SeedbedError, UsageError
-from seedbed.generation.lookahead import Lookahead, Pace, check_lookahead
+from seedbed.generation.beside import open_beside
+from seedbed.generation.lookahead import Lookahead, Reach, check_lookahead
 from seedbed.generation.plan import Deadlines, Plan, check_count
 from seedbed.generation.result import GenerationResult, SampledSequence, Stats
 from seedbed.generation.sequence import FollowedSequence
 from seedbed.llm.failures import copy_of
-from seedbed.llm.prefix_cache import DEFAULT_BYTES, PrefixCache
+from seedbed.llm.prefix_cache import DEFAULT_BYTES, cache_around
 from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
 from seedbed.observing.observer import GenerationBegan, GenerationEnded, SequenceBegan, SequenceEnded, TokensDrawn, observers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-    from contextlib import AbstractAsyncContextManager
 
     from seedbed.llm.base import LLM, Ahead
     from seedbed.sampling.sampler import Sampler
@@ -96,24 +96,16 @@ async def open_generation(
         raise UsageError(f"on_error must be 'raise' or 'keep', not {on_error!r}")
     generation = Generation(plan, model, deadlines, raises=on_error == "raise", lookahead=lookahead, prefix_cache_bytes=prefix_cache_bytes)
     await trio.lowlevel.checkpoint()
-    body_error: Exception | None = None
     try:
-        async with trio.open_nursery() as nursery:
+        async with open_beside() as nursery:
             nursery.start_soon(generation._run)
-            try:
-                yield generation
-            except Exception as error:
-                body_error = error
-            nursery.cancel_scope.cancel()
+            yield generation
+    except Exception as body_error:
+        generation._note_beside(body_error)
+        raise
     finally:
         generation._close()
-    try:
-        if body_error is not None:
-            generation._note_beside(body_error)
-            raise body_error
-        generation._raise_unless_told()
-    finally:
-        del body_error  # no cycle between the error's traceback and this frame
+    generation._raise_unless_told()
 
 
 async def generate(
@@ -158,8 +150,9 @@ async def generate(
             seed and sampler must be the same, and what ends a sequence no stricter.
 
     Raises:
-        UsageError: a wrong argument; nothing was sent. ``InvalidPrompt`` for ids that are none, ``InvalidSeed`` for the seed,
-            ``WrongRunner`` when it is not trio that awaits.
+        UsageError: a wrong argument; nothing was sent, unless what is wrong with it shows at the first row only, as a token id of the
+            sampler's does that lies outside a vocabulary of unknown size. ``InvalidPrompt`` for ids that are none, ``InvalidSeed`` for
+            the seed, ``WrongRunner`` when it is not trio that awaits.
         RowError, ServerError, RecordingError: what the first failing sequence met, with its prompt_index, index and step.
 
     Concurrency:
@@ -228,9 +221,7 @@ class Generation:
     ) -> None:
         self._plan, self._deadlines, self._raises = plan, deadlines, raises
         self._lookahead = check_lookahead(lookahead)
-        self._answers = model if isinstance(model, PrefixCache) else PrefixCache(model, prefix_cache_bytes)
-        # A cache the caller opened stays open.
-        self._opened: AbstractAsyncContextManager[object] = nullcontext() if model is self._answers else self._answers
+        self._answers, self._opened = cache_around(model, prefix_cache_bytes)
         self._counted_before = self._answers.counters()
         self._began = trio.current_time()
         self._begun: list[FollowedSequence | SampledSequence] = []  # in order; a finished one is its result, which takes less memory
@@ -363,19 +354,19 @@ class Generation:
         self._hand_on(sequence, place)
 
     async def _ask_and_draw(self, sequence: FollowedSequence) -> None:
-        pace = Pace(self._lookahead)
+        reach = Reach(self._lookahead)
         try:
             while not sequence.is_finished:
                 self._rows += 1
-                count = pace.count(sequence.room)
+                count = reach.count(sequence.room)
                 drawing = sequence.drawing() if count > 1 else None
-                await self._answers.read(sequence.prefix(), count, self._reader(sequence, pace), drawing)
+                await self._answers.read(sequence.prefix(), count, self._reader(sequence, reach), drawing)
         except Exception as error:
             placed = _placed(error, sequence)
             self._note(placed)
             sequence.fail(placed)
 
-    def _reader(self, sequence: FollowedSequence, pace: Pace) -> Callable[[Ahead], None]:
+    def _reader(self, sequence: FollowedSequence, reach: Reach) -> Callable[[Ahead], None]:
         """What a sequence does with the answer to a question it asks now."""
         asked, step = trio.current_time(), sequence.step
         listening = observers()  # here, and not where the answer lands: that may be in a task of another generation
@@ -390,7 +381,7 @@ class Generation:
                 for observer in listening:
                     drawn = sequence.token_ids[step:]
                     observer.notice(TokensDrawn(sequence.prompt_index, sequence.index, drawn, len(ahead.rows), waited))
-            pace.learn(len(ahead.rows), sequence.step - step, is_finished=sequence.is_finished)
+            reach.learn(len(ahead.rows), sequence.step - step, is_finished=sequence.is_finished)
 
         return draw
 

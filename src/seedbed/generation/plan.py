@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
@@ -9,11 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from seedbed.errors import InvalidPrompt, InvalidSampler, UsageError
-from seedbed.generation.result import GenerationResult, SampledSequence, configuration_of
+from seedbed.generation.result import GenerationResult, SampledSequence
 from seedbed.generation.sequence import FollowedSequence, StopRules
 from seedbed.llm.base import whole_number
 from seedbed.llm.seconds import check_seconds
 from seedbed.llm.token_ids import check_end_token_ids, check_token_ids, check_whole_number, is_iterable, shown
+from seedbed.sampling.configuration import configuration_of
 from seedbed.sampling.randomness import Address, check_seed, fresh_seed
 from seedbed.sampling.sampler import Sampler
 
@@ -153,6 +155,8 @@ class Plan:
             raise UsageError(f"{what} does not continue prompt {sequence.prompt_index} of this generation")
         if sequence.index not in self.indices:
             raise UsageError(f"{what} is none of the {len(self.indices)} asked for")
+        if sequence.resume.sampler_state is not None and math.isnan(sequence.resume.sampler_state):
+            raise UsageError(f"{what} has a sampler_state that is no number")
         if sequence.resume.sampler not in ("", self.configuration):
             raise UsageError(f"{what} was begun with {sequence.resume.sampler}, not {self.configuration}")
         had, most = len(sequence.token_ids), self.max_new_tokens[prompt]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
@@ -17,18 +16,11 @@ from seedbed.sampling.randomness import check_seed
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from seedbed.sampling.sampler import Sampler
-
-__all__ = ["FinishReason", "GenerationResult", "ResumePoint", "SampledSequence", "Stats", "configuration_of"]
+__all__ = ["FinishReason", "GenerationResult", "ResumePoint", "SampledSequence", "Stats"]
 
 FinishReason = Literal["stop", "length", "deadline", "error", "cancelled"]
 """Why a sequence ended: a stop token or stop sequence; max_new_tokens; a deadline of the caller's; its own error; cancelled by a sibling's
 error, by leaving early, or from outside. All but "stop" are censored: the model had not said it was done."""
-
-
-def configuration_of(sampler: Sampler) -> str:
-    """The sampler's repr, less the memory addresses in the reprs of a user's own functions: the same in every process."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(sampler))
 
 
 @dataclass(frozen=True, slots=True)

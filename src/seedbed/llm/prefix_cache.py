@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from seedbed.sampling.drawing import Drawing
 
-__all__ = ["DEFAULT_BYTES", "PrefixCache"]
+__all__ = ["DEFAULT_BYTES", "PrefixCache", "cache_around"]
 
 DEFAULT_BYTES = 268_435_456  # 441 full rows of a vocabulary of 151,936, or 250,000 top-50 rows
 
@@ -263,6 +264,19 @@ class PrefixCache(LLM):
     def __repr__(self) -> str:
         waiting = sum(len(flight.waiting) for flight in self._flights.values())
         return f"<PrefixCache of {self._model!r}: {self._kept!r}, {len(self._flights)} in flight for {waiting} waiting>"
+
+
+def cache_around(model: LLM, max_bytes: int) -> tuple[PrefixCache, AbstractAsyncContextManager[object]]:
+    """The cache that a model is asked through, and what is to be entered to use it.
+
+    Args:
+        model: one that is a ``PrefixCache`` itself was opened by the caller: it is taken as it is, stays open, and keeps its own bound.
+        max_bytes: the bound of a new one.
+    """
+    if isinstance(model, PrefixCache):
+        return model, nullcontext()
+    cache = PrefixCache(model, max_bytes)
+    return cache, cache
 
 
 def _hash_of(prefix: list[int] | tuple[int, ...]) -> hashlib.blake2b:

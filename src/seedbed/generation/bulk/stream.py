@@ -13,7 +13,7 @@ Rule 3: what a prompt gives depends on its index and on the model, not on its ne
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -30,13 +30,14 @@ from seedbed.errors import (
     TruncatedRow,
     UsageError,
 )
+from seedbed.generation.beside import open_beside
 from seedbed.generation.bulk.columns import encode_row, row_of
 from seedbed.generation.bulk.output import Finished
 from seedbed.generation.bulk.prompts import BadLine, Prompt
 from seedbed.generation.lookahead import Lookahead, check_lookahead
 from seedbed.generation.nursery import Generation
 from seedbed.generation.plan import Deadlines, Plan, check_count, check_length, check_sampler, check_stop_sequences, check_stop_token_ids
-from seedbed.llm.prefix_cache import DEFAULT_BYTES, PrefixCache
+from seedbed.llm.prefix_cache import DEFAULT_BYTES, cache_around
 from seedbed.llm.threads import as_llm
 from seedbed.llm.token_ids import check_whole_number, shown
 from seedbed.sampling.randomness import check_seed
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
     from seedbed.generation.result import SampledSequence
     from seedbed.llm.base import LLM
+    from seedbed.llm.prefix_cache import PrefixCache
     from seedbed.sampling.sampler import Sampler
 
 __all__ = ["FinishedPrompts", "Pace", "Recipe", "open_stream"]
@@ -175,21 +177,10 @@ async def open_stream(
     if recipe.seed is None:
         raise UsageError("a stream of prompts needs a seed, or each would have its own")
     stream = FinishedPrompts(prompts, recipe, pace or Pace())
-    failed: Exception | None = None
-    # A cache the caller opened stays open, and keeps its own bound.
-    opened = nullcontext(model) if isinstance(model, PrefixCache) else PrefixCache(model, stream.pace.prefix_cache_bytes)
-    async with opened as answers, trio.open_nursery() as nursery:
+    answers, opened = cache_around(model, stream.pace.prefix_cache_bytes)
+    async with opened, open_beside() as nursery:
         nursery.start_soon(stream.read_all, nursery, answers)
-        try:
-            yield stream
-        except Exception as error:
-            failed = error
-        nursery.cancel_scope.cancel()
-    try:
-        if failed is not None:
-            raise failed  # bare, not as a group of one
-    finally:
-        del failed
+        yield stream
 
 
 def _up_to_an_error(prompts: Iterable[Prompt | BadLine]) -> Iterator[Prompt | BadLine | Exception]:
