@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from seedbed.errors import UsageError
-from seedbed.llm.base import whole_number
-from seedbed.llm.token_ids import shown
+from seedbed.llm.arguments import shown, whole_number
 
 __all__ = ["Lookahead", "Reach", "check_lookahead"]
 

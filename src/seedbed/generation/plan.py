@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Self
 from seedbed.errors import InvalidPrompt, InvalidSampler, UsageError
 from seedbed.generation.result import GenerationResult, SampledSequence
 from seedbed.generation.sequence import FollowedSequence, StopRules
-from seedbed.llm.base import whole_number
-from seedbed.llm.seconds import check_seconds
-from seedbed.llm.token_ids import check_end_token_ids, check_token_ids, check_whole_number, is_iterable, shown
+from seedbed.llm.arguments import check_end_token_ids, check_seconds, check_token_ids, check_whole_number, is_iterable, shown, whole_number
 from seedbed.sampling.configuration import configuration_of
 from seedbed.sampling.randomness import Address, check_seed, fresh_seed
 from seedbed.sampling.sampler import Sampler

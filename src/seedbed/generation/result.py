@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from seedbed.errors import UsageError
-from seedbed.llm.base import whole_number
-from seedbed.llm.token_ids import check_token_ids, shown
+from seedbed.llm.arguments import check_token_ids, shown, whole_number
 from seedbed.sampling.randomness import check_seed
 
 if TYPE_CHECKING:

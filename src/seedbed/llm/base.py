@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seedbed.errors import MalformedRow, UsageError
+from seedbed.llm.arguments import shown, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -362,7 +363,7 @@ def as_ahead(answer: tuple[Sequence[int], Sequence[ArrayLike | TopLogprobs]], co
         proposed, rows = tuple(map(index, answer[0])), tuple(as_row(row, vocab_size) for row in answer[1])
         array("q", proposed)
     except (TypeError, LookupError, OverflowError) as error:
-        raise MalformedRow(f"logits_ahead must return (proposed_ids, rows), not {answer!r:.80}") from error
+        raise MalformedRow(f"logits_ahead must return (proposed_ids, rows), not {shown(answer)}") from error
     if not 1 <= len(rows) <= count:
         raise MalformedRow(f"logits_ahead was asked for 1 to {count} rows and returned {len(rows)}")
     if len(proposed) < len(rows) - 1:
@@ -377,21 +378,8 @@ def check_awaitable(answer: Awaitable[T], model: LLM, method: str) -> Awaitable[
         UsageError: it cannot be: the method was written without ``async``.
     """
     if not isawaitable(answer):
-        raise UsageError(f"{method} of {model!r:.80} is not async, as an LLM's must be: inherit BlockingLLM instead")
+        raise UsageError(f"{method} of {shown(model)} is not async, as an LLM's must be: inherit BlockingLLM instead")
     return answer
-
-
-def whole_number(value: object) -> int | None:
-    """``value`` as a plain int, if it is an int of Python's or numpy's, and no bool; else None.
-
-    Example:
-        >>> whole_number(np.uint16(3)), whole_number(3.0), whole_number(True)
-        (3, None, None)
-    """
-    try:
-        return None if isinstance(value, (bool, np.bool_)) else index(value)  # type: ignore[arg-type]  # asked here
-    except TypeError:
-        return None
 
 
 def _as_float32(answer: ArrayLike) -> NDArray[np.float32]:
@@ -415,14 +403,14 @@ def _ids_and_values(token_ids: ArrayLike, logprobs: ArrayLike, vocab_size: objec
         with np.errstate(over="ignore"):  # beyond float32 becomes inf: refused when it is +inf, and -inf is allowed
             values = np.array(logprobs, dtype=np.float32)
     except (TypeError, ValueError, OverflowError) as error:
-        raise MalformedRow(f"top logprobs are ids and as many numbers, not {token_ids!r:.80} and {logprobs!r:.80}") from error
+        raise MalformedRow(f"top logprobs are ids and as many numbers, not {shown(token_ids)} and {shown(logprobs)}") from error
     if ids.ndim != 1 or ids.shape != values.shape or not ids.size:
         raise MalformedRow(f"top logprobs need k >= 1 ids and as many values, not shapes {ids.shape} and {values.shape}")
     if ids.dtype.kind not in "iu":
-        raise MalformedRow(f"the ids of top logprobs must be ints, not {token_ids!r:.80}")
+        raise MalformedRow(f"the ids of top logprobs must be ints, not {shown(token_ids)}")
     length = whole_number(vocab_size)
     if length is None:
-        raise MalformedRow(f"vocab_size must be an int, not {vocab_size!r:.80}")
+        raise MalformedRow(f"vocab_size must be an int, not {shown(vocab_size)}")
     return ids.astype(np.int64, copy=False), values, length
 
 

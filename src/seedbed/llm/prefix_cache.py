@@ -22,12 +22,12 @@ import outcome
 import trio
 
 from seedbed.errors import UsageError
-from seedbed.llm.base import LLM, Ahead, ModelInfo, Row, as_ahead, as_row, check_awaitable, whole_number
+from seedbed.llm.arguments import check_token_ids, shown, whole_number
+from seedbed.llm.base import LLM, Ahead, ModelInfo, Row, as_ahead, as_row, check_awaitable
 from seedbed.llm.failures import copy_of, met_in
 from seedbed.llm.kept_rows import KeptRows, unspoilable
 from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
-from seedbed.llm.token_ids import check_token_ids, shown
 from seedbed.observing.observer import QuestionTaken, observers
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from seedbed.generation.bulk.parquet import table_of
 from seedbed.generation.bulk.prompts import Prompt
 from seedbed.generation.bulk.run import BulkReport, open_job
 from seedbed.generation.bulk.stream import Pace, Recipe, open_stream
+from seedbed.llm.arguments import check_token_ids, is_iterable, shown
 from seedbed.llm.running import require_no_trio
-from seedbed.llm.token_ids import check_token_ids, is_iterable, shown
 from seedbed.observing.observer import TaskBegan, TaskEnded, observers
 from seedbed.sampling.randomness import Address
 

@@ -22,7 +22,7 @@ import orjson
 from seedbed.errors import UsageError
 from seedbed.files import hold, sync_directory, write_whole
 from seedbed.generation.bulk.parquet import require_parquet, write_parquet
-from seedbed.llm.token_ids import shown
+from seedbed.llm.arguments import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

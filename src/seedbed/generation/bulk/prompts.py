@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from seedbed.errors import UsageError
-from seedbed.llm.token_ids import check_token_ids, shown
+from seedbed.llm.arguments import check_token_ids, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,10 +14,10 @@ from seedbed.generation.bulk.output import Output
 from seedbed.generation.bulk.prompts import PromptFile, read_prompts
 from seedbed.generation.bulk.stream import Recipe, open_stream
 from seedbed.generation.plan import Deadlines
-from seedbed.llm.base import ModelInfo, whole_number
+from seedbed.llm.arguments import check_end_token_ids, shown, whole_number
+from seedbed.llm.base import ModelInfo
 from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
-from seedbed.llm.token_ids import check_end_token_ids, shown
 from seedbed.observing.observer import BulkBegan, PromptFinished, observers
 from seedbed.sampling.configuration import configuration_of
 from seedbed.sampling.randomness import fresh_seed

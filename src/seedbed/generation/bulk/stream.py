@@ -37,9 +37,9 @@ from seedbed.generation.bulk.prompts import BadLine, Prompt
 from seedbed.generation.lookahead import Lookahead, check_lookahead
 from seedbed.generation.nursery import Generation
 from seedbed.generation.plan import Deadlines, Plan, check_count, check_length, check_sampler, check_stop_sequences, check_stop_token_ids
+from seedbed.llm.arguments import check_whole_number, shown
 from seedbed.llm.prefix_cache import DEFAULT_BYTES, cache_around
 from seedbed.llm.threads import as_llm
-from seedbed.llm.token_ids import check_whole_number, shown
 from seedbed.sampling.randomness import check_seed
 
 if TYPE_CHECKING:

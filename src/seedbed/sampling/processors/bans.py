@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from seedbed.errors import InvalidSampler
-from seedbed.llm.token_ids import is_iterable
+from seedbed.llm.arguments import is_iterable
 from seedbed.sampling.processors.base import History, Processor, check_scope, require_int, require_token_ids
 
 if TYPE_CHECKING:

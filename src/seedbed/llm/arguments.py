@@ -1,15 +1,27 @@
-"""What token ids and texts are, and what is said of an argument that is none."""
+"""What token ids, texts, numbers and time limits are, wherever one is given, and what is said of an argument that is none."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from numbers import Real
+from operator import index
 from typing import Any, TypeGuard
 
-from seedbed.errors import InvalidPrompt, UsageError
-from seedbed.llm.base import whole_number
+import numpy as np
 
-__all__ = ["check_end_token_ids", "check_text", "check_token_ids", "check_whole_number", "is_iterable", "shown"]
+from seedbed.errors import InvalidPrompt, UsageError
+
+__all__ = [
+    "check_end_token_ids",
+    "check_seconds",
+    "check_text",
+    "check_token_ids",
+    "check_whole_number",
+    "is_iterable",
+    "shown",
+    "whole_number",
+]
 
 MOST = 2**63 - 1  # a prefix is hashed, and sent in binary, as int64
 
@@ -91,6 +103,28 @@ def check_whole_number(name: str, value: object, *, least: int = 0) -> int:
     return number
 
 
+def check_seconds(*, above_zero: bool = True, **given: object) -> None:
+    """Check that all of these are seconds, ``math.inf`` for no limit.
+
+    Args:
+        above_zero: whether 0 is refused; a limit of 0 on what can be cut short and kept is fine.
+        given: the values by the names they have for the caller.
+
+    Raises:
+        UsageError: one is not.
+
+    Example:
+        >>> check_seconds(timeout=2.5, connect_timeout="3")
+        Traceback (most recent call last):
+        ...
+        seedbed.errors.UsageError: connect_timeout must be more than 0 seconds, or math.inf for no limit, not '3'
+    """
+    for name, value in given.items():
+        if not _is_duration(value) or (above_zero and value == 0):
+            least = "more than 0 seconds" if above_zero else "seconds >= 0"
+            raise UsageError(f"{name} must be {least}, or math.inf for no limit, not {shown(value)}")
+
+
 def check_text(text: object) -> str:
     """``text``, when it is one.
 
@@ -100,6 +134,19 @@ def check_text(text: object) -> str:
     if not isinstance(text, str):
         raise UsageError(f"what is to be tokenized must be text, not {shown(text)}")
     return text
+
+
+def whole_number(value: object) -> int | None:
+    """``value`` as a plain int, if it is an int of Python's or numpy's, and no bool; else None.
+
+    Example:
+        >>> whole_number(np.uint16(3)), whole_number(3.0), whole_number(True)
+        (3, None, None)
+    """
+    try:
+        return None if isinstance(value, (bool, np.bool_)) else index(value)  # type: ignore[arg-type]  # asked here
+    except TypeError:
+        return None
 
 
 def is_iterable(value: object) -> TypeGuard[Iterable[Any]]:
@@ -114,3 +161,10 @@ def shown(value: object) -> str:
     except ValueError:  # Python does not write out an int of 4,300 digits
         return f"a {type(value).__name__} too long to show"
     return words if len(words) <= 80 else f"{words[:77]}..."
+
+
+def _is_duration(seconds: object) -> bool:
+    try:
+        return isinstance(seconds, Real) and not isinstance(seconds, bool) and float(seconds) >= 0
+    except OverflowError:  # an int that no clock can be told
+        return False
