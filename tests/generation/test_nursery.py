@@ -263,18 +263,20 @@ class TestErrors:
         theirs.add_note("a note")
         for only in (ours, theirs):
             caught = []
-            for prompts in ([[5]], [[1], [6]]):
+            for prompts in ([[5]], [[1], [6]], [[1], [6], [1]]):
                 with pytest.raises(type(only)) as told:
                     await generate(prompts, ScriptedLLM({(1,): [9.0, 0.0], (5,): only, (6,): only}), seed=7, max_new_tokens=1)
                 caught.append(told.value)
 
             assert caught[0] is only
-            assert [error.args for error in caught] == [only.args] * 2
+            assert [error.args for error in caught] == [only.args] * 3
             if only is ours:
-                assert [str(error) for error in caught] == [f"NaN [prompt {place}, sequence 0, step 0]" for place in (0, 1)]
-                assert [len(error.result.sequences) for error in caught] == [1, 2]
+                assert [str(error) for error in caught] == [f"NaN [prompt {place}, sequence 0, step 0]" for place in (0, 1, 1)]
+                assert [len(error.result.sequences) for error in caught] == [1, 2, 3]
             else:
-                assert [error.__notes__ for error in caught] == [["a note", f"in prompt {place}, sequence 0, step 0"] for place in (0, 1)]
+                assert [error.__notes__ for error in caught] == [
+                    ["a note", f"in prompt {place}, sequence 0, step 0"] for place in (0, 1, 1)
+                ]
 
     async def test_siblings_of_a_failed_sequence_are_the_same_as_without_it(self, autojump_clock: trio.testing.MockClock) -> None:
         kept = await generate([[1], [3], [1]], Flaky(OSError("gone")), seed=7, max_new_tokens=5, on_error="keep")

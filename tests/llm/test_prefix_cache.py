@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seedbed import HashLM, ModelInfo, Sampler
-from seedbed.errors import InvalidPrompt, MalformedRow, NonFiniteLogits, TruncatedRow, UsageError
+from seedbed.errors import InvalidPrompt, MalformedRow, NonFiniteLogits, UsageError
 from seedbed.llm import LLM, PrefixCache
 from seedbed.llm.prefix_cache import _Flight
 from seedbed.sampling.drawing import Drawing
@@ -279,37 +279,6 @@ class TestErrors:
         assert sorted(error.index for error in caught[:3]) == [0, 1, 2]
         assert all(error.__cause__ is original.__cause__ and error.args == ("NaN",) for error in caught)
 
-    @pytest.mark.parametrize(
-        "error",
-        [
-            TruncatedRow("cut", needed=5),
-            OSError(2, "gone", "name"),
-            UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"),
-            ExceptionGroup("g", [OSError(), OSError()]),
-        ],
-        ids=lambda error: type(error).__name__,
-    )
-    async def test_copies_are_complete_whatever_the_class(self, error: Exception, autojump_clock: trio.testing.MockClock) -> None:
-        error.add_note("first")
-        caught = []
-        async with PrefixCache(ScriptedLLM({}, default=error, delay=1)) as cached, trio.open_nursery() as nursery:
-
-            async def ask() -> None:
-                try:
-                    await cached.next_token_logits([1])
-                except Exception as mine:
-                    mine.add_note("mine")
-                    caught.append(mine)
-
-            nursery.start_soon(ask)
-            nursery.start_soon(ask)
-
-        one, other = caught
-        assert one is not other
-        assert (type(one), str(one), one.args) == (type(other), str(other), other.args)
-        assert one.__notes__ == other.__notes__ == ["first", "mine"]
-        assert getattr(one, "needed", None) == getattr(other, "needed", None)
-
     @pytest.mark.parametrize("bound", [0, 2**20])
     async def test_one_error_in_a_group_of_the_models_own_comes_out_as_itself(self, bound: int) -> None:
         """A model with a nursery: what failed in it is what failed, with its cause, and the group is not even its context."""
@@ -401,30 +370,6 @@ class TestErrors:
                 for first, row in ((1, [0.0, 9.0]), (3, [9.0, 0.0])):
                     assert (await cached.next_token_logits(same(first, first + 1))).tolist() == row
         assert llm.asked == [(1, 2), (3, 4)] * (1 if bound else 6)
-
-    async def test_an_error_that_cannot_be_copied_is_the_same_for_all(self, autojump_clock: trio.testing.MockClock) -> None:
-        class Single(Exception):
-            def __new__(cls, *args):
-                if cls.made:
-                    raise RuntimeError("there can be only one")
-                cls.made = True
-                return super().__new__(cls, *args)
-
-            made = False
-
-        only, caught = Single("x"), []
-        async with PrefixCache(ScriptedLLM({}, default=only, delay=1)) as cached, trio.open_nursery() as nursery:
-
-            async def ask() -> None:
-                try:
-                    await cached.next_token_logits([1])
-                except Single as error:
-                    caught.append(error)
-
-            nursery.start_soon(ask)
-            nursery.start_soon(ask)
-
-        assert caught == [only, only]
 
     @pytest.mark.parametrize("answer", [((), ()), ((), (ROW, ROW)), ((1, 2), (ROW,) * 3), (("x",), (ROW, ROW)), ROW, None, ((), ([0.0],))])
     async def test_answers_ahead_that_break_the_contract_are_refused(self, answer: object) -> None:

@@ -456,14 +456,14 @@ class Generation:
 
 
 def _placed(error: Exception, sequence: FollowedSequence) -> Exception:
-    """The error with the place where it struck: itself, or a copy where it has another place already.
+    """The error with the place where it struck: itself, or a copy where it was told of another place, or came out of a generation, before.
 
-    A model may raise one object again and again. Each sequence has its own place on its own error then, and nobody's is written over.
+    A model may raise one object again and again. Each time the place is that of the sequence it ends, and what somebody caught earlier stays.
     """
     here = (sequence.prompt_index, sequence.index, sequence.step)
     if isinstance(error, SeedbedError):
         there = (error.prompt_index, error.index, error.step)
-        if any(known not in (None, place) for known, place in zip(there, here, strict=True)):
+        if error.result is not None or any(known not in (None, place) for known, place in zip(there, here, strict=True)):
             error = copy_of(error)
             error.prompt_index = error.index = error.step = error.result = None
         return error.at(prompt_index=sequence.prompt_index, index=sequence.index, step=sequence.step)
