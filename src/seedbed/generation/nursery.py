@@ -456,9 +456,9 @@ class Generation:
 
 
 def _placed(error: Exception, sequence: FollowedSequence) -> Exception:
-    """The error with the place where it struck: itself, or a copy where it was told of another place, or came out of a generation, before.
+    """The error with the place where it struck: itself, or a copy where it has another place, or came out of a generation, already.
 
-    A model may raise one object again and again. Each time the place is that of the sequence it ends, and what somebody caught earlier stays.
+    A model may raise one object again and again. Each time the place is that of the sequence it ends, and what was caught earlier stays.
     """
     here = (sequence.prompt_index, sequence.index, sequence.step)
     if isinstance(error, SeedbedError):
