@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 from seedbed.errors import UsageError
 from seedbed.llm.arguments import check_token_ids, shown, whole_number
 from seedbed.sampling.randomness import check_seed
+from seedbed.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -122,7 +123,7 @@ class SampledSequence:
 
     def __repr__(self) -> str:
         head = ", ".join(map(str, self.token_ids[:5]))
-        tokens = f"{_many(len(self.token_ids), 'token')} [{head}{', ...' if len(self.token_ids) > 5 else ''}]"
+        tokens = f"{counted(len(self.token_ids), 'token')} [{head}{', ...' if len(self.token_ids) > 5 else ''}]"
         ended = self.finish_reason if self.error is None else f"{self.finish_reason}: {self.error:.80}"
         return f"<SampledSequence {self.index} of prompt {self.prompt_index}: {tokens}, {ended}>"
 
@@ -240,11 +241,7 @@ class GenerationResult:
         ended = Counter(sequence.finish_reason for sequence in self.sequences)
         reasons = "".join(f", {ended[reason]} {reason}" for reason in get_args(FinishReason) if ended[reason])
         tokens = sum(len(sequence.token_ids) for sequence in self.sequences)
-        return f"<GenerationResult of seed {self.seed}: {_many(len(self.sequences), 'sequence')}, {_many(tokens, 'token')}{reasons}>"
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+        return f"<GenerationResult of seed {self.seed}: {counted(len(self.sequences), 'sequence')}, {counted(tokens, 'token')}{reasons}>"
 
 
 _PER_TOKEN = ("logprobs", "processed_logprobs", "margins", "tail_masses")
@@ -284,7 +281,7 @@ def _number(values: Mapping[str, Any], name: str) -> float | None:
 def _per_token(values: Mapping[str, Any], name: str, tokens: int) -> tuple[Any, ...]:
     numbers = values[name]
     if not isinstance(numbers, (list, tuple)) or len(numbers) != tokens:
-        raise ValueError(f"{name} holds no value for each of {_many(tokens, 'token')}: {shown(numbers)}")
+        raise ValueError(f"{name} holds no value for each of {counted(tokens, 'token')}: {shown(numbers)}")
     return tuple(_real(name, number) for number in numbers)
 
 
