@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from seedbed.errors import InvalidSampler
-from seedbed.llm.token_ids import shown
+from seedbed.llm.arguments import shown
 from seedbed.sampling import (
     BadWords,
     DynamicTemperature,

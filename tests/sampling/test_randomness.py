@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seedbed.errors import InvalidSeed
-from seedbed.llm.token_ids import shown
+from seedbed.llm.arguments import shown
 from seedbed.sampling import Address, Purpose, check_seed, fresh_seed
 from seedbed.sampling.randomness import uniform
 

@@ -117,14 +117,14 @@ class RecordingLLM(LLM):
             raise UsageError(f"repeats must be an int of 1 or more, not {repeats!r}")
         self._model = as_llm(llm)
         self._path, self._repeats, self._scored, self._extend = path, repeats, scored, extend
-        self._kept = kept_of(tier, top_k)
-        self._info = recorded_info(self._model, self._kept)
+        self.top_k = kept_of(tier, top_k)
+        self._info = recorded_info(self._model, self.top_k)
         self._recorder: Recorder | None = None
         self._seals = True
 
     async def __aenter__(self) -> Self:
         require_trio()
-        writer = RecordingWriter(self._path, self._info, self._kept, extend=self._extend)
+        writer = RecordingWriter(self._path, self._info, self.top_k, extend=self._extend)
         self._recorder = Recorder(self._model, writer)
         try:
             for token_id in dict.fromkeys((self.get_stop_token_id(), 0)):  # see the class: what connect() asks

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from seedbed.errors import InvalidSampler
-from seedbed.llm.token_ids import is_iterable, shown
+from seedbed.llm.arguments import is_iterable, shown
 from seedbed.sampling.processors import (
     AllowedTokenIds,
     BadWords,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import numpy as np
 
 from seedbed.errors import InvalidSampler, RowError, UsageError
+from seedbed.llm.arguments import check_token_ids, is_iterable, shown
 from seedbed.llm.base import Row, TopLogprobs, as_row
-from seedbed.llm.token_ids import check_token_ids, is_iterable, shown
 from seedbed.sampling import engines, portable
 from seedbed.sampling.candidates import Candidates
 from seedbed.sampling.draw import Winner, gumbel_max

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seedbed.errors import InvalidSampler
-from seedbed.llm.token_ids import shown
+from seedbed.llm.arguments import shown
 from seedbed.sampling import portable
 from seedbed.sampling.processors.base import (
     History,
