@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from seedbed import HashLM, PrefixCache, Sampler, TinyLM, as_llm, generate
 from seedbed.errors import NothingToDraw, UsageError
-from seedbed.generation.lookahead import MOST, Pace
+from seedbed.generation.lookahead import MOST, Reach
 from seedbed.llm import LLM, BlockingLLM
 from seedbed.testing import ScriptedLLM, schedules
 
@@ -260,23 +260,23 @@ async def test_lookahead_is_a_number_of_rows_or_auto(wrong: object) -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20), st.booleans())), st.integers(1, 40))
 def test_the_pace_is_a_function_of_what_was_seen_and_never_beyond_the_room(seen: list, room: int) -> None:
-    one, other = Pace("auto"), Pace("auto")
+    one, other = Reach("auto"), Reach("auto")
     for rows, drawn, is_finished in seen:
-        for pace in (one, other):
-            pace.learn(rows, min(rows, drawn), is_finished=is_finished)
+        for reach in (one, other):
+            reach.learn(rows, min(rows, drawn), is_finished=is_finished)
         assert 1 <= one.count(room) <= min(MOST, room)
         assert one.count(room) == other.count(room)
-    assert Pace(64).count(room) == room
+    assert Reach(64).count(room) == room
 
 
 def test_the_pace_rises_with_the_rate_of_acceptance() -> None:
     counts = []
     for accepted in range(9):  # of eight
-        pace = Pace("auto")
+        reach = Reach("auto")
         for _ in range(20):
             for trial in range(8):
-                pace.learn(2, 2 if trial < accepted else 1, is_finished=False)
-        counts.append(pace.count(99))
+                reach.learn(2, 2 if trial < accepted else 1, is_finished=False)
+        counts.append(reach.count(99))
 
     assert all(fewer <= more for fewer, more in pairwise(counts))
     assert (counts[0], counts[-1]) == (1, MOST)

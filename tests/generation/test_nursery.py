@@ -247,6 +247,37 @@ class TestErrors:
             (5, "length", None), (2, "error", "OSError: gone"),
         ]  # fmt: skip
 
+    @pytest.mark.parametrize("shared", [True, False])
+    async def test_one_error_raised_again_and_again_has_its_own_place_each_time(self, shared: bool, autojump_clock) -> None:
+        """Whether several sequences wait for one answer, or each for its own."""
+        only = NonFiniteLogits("NaN")
+        prompts = [[1]] * 3 if shared else [[1], [2], [3]]
+        for _ in range(2):
+            kept = await generate(prompts, ScriptedLLM({}, default=only, delay=1), seed=7, on_error="keep")
+
+            assert [s.error for s in kept.sequences] == [f"NonFiniteLogits: NaN [prompt {place}, sequence 0, step 0]" for place in range(3)]
+
+    async def test_one_error_raised_in_two_generations_is_two(self) -> None:
+        """What the first caught stays as it is."""
+        ours, theirs = NonFiniteLogits("NaN"), OSError("gone")
+        theirs.add_note("a note")
+        for only in (ours, theirs):
+            caught = []
+            for prompts in ([[5]], [[1], [6]], [[1], [6], [1]]):
+                with pytest.raises(type(only)) as told:
+                    await generate(prompts, ScriptedLLM({(1,): [9.0, 0.0], (5,): only, (6,): only}), seed=7, max_new_tokens=1)
+                caught.append(told.value)
+
+            assert caught[0] is only
+            assert [error.args for error in caught] == [only.args] * 3
+            if only is ours:
+                assert [str(error) for error in caught] == [f"NaN [prompt {place}, sequence 0, step 0]" for place in (0, 1, 1)]
+                assert [len(error.result.sequences) for error in caught] == [1, 2, 3]
+            else:
+                assert [error.__notes__ for error in caught] == [
+                    ["a note", f"in prompt {place}, sequence 0, step 0"] for place in (0, 1, 1)
+                ]
+
     async def test_siblings_of_a_failed_sequence_are_the_same_as_without_it(self, autojump_clock: trio.testing.MockClock) -> None:
         kept = await generate([[1], [3], [1]], Flaky(OSError("gone")), seed=7, max_new_tokens=5, on_error="keep")
         undisturbed = await generate([[1], [2], [1]], Flaky(OSError("gone")), seed=7, max_new_tokens=5)

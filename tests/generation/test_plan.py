@@ -102,6 +102,12 @@ async def test_what_is_no_prompt_is_named(prompt: object) -> None:
     assert llm.asked == []
 
 
+@pytest.mark.parametrize(("name", "value", "kind", "says"), [row for row in WRONG if "timeout" not in row[0]])
+async def test_no_prompt_at_all_is_no_excuse_for_a_wrong_argument(name: str, value: object, kind: type[UsageError], says: str) -> None:
+    with pytest.raises(kind, match=says):
+        await generate([], ScriptedLLM({}, info=INFO), **{name: value})
+
+
 async def test_several_prompts_are_not_one() -> None:
     with pytest.raises(InvalidPrompt, match=r"the prompt holds \[1\] at place 0, which is no token id"):
         await generate_token_ids([[1], [2]], ScriptedLLM({}))

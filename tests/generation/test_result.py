@@ -95,7 +95,11 @@ POINT = {"seed": "7", "sampler_state": None, "sampler": ""}
         {"prompt_index": None}, {"prompt_index": -1}, {"index": "0"}, {"index": [0]}, {"index": True},
         {"started": "x"}, {"finished": []}, {"resume": {}}, {"resume": 5}, {"resume": None},
         {"resume": POINT | {"seed": "x"}}, {"resume": POINT | {"seed": math.inf}}, {"resume": POINT | {"seed": -1}},
-        {"resume": POINT | {"sampler_state": "x"}}, {"resume": POINT | {"sampler_state": []}},
+        {"resume": POINT | {"seed": 7.9}}, {"resume": POINT | {"seed": "7.9"}}, {"resume": POINT | {"seed": True}},
+        {"resume": POINT | {"seed": "1" * 5000}}, {"resume": POINT | {"sampler": None}}, {"error": 5},
+        {"resume": POINT | {"sampler_state": "x"}}, {"resume": POINT | {"sampler_state": []}}, {"resume": POINT | {"sampler_state": True}},
+        {"resume": POINT | {"sampler_state": math.nan}}, {"resume": POINT | {"sampler_state": "nan"}}, {"logprobs": [math.nan]},
+        {"margins": [True]}, {"margins": ["1.5"]}, {"tail_masses": [10**400]}, {"started": math.nan},
     ],
     ids=lambda change: "-".join(f"{name}={value}" for name, value in change.items()),
 )  # fmt: skip
@@ -111,8 +115,14 @@ def test_something_else_is_refused(change: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": "x"}, {"seed": math.inf}, {"sequences": 5}, {"sequences": [5]}, {"stats": {"x": 1}}, {"stats": None}]
-)
+    "change",
+    [
+        {"seed": "x"}, {"seed": math.inf}, {"seed": "-5"}, {"seed": -5}, {"seed": 1.5}, {"seed": str(2**128)}, {"sampler": None},
+        {"sequences": 5}, {"sequences": [5]}, {"stats": {"x": 1}}, {"stats": None}, {"stats": {"tokens": "x"}}, {"stats": {"rows": 1.5}},
+        {"stats": {"requests": -1}}, {"stats": {"retries": True}}, {"stats": {"waited": math.nan}}, {"stats": {"waited": "x"}},
+        {"stats": {"waited": None}}, {"stats": ["tokens"]},
+    ],
+)  # fmt: skip
 def test_no_result_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="as to_dict"):
         GenerationResult.from_dict(GenerationResult((), 7, "").to_dict() | change)

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seedbed.errors import NothingToDraw
-from seedbed.generation.result import configuration_of
 from seedbed.generation.sequence import TRANSITIONS, FollowedSequence, IllegalEvent, StopRules
 from seedbed.llm import Ahead, TopLogprobs
 from seedbed.sampling import Address, Sampler
+from seedbed.sampling.configuration import configuration_of
 from seedbed.sampling.drawing import Drawing
 
 FLAT = np.zeros(8, dtype=np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from array import array
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seedbed import HashLM, ModelInfo
-from seedbed.errors import InvalidPrompt, MalformedRow, NonFiniteLogits, TruncatedRow, UsageError
+from seedbed import HashLM, ModelInfo, Sampler
+from seedbed.errors import InvalidPrompt, MalformedRow, NonFiniteLogits, UsageError
 from seedbed.llm import LLM, PrefixCache
 from seedbed.llm.prefix_cache import _Flight
+from seedbed.sampling.drawing import Drawing
+from seedbed.sampling.randomness import Address
 from seedbed.testing import ScriptedLLM, cancel_at_each_step, check_llm, schedules
 
 ROW = [0.0, 1.0, 2.0]
@@ -276,37 +279,6 @@ class TestErrors:
         assert sorted(error.index for error in caught[:3]) == [0, 1, 2]
         assert all(error.__cause__ is original.__cause__ and error.args == ("NaN",) for error in caught)
 
-    @pytest.mark.parametrize(
-        "error",
-        [
-            TruncatedRow("cut", needed=5),
-            OSError(2, "gone", "name"),
-            UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"),
-            ExceptionGroup("g", [OSError(), OSError()]),
-        ],
-        ids=lambda error: type(error).__name__,
-    )
-    async def test_copies_are_complete_whatever_the_class(self, error: Exception, autojump_clock: trio.testing.MockClock) -> None:
-        error.add_note("first")
-        caught = []
-        async with PrefixCache(ScriptedLLM({}, default=error, delay=1)) as cached, trio.open_nursery() as nursery:
-
-            async def ask() -> None:
-                try:
-                    await cached.next_token_logits([1])
-                except Exception as mine:
-                    mine.add_note("mine")
-                    caught.append(mine)
-
-            nursery.start_soon(ask)
-            nursery.start_soon(ask)
-
-        one, other = caught
-        assert one is not other
-        assert (type(one), str(one), one.args) == (type(other), str(other), other.args)
-        assert one.__notes__ == other.__notes__ == ["first", "mine"]
-        assert getattr(one, "needed", None) == getattr(other, "needed", None)
-
     @pytest.mark.parametrize("bound", [0, 2**20])
     async def test_one_error_in_a_group_of_the_models_own_comes_out_as_itself(self, bound: int) -> None:
         """A model with a nursery: what failed in it is what failed, with its cause, and the group is not even its context."""
@@ -346,41 +318,58 @@ class TestErrors:
             def get_stop_token_id(self):
                 return 0
 
-        async with PrefixCache(Blocks(), bound) as cached:
-            with pytest.raises(UsageError, match="is not async, as an LLM's must be: inherit BlockingLLM instead"):
-                await cached.next_token_logits([1])
+            def tokenize(self, text):
+                return [1]
 
-    @pytest.mark.parametrize("prefix", [5, None, "ab", b"abc", [1.5], [2**63], ["x"], [[1]]])
-    async def test_what_is_no_prefix_is_named_and_not_asked(self, prefix: object) -> None:
+            def detokenize(self, token_ids):
+                return "a"
+
+        class BlocksAhead(ScriptedLLM):
+            def logits_ahead(self, prev_token_ids, count):
+                return (), [ROW]
+
+        class BlocksAlong(ScriptedLLM):
+            def logits_along(self, prev_token_ids, count, drawing):
+                return (), [ROW]
+
+        drawing = Drawing(Sampler(), Address(7))
+        for model, method, ask in (
+            (Blocks(), "next_token_logits", lambda cached: cached.next_token_logits([1])),
+            (Blocks(), "next_token_logits", lambda cached: cached.logits_ahead([1], 2)),
+            (Blocks(), "tokenize", lambda cached: cached.tokenize("a")),
+            (Blocks(), "detokenize", lambda cached: cached.detokenize([1])),
+            (BlocksAhead({}), "logits_ahead", lambda cached: cached.logits_ahead([1], 2)),
+            (BlocksAhead({}), "logits_ahead", lambda cached: cached.logits_along([1], 2, drawing)),
+            (BlocksAlong({}), "logits_along", lambda cached: cached.logits_along([1], 2, drawing)),
+        ):
+            async with PrefixCache(model, bound) as cached:
+                with pytest.raises(UsageError, match=f"^{method} of .* is not async, as an LLM's must be: inherit BlockingLLM instead"):
+                    await ask(cached)
+
+    @pytest.mark.parametrize("bound", [0, 2**20])
+    @pytest.mark.parametrize(
+        "prefix",
+        [5, None, "ab", b"abc", b"12345678", [1.5], [-1], (1, -1), [2**63], ["x"], [[1]], [], (), {}, {1}, {1: 2}, iter([]),
+         np.array([1.5]), np.array([-1]), np.zeros((1, 1), int), np.array(1)],
+        ids=lambda prefix: repr(prefix).split(" at 0x")[0],
+    )  # fmt: skip
+    async def test_what_is_no_prefix_is_named_and_not_asked(self, prefix: object, bound: int) -> None:
         llm = ScriptedLLM({}, default=ROW)
-        async with PrefixCache(llm) as cached:
+        async with PrefixCache(llm, bound) as cached:
             with pytest.raises(InvalidPrompt, match="the prefix"):
                 await cached.next_token_logits(prefix)
         assert llm.asked == []
 
-    async def test_an_error_that_cannot_be_copied_is_the_same_for_all(self, autojump_clock: trio.testing.MockClock) -> None:
-        class Single(Exception):
-            def __new__(cls, *args):
-                if cls.made:
-                    raise RuntimeError("there can be only one")
-                cls.made = True
-                return super().__new__(cls, *args)
-
-            made = False
-
-        only, caught = Single("x"), []
-        async with PrefixCache(ScriptedLLM({}, default=only, delay=1)) as cached, trio.open_nursery() as nursery:
-
-            async def ask() -> None:
-                try:
-                    await cached.next_token_logits([1])
-                except Single as error:
-                    caught.append(error)
-
-            nursery.start_soon(ask)
-            nursery.start_soon(ask)
-
-        assert caught == [only, only]
+    @pytest.mark.parametrize("bound", [0, 2**20])
+    async def test_whatever_a_prefix_comes_as_it_is_the_same_prefix(self, bound: int) -> None:
+        """Also what can be read only once: the row kept must be that of what was read."""
+        llm = ScriptedLLM({(1, 2): [0.0, 9.0], (3, 4): [9.0, 0.0]})
+        async with PrefixCache(llm, bound) as cached:
+            for same in (lambda *ids: iter(ids), lambda *ids: np.array(ids), lambda *ids: range(ids[0], ids[1] + 1),
+                         lambda *ids: array("q", ids), lambda *ids: [*map(np.uint8, ids)], lambda *ids: ids):  # fmt: skip
+                for first, row in ((1, [0.0, 9.0]), (3, [9.0, 0.0])):
+                    assert (await cached.next_token_logits(same(first, first + 1))).tolist() == row
+        assert llm.asked == [(1, 2), (3, 4)] * (1 if bound else 6)
 
     @pytest.mark.parametrize("answer", [((), ()), ((), (ROW, ROW)), ((1, 2), (ROW,) * 3), (("x",), (ROW, ROW)), ROW, None, ((), ([0.0],))])
     async def test_answers_ahead_that_break_the_contract_are_refused(self, answer: object) -> None:

@@ -1,12 +1,12 @@
-"""Many questions at once: all of them, and when one fails its error and nothing else."""
+"""Many questions at once: all of them, and when one fails its error and nothing else. What blocks says so where trio runs."""
 
 from functools import partial
 
 import pytest
 import trio
 
-from seedbed.errors import ServerError
-from seedbed.llm.running import together
+from seedbed.errors import ServerError, WrongRunner
+from seedbed.llm.running import require_no_trio, together
 
 
 async def test_all_are_asked_at_once(autojump_clock):
@@ -53,3 +53,9 @@ async def test_cancelled_all_are(autojump_clock):
         await together([trio.sleep_forever, trio.sleep_forever])
 
     assert scope.cancelled_caught
+
+
+async def test_what_blocks_is_refused_where_trio_runs_and_not_in_a_thread_beside_it():
+    with pytest.raises(WrongRunner, match=r"^this blocks, and trio runs here already: .* await trio.to_thread.run_sync"):
+        require_no_trio("this")
+    await trio.to_thread.run_sync(require_no_trio, "this")

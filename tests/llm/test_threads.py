@@ -14,6 +14,8 @@ import trio.lowlevel
 
 from seedbed import BlockingLLM, ModelInfo, TinyLM, as_llm, generate, serve
 from seedbed.errors import UsageError
+from seedbed.llm import PrefixCache
+from seedbed.server.planted import AroundLLM
 from seedbed.testing import ScriptedLLM
 
 
@@ -121,6 +123,15 @@ async def test_what_a_look_alike_tells_is_passed_on() -> None:
 
     assert (llm.eos_token_ids, llm.info) == ((2, 3), ModelInfo(model="mine"))
     assert (as_llm(ReturnsACoroutine()).eos_token_ids, as_llm(ReturnsACoroutine()).info) == ((1,), None)
+
+
+@pytest.mark.parametrize(("told", "passed_on"), [(20, 20), (np.int64(20), 20), (None, None), ("20", None), (lambda: 20, None)])
+async def test_how_many_tokens_its_rows_list_is_passed_on_where_it_is_told(told: object, passed_on: int | None) -> None:
+    llm = AwaitsButInheritsNothing()
+    llm.top_k = told
+
+    assert as_llm(llm).top_k == PrefixCache(llm).top_k == AroundLLM(llm).top_k == passed_on
+    assert as_llm(AwaitsButInheritsNothing()).top_k is None
 
 
 class Tokenizes(ReturnsACoroutine):

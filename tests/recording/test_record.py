@@ -432,5 +432,5 @@ async def test_it_passes_on_what_the_model_can(tmp_path: Path) -> None:
         assert await recorded.detokenize(await recorded.tokenize("The")) == "The"
         assert recorded.token_bytes(65) == b"A"
         assert recorded.eos_token_ids == (256,)
-        assert recorded.info.max_top_k == 7
+        assert (recorded.top_k, recorded.info.max_top_k) == (7, 7)
         assert repr(recorded) == "<RecordingLLM of TinyLM(order=6): 2 steps>"

@@ -119,6 +119,7 @@ class TestVerdicts:
         if repeats == 1:
             assert (report.verdict, report.interval) == (Verdict.INCONCLUSIVE, (-math.inf, math.inf))
             assert report.drift.value == pytest.approx(report.statistics.kl.value)
+            assert "ask with repeats=2 or more" in sentence(report)
             assert (report.statistics.flips.expected, report.statistics.flips.beyond) == (0.0, 0)
         else:
             assert report.verdict in (Verdict.PASS, Verdict.INCONCLUSIVE)

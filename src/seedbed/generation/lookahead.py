@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from seedbed.errors import UsageError
-from seedbed.llm.base import whole_number
+from seedbed.llm.arguments import shown, whole_number
 
-__all__ = ["Lookahead", "Pace", "check_lookahead"]
+__all__ = ["Lookahead", "Reach", "check_lookahead"]
 
 Lookahead: TypeAlias = Literal["auto"] | int
 
@@ -29,23 +29,23 @@ def check_lookahead(lookahead: object) -> Lookahead:
         return "auto"
     count = whole_number(lookahead)
     if count is None or count < 1:
-        raise UsageError(f"lookahead must be an int of 1 or more, or 'auto', not {lookahead!r:.80}")
+        raise UsageError(f"lookahead must be an int of 1 or more, or 'auto', not {shown(lookahead)}")
     return count
 
 
-class Pace:
+class Reach:
     """How far ahead one sequence asks.
 
     Args:
         lookahead: always so many rows; or "auto": as many as are worthwhile at the rate at which proposals were accepted so far.
 
     Example:
-        >>> pace = Pace("auto")
-        >>> pace.count(room=100), pace.count(room=2)
+        >>> reach = Reach("auto")
+        >>> reach.count(room=100), reach.count(room=2)
         (4, 2)
         >>> for _ in range(9):
-        ...     pace.learn(rows=pace.count(100), drawn=pace.count(100), is_finished=False)
-        >>> pace.count(room=100)
+        ...     reach.learn(rows=reach.count(100), drawn=reach.count(100), is_finished=False)
+        >>> reach.count(room=100)
         16
     """
 

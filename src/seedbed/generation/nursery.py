@@ -8,24 +8,26 @@ asked to, and it is raised bare after the nursery has closed. ``KeyboardInterrup
 from __future__ import annotations
 
 import math
-from contextlib import asynccontextmanager, nullcontext, suppress
+import re
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import trio
 
 from seedbed.errors import SeedbedError, UsageError
-from seedbed.generation.lookahead import Lookahead, Pace, check_lookahead
+from seedbed.generation.beside import open_beside
+from seedbed.generation.lookahead import Lookahead, Reach, check_lookahead
 from seedbed.generation.plan import Deadlines, Plan, check_count
 from seedbed.generation.result import GenerationResult, SampledSequence, Stats
 from seedbed.generation.sequence import FollowedSequence
-from seedbed.llm.prefix_cache import DEFAULT_BYTES, PrefixCache
+from seedbed.llm.failures import copy_of
+from seedbed.llm.prefix_cache import DEFAULT_BYTES, cache_around
 from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
 from seedbed.observing.observer import GenerationBegan, GenerationEnded, SequenceBegan, SequenceEnded, TokensDrawn, observers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-    from contextlib import AbstractAsyncContextManager
 
     from seedbed.llm.base import LLM, Ahead
     from seedbed.sampling.sampler import Sampler
@@ -36,6 +38,7 @@ __all__ = ["Generation", "Progress", "generate", "open_generation"]
 MAX_FOLLOWED = 1024
 # Of more sequences than this, those that were never begun are not listed: they would say nothing, and take 700 bytes each.
 MAX_LISTED = 1_000_000
+NOTE = re.compile(r"in prompt \d+, sequence \d+, step \d+")  # on errors that are not seedbed's, where they struck
 
 
 @asynccontextmanager
@@ -93,24 +96,16 @@ async def open_generation(
         raise UsageError(f"on_error must be 'raise' or 'keep', not {on_error!r}")
     generation = Generation(plan, model, deadlines, raises=on_error == "raise", lookahead=lookahead, prefix_cache_bytes=prefix_cache_bytes)
     await trio.lowlevel.checkpoint()
-    body_error: Exception | None = None
     try:
-        async with trio.open_nursery() as nursery:
+        async with open_beside() as nursery:
             nursery.start_soon(generation._run)
-            try:
-                yield generation
-            except Exception as error:
-                body_error = error
-            nursery.cancel_scope.cancel()
+            yield generation
+    except Exception as body_error:
+        generation._note_beside(body_error)
+        raise
     finally:
         generation._close()
-    try:
-        if body_error is not None:
-            generation._note_beside(body_error)
-            raise body_error
-        generation._raise_unless_told()
-    finally:
-        del body_error  # no cycle between the error's traceback and this frame
+    generation._raise_unless_told()
 
 
 async def generate(
@@ -155,8 +150,9 @@ async def generate(
             seed and sampler must be the same, and what ends a sequence no stricter.
 
     Raises:
-        UsageError: a wrong argument; nothing was sent. ``InvalidPrompt`` for ids that are none, ``InvalidSeed`` for the seed,
-            ``WrongRunner`` when it is not trio that awaits.
+        UsageError: a wrong argument; nothing was sent, unless what is wrong with it shows at the first row only, as a token id of the
+            sampler's does that lies outside a vocabulary of unknown size. ``InvalidPrompt`` for ids that are none, ``InvalidSeed`` for
+            the seed, ``WrongRunner`` when it is not trio that awaits.
         RowError, ServerError, RecordingError: what the first failing sequence met, with its prompt_index, index and step.
 
     Concurrency:
@@ -225,9 +221,7 @@ class Generation:
     ) -> None:
         self._plan, self._deadlines, self._raises = plan, deadlines, raises
         self._lookahead = check_lookahead(lookahead)
-        self._answers = model if isinstance(model, PrefixCache) else PrefixCache(model, prefix_cache_bytes)
-        # A cache the caller opened stays open.
-        self._opened: AbstractAsyncContextManager[object] = nullcontext() if model is self._answers else self._answers
+        self._answers, self._opened = cache_around(model, prefix_cache_bytes)
         self._counted_before = self._answers.counters()
         self._began = trio.current_time()
         self._begun: list[FollowedSequence | SampledSequence] = []  # in order; a finished one is its result, which takes less memory
@@ -360,18 +354,19 @@ class Generation:
         self._hand_on(sequence, place)
 
     async def _ask_and_draw(self, sequence: FollowedSequence) -> None:
-        pace = Pace(self._lookahead)
+        reach = Reach(self._lookahead)
         try:
             while not sequence.is_finished:
                 self._rows += 1
-                count = pace.count(sequence.room)
+                count = reach.count(sequence.room)
                 drawing = sequence.drawing() if count > 1 else None
-                await self._answers.read(sequence.prefix(), count, self._reader(sequence, pace), drawing)
+                await self._answers.read(sequence.prefix(), count, self._reader(sequence, reach), drawing)
         except Exception as error:
-            self._note(error, sequence)
-            sequence.fail(error)
+            placed = _placed(error, sequence)
+            self._note(placed)
+            sequence.fail(placed)
 
-    def _reader(self, sequence: FollowedSequence, pace: Pace) -> Callable[[Ahead], None]:
+    def _reader(self, sequence: FollowedSequence, reach: Reach) -> Callable[[Ahead], None]:
         """What a sequence does with the answer to a question it asks now."""
         asked, step = trio.current_time(), sequence.step
         listening = observers()  # here, and not where the answer lands: that may be in a task of another generation
@@ -386,15 +381,11 @@ class Generation:
                 for observer in listening:
                     drawn = sequence.token_ids[step:]
                     observer.notice(TokensDrawn(sequence.prompt_index, sequence.index, drawn, len(ahead.rows), waited))
-            pace.learn(len(ahead.rows), sequence.step - step, is_finished=sequence.is_finished)
+            reach.learn(len(ahead.rows), sequence.step - step, is_finished=sequence.is_finished)
 
         return draw
 
-    def _note(self, error: Exception, sequence: FollowedSequence) -> None:
-        if isinstance(error, SeedbedError):
-            error.at(prompt_index=sequence.prompt_index, index=sequence.index, step=sequence.step)
-        else:
-            error.add_note(f"in prompt {sequence.prompt_index}, sequence {sequence.index}, step {sequence.step}")
+    def _note(self, error: Exception) -> None:
         if self._raises and self._first_error is None:
             self._first_error = error
             self._scope.cancel()
@@ -462,3 +453,22 @@ class Generation:
 
     def __repr__(self) -> str:
         return f"<Generation: {self._finished} of {len(self._plan)} sequences finished, {self._tokens} tokens>"
+
+
+def _placed(error: Exception, sequence: FollowedSequence) -> Exception:
+    """The error with the place where it struck: itself, or a copy where it has another place, or came out of a generation, already.
+
+    A model may raise one object again and again. Each time the place is that of the sequence it ends, and what was caught earlier stays.
+    """
+    here = (sequence.prompt_index, sequence.index, sequence.step)
+    if isinstance(error, SeedbedError):
+        there = (error.prompt_index, error.index, error.step)
+        if error.result is not None or any(known not in (None, place) for known, place in zip(there, here, strict=True)):
+            error = copy_of(error)
+            error.prompt_index = error.index = error.step = error.result = None
+        return error.at(prompt_index=sequence.prompt_index, index=sequence.index, step=sequence.step)
+    if any(map(NOTE.fullmatch, getattr(error, "__notes__", ()))):
+        error = copy_of(error)
+        error.__notes__ = [note for note in error.__notes__ if not NOTE.fullmatch(note)]
+    error.add_note("in prompt {}, sequence {}, step {}".format(*here))
+    return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
@@ -9,11 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from seedbed.errors import InvalidPrompt, InvalidSampler, UsageError
-from seedbed.generation.result import GenerationResult, SampledSequence, configuration_of
+from seedbed.generation.result import GenerationResult, SampledSequence
 from seedbed.generation.sequence import FollowedSequence, StopRules
-from seedbed.llm.base import whole_number
-from seedbed.llm.seconds import check_seconds
-from seedbed.llm.token_ids import check_end_token_ids, check_token_ids, is_iterable, shown
+from seedbed.llm.arguments import check_end_token_ids, check_seconds, check_token_ids, check_whole_number, is_iterable, shown, whole_number
+from seedbed.sampling.configuration import configuration_of
 from seedbed.sampling.randomness import Address, check_seed, fresh_seed
 from seedbed.sampling.sampler import Sampler
 
@@ -22,7 +22,19 @@ if TYPE_CHECKING:
 
     from seedbed.llm.base import LLM
 
-__all__ = ["DEFAULT_MAX_NEW_TOKENS", "Deadlines", "Plan", "check_count", "check_index", "check_prompt", "stop_rules"]
+__all__ = [
+    "DEFAULT_MAX_NEW_TOKENS",
+    "Deadlines",
+    "Plan",
+    "check_count",
+    "check_index",
+    "check_length",
+    "check_prompt",
+    "check_sampler",
+    "check_stop_sequences",
+    "check_stop_token_ids",
+    "stop_rules",
+]
 
 # When neither the caller nor the model bounds a sequence. (vLLM: 16, transformers: 20, SGLang: 128, llama.cpp: none.)
 DEFAULT_MAX_NEW_TOKENS = 2048
@@ -48,6 +60,7 @@ class Plan:
         indices: which of each prompt's sequences.
         first_prompt: the prompt index of the first of them.
         seed, sampler, stop: as they are.
+        configuration: the sampler's, as results name it.
         max_new_tokens: of each prompt's sequences.
         resume: earlier sequences by (prompt index, index).
     """
@@ -84,14 +97,13 @@ class Plan:
         """
         info = model.info
         vocab_size, context = (info.vocab_size, info.context_length) if info else (None, None)
+        most = check_length(max_new_tokens)
         numbered = list(enumerate(_several(prompts), first_prompt))
         checked = [check_token_ids(prompt, f"prompt {place}", vocab_size=vocab_size) for place, prompt in numbered]
         earlier = _resume_table(resume)
         if seed is None:
             seed = next(iter(earlier.values())).resume.seed if earlier else fresh_seed()
-        sampler = Sampler() if sampler is None else sampler
-        if not isinstance(sampler, Sampler):
-            raise InvalidSampler(f"sampler must be a Sampler, as Sampler(temperature=0.8) is one, not {shown(sampler)}")
+        sampler = check_sampler(sampler)
         plan = cls(
             prompts=checked,
             indices=indices,
@@ -100,9 +112,7 @@ class Plan:
             sampler=sampler,
             configuration=configuration_of(sampler),
             stop=stop_rules(stop_token_ids, stop_sequences, check_end_token_ids(model.eos_token_ids), vocab_size),
-            max_new_tokens=[
-                _max_new_tokens(max_new_tokens, context, len(prompt), place) for place, prompt in enumerate(checked, first_prompt)
-            ],
+            max_new_tokens=[_max_new_tokens(most, context, len(prompt), place) for place, prompt in enumerate(checked, first_prompt)],
             resume=earlier,
         )
         if len(checked) * len(indices) > sys.maxsize:
@@ -143,6 +153,8 @@ class Plan:
             raise UsageError(f"{what} does not continue prompt {sequence.prompt_index} of this generation")
         if sequence.index not in self.indices:
             raise UsageError(f"{what} is none of the {len(self.indices)} asked for")
+        if sequence.resume.sampler_state is not None and math.isnan(sequence.resume.sampler_state):
+            raise UsageError(f"{what} has a sampler_state that is no number")
         if sequence.resume.sampler not in ("", self.configuration):
             raise UsageError(f"{what} was begun with {sequence.resume.sampler}, not {self.configuration}")
         had, most = len(sequence.token_ids), self.max_new_tokens[prompt]
@@ -159,14 +171,31 @@ def stop_rules(token_ids: object, sequences: object, eos_token_ids: Sequence[int
         InvalidPrompt: one of them is no token id of the vocabulary, or a sequence is empty.
         UsageError: the sequences are no lists of them.
     """
-    several = tuple(token_ids) if isinstance(token_ids, AbstractSet) else token_ids
-    ids = check_token_ids(several, "stop_token_ids", vocab_size=vocab_size, may_be_empty=True)
+    ids = check_stop_token_ids(token_ids, vocab_size)
+    return StopRules(frozenset(ids) | frozenset(eos_token_ids), check_stop_sequences(sequences, vocab_size))
+
+
+def check_stop_token_ids(token_ids: object, vocab_size: int | None = None) -> tuple[int, ...]:
+    """``stop_token_ids`` as plain ints; of a set, in ascending order.
+
+    Raises:
+        InvalidPrompt: one of them is no token id of the vocabulary.
+    """
+    checked = check_token_ids(tuple(token_ids) if isinstance(token_ids, AbstractSet) else token_ids, "stop_token_ids",
+                              vocab_size=vocab_size, may_be_empty=True)  # fmt: skip
+    return tuple(sorted(checked)) if isinstance(token_ids, AbstractSet) else checked
+
+
+def check_stop_sequences(sequences: object, vocab_size: int | None = None) -> tuple[tuple[int, ...], ...]:
+    """``stop_sequences`` in plain ints.
+
+    Raises:
+        InvalidPrompt: one of them holds no token ids of the vocabulary, or is empty.
+        UsageError: they are no lists.
+    """
     if isinstance(sequences, (str, bytes, Mapping, AbstractSet)) or not is_iterable(sequences):
         raise UsageError(f"stop_sequences must be several lists of token ids, not {shown(sequences)}")
-    return StopRules(
-        frozenset(ids) | frozenset(eos_token_ids),
-        tuple(check_token_ids(stop, "a stop sequence", vocab_size=vocab_size) for stop in sequences),
-    )
+    return tuple(check_token_ids(stop, "a stop sequence", vocab_size=vocab_size) for stop in sequences)
 
 
 def check_count(n: int) -> int:
@@ -175,12 +204,35 @@ def check_count(n: int) -> int:
     Raises:
         UsageError: it cannot.
     """
-    count = whole_number(n)
-    if count is None or count < 0:
-        raise UsageError(f"n must be an int of 0 or more, not {shown(n)}")
+    count = check_whole_number("n", n)
     if count > sys.maxsize:
         raise UsageError(f"n must be at most {sys.maxsize}, not {shown(n)}")
     return count
+
+
+def check_length(max_new_tokens: object) -> int | None:
+    """``max_new_tokens`` as a plain int, or None.
+
+    Raises:
+        UsageError: it is neither an int of 0 or more nor None.
+    """
+    most = whole_number(max_new_tokens)
+    if max_new_tokens is not None and (most is None or most < 0):
+        raise UsageError(f"max_new_tokens must be an int of 0 or more, or None, not {shown(max_new_tokens)}")
+    return most
+
+
+def check_sampler(sampler: object) -> Sampler:
+    """``sampler``, or the default one for None.
+
+    Raises:
+        InvalidSampler: it is none.
+    """
+    if sampler is None:
+        return Sampler()
+    if not isinstance(sampler, Sampler):
+        raise InvalidSampler(f"sampler must be a Sampler, as Sampler(temperature=0.8) is one, not {shown(sampler)}")
+    return sampler
 
 
 def check_index(place: object) -> int:
@@ -215,10 +267,7 @@ def _several(prompts: Sequence[int] | Sequence[Sequence[int]]) -> list[Sequence[
     return several  # type: ignore[return-value]
 
 
-def _max_new_tokens(asked: int | None, context: int | None, prompt: int, place: int) -> int:
-    most = whole_number(asked)
-    if asked is not None and (most is None or most < 0):
-        raise UsageError(f"max_new_tokens must be an int of 0 or more, or None, not {shown(asked)}")
+def _max_new_tokens(most: int | None, context: int | None, prompt: int, place: int) -> int:
     if context is None:
         return DEFAULT_MAX_NEW_TOKENS if most is None else most
     if prompt >= context:

@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from seedbed.errors import UsageError
-from seedbed.llm.base import whole_number
-from seedbed.llm.token_ids import check_token_ids, shown
+from seedbed.llm.arguments import check_token_ids, shown, whole_number
 from seedbed.sampling.randomness import check_seed
+from seedbed.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from seedbed.sampling.sampler import Sampler
-
-__all__ = ["FinishReason", "GenerationResult", "ResumePoint", "SampledSequence", "Stats", "configuration_of"]
+__all__ = ["FinishReason", "GenerationResult", "ResumePoint", "SampledSequence", "Stats"]
 
 FinishReason = Literal["stop", "length", "deadline", "error", "cancelled"]
 """Why a sequence ended: a stop token or stop sequence; max_new_tokens; a deadline of the caller's; its own error; cancelled by a sibling's
 error, by leaving early, or from outside. All but "stop" are censored: the model had not said it was done."""
-
-
-def configuration_of(sampler: Sampler) -> str:
-    """The sampler's repr, less the memory addresses in the reprs of a user's own functions: the same in every process."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(sampler))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +112,9 @@ class SampledSequence:
                 token_ids=token_ids,
                 **{name: _per_token(values, name, len(token_ids)) for name in _PER_TOKEN},
                 finish_reason=_one_of(values, "finish_reason", get_args(FinishReason)),
-                resume=ResumePoint(check_seed(int(point["seed"])), _number(point, "sampler_state"), str(point["sampler"])),
+                resume=ResumePoint(_seed(point), _number(point, "sampler_state"), _text(point, "sampler")),
                 stop_match=None if stop_match is None else _ids(values, "stop_match"),
-                error=None if values["error"] is None else str(values["error"]),
+                error=None if values["error"] is None else _text(values, "error"),
                 started=_number(values, "started"),
                 finished=_number(values, "finished"),
             )
@@ -131,7 +123,7 @@ class SampledSequence:
 
     def __repr__(self) -> str:
         head = ", ".join(map(str, self.token_ids[:5]))
-        tokens = f"{_many(len(self.token_ids), 'token')} [{head}{', ...' if len(self.token_ids) > 5 else ''}]"
+        tokens = f"{counted(len(self.token_ids), 'token')} [{head}{', ...' if len(self.token_ids) > 5 else ''}]"
         ended = self.finish_reason if self.error is None else f"{self.finish_reason}: {self.error:.80}"
         return f"<SampledSequence {self.index} of prompt {self.prompt_index}: {tokens}, {ended}>"
 
@@ -163,6 +155,21 @@ class Stats:
     requests: int = 0
     retries: int = 0
     bytes_received: int = 0
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Of a result's ``to_dict``; what is missing is 0.
+
+        Raises:
+            UsageError: not such a dict; names what is wrong.
+        """
+        try:
+            waited = _number(values, "waited") if "waited" in values else 0.0
+            if waited is None:
+                raise TypeError("waited is None")
+            return cls(waited=waited, **{name: _place(values, name) for name in values if name != "waited"})
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            raise UsageError(f"these are not the stats of a generation as to_dict() writes them: {error!r:.200}") from error
 
     @classmethod
     def of(cls, counted: Mapping[str, int], before: Mapping[str, int], *, tokens: int, rows: int, waited: float) -> Self:
@@ -224,22 +231,17 @@ class GenerationResult:
             UsageError: not such a dict.
         """
         try:
-            sequences = tuple(SampledSequence.from_dict(sequence) for sequence in values["sequences"])
-            return cls(sequences, int(values["seed"]), str(values["sampler"]), Stats(**values["stats"]))
-        except UsageError:  # says which part of which sequence
-            raise
+            sequences, stats = list(values["sequences"]), values["stats"]
+            seed, sampler = _seed(values), _text(values, "sampler")
         except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise UsageError(f"this is not a generation result as to_dict() writes it: {error!r:.200}") from error
+        return cls(tuple(map(SampledSequence.from_dict, sequences)), seed, sampler, Stats.from_dict(stats))
 
     def __repr__(self) -> str:
         ended = Counter(sequence.finish_reason for sequence in self.sequences)
         reasons = "".join(f", {ended[reason]} {reason}" for reason in get_args(FinishReason) if ended[reason])
         tokens = sum(len(sequence.token_ids) for sequence in self.sequences)
-        return f"<GenerationResult of seed {self.seed}: {_many(len(self.sequences), 'sequence')}, {_many(tokens, 'token')}{reasons}>"
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+        return f"<GenerationResult of seed {self.seed}: {counted(len(self.sequences), 'sequence')}, {counted(tokens, 'token')}{reasons}>"
 
 
 _PER_TOKEN = ("logprobs", "processed_logprobs", "margins", "tail_masses")
@@ -256,19 +258,40 @@ def _place(values: Mapping[str, Any], name: str) -> int:
     return place
 
 
+def _seed(values: Mapping[str, Any]) -> int:
+    """A decimal string, since JSON's readers stop at 64 bits; an int is understood, too."""
+    seed = values["seed"]
+    return check_seed(int(seed) if isinstance(seed, str) else seed)
+
+
+def _text(values: Mapping[str, Any], name: str) -> str:
+    if not isinstance(values[name], str):
+        raise TypeError(f"{name} is no text: {shown(values[name])}")
+    return values[name]  # type: ignore[no-any-return]
+
+
 def _ids(values: Mapping[str, Any], name: str) -> tuple[int, ...]:
     return check_token_ids(values[name], name, may_be_empty=True)
 
 
 def _number(values: Mapping[str, Any], name: str) -> float | None:
-    return None if values[name] is None else float(values[name])
+    return _real(name, values[name])
 
 
 def _per_token(values: Mapping[str, Any], name: str, tokens: int) -> tuple[Any, ...]:
     numbers = values[name]
     if not isinstance(numbers, (list, tuple)) or len(numbers) != tokens:
-        raise ValueError(f"{name} holds no value for each of {_many(tokens, 'token')}: {shown(numbers)}")
-    return tuple(None if number is None else float(number) for number in numbers)
+        raise ValueError(f"{name} holds no value for each of {counted(tokens, 'token')}: {shown(numbers)}")
+    return tuple(_real(name, number) for number in numbers)
+
+
+def _real(name: str, number: object) -> float | None:
+    """As ``_json_number`` wrote it. There is no NaN among what a generation leaves behind."""
+    if number is None or (isinstance(number, float) and number == number):
+        return number
+    if number in ("inf", "-inf") or whole_number(number) is not None:
+        return float(number)  # type: ignore[arg-type]  # asked here
+    raise ValueError(f"{name} holds {shown(number)}, which is no number")
 
 
 def _one_of(values: Mapping[str, Any], name: str, allowed: tuple[Any, ...]) -> Any:

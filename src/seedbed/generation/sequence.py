@@ -11,7 +11,7 @@ Rule 3: the state changes by ``TRANSITIONS`` and in no other way. An event that 
            ──length─> length          the token that fills max_new_tokens
            ──deadline, error, cancel──> deadline, error, cancelled
 
-The six right-hand states but "asking" are final, and are the ``finish_reason``.
+All right-hand states but "asking" are final, and are the ``finish_reason``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Literal
 
-from seedbed.generation.result import FinishReason, ResumePoint, SampledSequence, configuration_of
+from seedbed.generation.result import FinishReason, ResumePoint, SampledSequence
+from seedbed.sampling.configuration import configuration_of
 from seedbed.sampling.drawing import Drawing
 from seedbed.sampling.randomness import Address
 

@@ -39,7 +39,7 @@ async def generate_token_ids(
     The others are those of ``generate``.
 
     Raises:
-        UsageError: a wrong argument; nothing was sent.
+        UsageError: a wrong argument, as ``generate`` says.
         DeadlineExceeded: not done after ``timeout`` seconds; ``.result`` has what there was.
 
     Concurrency:

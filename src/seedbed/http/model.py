@@ -17,10 +17,9 @@ from seedbed.http.replicas import open_replicas
 from seedbed.http.retry import Retry
 from seedbed.http.secrets import Secrets, secret_headers
 from seedbed.http.transport import HttpxSender, origin_of
+from seedbed.llm.arguments import check_seconds, check_text, check_token_ids
 from seedbed.llm.base import LLM, Ahead, ModelInfo, Row
 from seedbed.llm.running import require_trio
-from seedbed.llm.seconds import check_seconds
-from seedbed.llm.token_ids import check_text, check_token_ids
 from seedbed.protocols.exchange import Answer, Ask, Sample, Score
 
 if TYPE_CHECKING:

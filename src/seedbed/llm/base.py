@@ -8,23 +8,27 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from array import array
 from dataclasses import dataclass, field
+from inspect import isawaitable
 from math import exp
 from operator import index
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seedbed.errors import MalformedRow, UsageError
+from seedbed.llm.arguments import shown, whole_number
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from numpy.typing import ArrayLike
 
     from seedbed.sampling.drawing import Drawing
 
-__all__ = ["LLM", "Ahead", "BlockingLLM", "ModelInfo", "Row", "TopLogprobs", "as_ahead", "as_row", "whole_number"]
+__all__ = ["LLM", "Ahead", "BlockingLLM", "ModelInfo", "Row", "TopLogprobs", "as_ahead", "as_row", "check_awaitable", "whole_number"]
+
+T = TypeVar("T")
 
 # float32 running sums over a vocabulary leave a log-softmax off by up to 2e-4 (llama.cpp, V = 49,152); beyond 1e-3 it is no distribution.
 NORMALISATION_TOLERANCE = 1e-3
@@ -168,6 +172,10 @@ class LLM(ABC):
     Implement two methods; everything else has a default. Any object with these two methods is accepted wherever an ``LLM`` is
     (``as_llm``); inheriting buys the defaults. ``seedbed.testing.check_llm`` holds an implementation to this contract.
 
+    Attributes:
+        top_k: how many of its best tokens a row lists; None is all of them. A model around a model passes it on: runs that are gone on
+            with must not mix the two.
+
     Example:
         >>> import trio
         >>> class Uniform(LLM):
@@ -179,6 +187,8 @@ class LLM(ABC):
         >>> trio.run(Uniform().next_token_logits, [1, 2])
         [0.0, 0.0, 0.0]
     """
+
+    top_k: int | None = None
 
     @abstractmethod
     async def next_token_logits(self, prev_token_ids: Sequence[int]) -> ArrayLike | TopLogprobs:
@@ -223,7 +233,7 @@ class LLM(ABC):
         Concurrency:
             As ``next_token_logits``.
         """
-        return (), [await self.next_token_logits(prev_token_ids)]
+        return (), [await check_awaitable(self.next_token_logits(prev_token_ids), self, "next_token_logits")]
 
     async def logits_along(
         self, prev_token_ids: Sequence[int], count: int, drawing: Drawing
@@ -239,7 +249,7 @@ class LLM(ABC):
         Returns, Raises, Concurrency:
             As ``logits_ahead``.
         """
-        return await self.logits_ahead(prev_token_ids, count)
+        return await check_awaitable(self.logits_ahead(prev_token_ids, count), self, "logits_ahead")
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -353,7 +363,7 @@ def as_ahead(answer: tuple[Sequence[int], Sequence[ArrayLike | TopLogprobs]], co
         proposed, rows = tuple(map(index, answer[0])), tuple(as_row(row, vocab_size) for row in answer[1])
         array("q", proposed)
     except (TypeError, LookupError, OverflowError) as error:
-        raise MalformedRow(f"logits_ahead must return (proposed_ids, rows), not {answer!r:.80}") from error
+        raise MalformedRow(f"logits_ahead must return (proposed_ids, rows), not {shown(answer)}") from error
     if not 1 <= len(rows) <= count:
         raise MalformedRow(f"logits_ahead was asked for 1 to {count} rows and returned {len(rows)}")
     if len(proposed) < len(rows) - 1:
@@ -361,17 +371,15 @@ def as_ahead(answer: tuple[Sequence[int], Sequence[ArrayLike | TopLogprobs]], co
     return Ahead(proposed, rows)
 
 
-def whole_number(value: object) -> int | None:
-    """``value`` as a plain int, if it is an int of Python's or numpy's, and no bool; else None.
+def check_awaitable(answer: Awaitable[T], model: LLM, method: str) -> Awaitable[T]:
+    """What a model's method answered, to be awaited.
 
-    Example:
-        >>> whole_number(np.uint16(3)), whole_number(3.0), whole_number(True)
-        (3, None, None)
+    Raises:
+        UsageError: it cannot be: the method was written without ``async``.
     """
-    try:
-        return None if isinstance(value, (bool, np.bool_)) else index(value)  # type: ignore[arg-type]  # asked here
-    except TypeError:
-        return None
+    if not isawaitable(answer):
+        raise UsageError(f"{method} of {shown(model)} is not async, as an LLM's must be: inherit BlockingLLM instead")
+    return answer
 
 
 def _as_float32(answer: ArrayLike) -> NDArray[np.float32]:
@@ -395,14 +403,14 @@ def _ids_and_values(token_ids: ArrayLike, logprobs: ArrayLike, vocab_size: objec
         with np.errstate(over="ignore"):  # beyond float32 becomes inf: refused when it is +inf, and -inf is allowed
             values = np.array(logprobs, dtype=np.float32)
     except (TypeError, ValueError, OverflowError) as error:
-        raise MalformedRow(f"top logprobs are ids and as many numbers, not {token_ids!r:.80} and {logprobs!r:.80}") from error
+        raise MalformedRow(f"top logprobs are ids and as many numbers, not {shown(token_ids)} and {shown(logprobs)}") from error
     if ids.ndim != 1 or ids.shape != values.shape or not ids.size:
         raise MalformedRow(f"top logprobs need k >= 1 ids and as many values, not shapes {ids.shape} and {values.shape}")
     if ids.dtype.kind not in "iu":
-        raise MalformedRow(f"the ids of top logprobs must be ints, not {token_ids!r:.80}")
+        raise MalformedRow(f"the ids of top logprobs must be ints, not {shown(token_ids)}")
     length = whole_number(vocab_size)
     if length is None:
-        raise MalformedRow(f"vocab_size must be an int, not {vocab_size!r:.80}")
+        raise MalformedRow(f"vocab_size must be an int, not {shown(vocab_size)}")
     return ids.astype(np.int64, copy=False), values, length
 
 

@@ -12,21 +12,22 @@ trie costs 270 bytes a token where the hash costs 16 a prefix.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from array import array
-from inspect import isawaitable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Self, TypeVar
 
+import numpy as np
 import outcome
 import trio
 
 from seedbed.errors import UsageError
-from seedbed.llm.base import LLM, Ahead, ModelInfo, Row, as_ahead, as_row, whole_number
+from seedbed.llm.arguments import check_token_ids, shown, whole_number
+from seedbed.llm.base import LLM, Ahead, ModelInfo, Row, as_ahead, as_row, check_awaitable
+from seedbed.llm.failures import copy_of, met_in
 from seedbed.llm.kept_rows import KeptRows, unspoilable
 from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
-from seedbed.llm.token_ids import check_token_ids
 from seedbed.observing.observer import QuestionTaken, observers
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from seedbed.sampling.drawing import Drawing
 
-__all__ = ["DEFAULT_BYTES", "PrefixCache"]
+__all__ = ["DEFAULT_BYTES", "PrefixCache", "cache_around"]
 
 DEFAULT_BYTES = 268_435_456  # 441 full rows of a vocabulary of 151,936, or 250,000 top-50 rows
 
@@ -78,8 +79,9 @@ class PrefixCache(LLM):
     def __init__(self, llm: object, max_bytes: int = DEFAULT_BYTES) -> None:
         bound = whole_number(max_bytes)
         if bound is None or bound < 0:
-            raise UsageError(f"a prefix cache holds an int of 0 bytes or more, not {max_bytes!r:.80}")
+            raise UsageError(f"a prefix cache holds an int of 0 bytes or more, not {shown(max_bytes)}")
         self._model, self._max_bytes = as_llm(llm), bound
+        self.top_k = self._model.top_k
         self._kept = KeptRows(bound)
         self._flights: dict[bytes, _Flight] = {}
         self._hits = self._round_trips = 0
@@ -114,7 +116,7 @@ class PrefixCache(LLM):
         """The model's row for a prefix; read-only, unless the cache is off.
 
         Raises:
-            InvalidPrompt: the prefix is no list of token ids.
+            InvalidPrompt: the prefix is no list of token ids, or an empty one.
         """
         return await self.read(prev_token_ids, 1, lambda ahead: ahead.rows[0])
 
@@ -135,17 +137,21 @@ class PrefixCache(LLM):
             reader: synchronous; what it raises comes out here, and nowhere else.
             drawing: what the tokens are going to be drawn with, for the model to propose by.
 
+        Raises:
+            InvalidPrompt: the prefix is no list of token ids, or an empty one; nobody was asked.
+
         Concurrency:
             As the class says. Cancelled: ``reader`` was not called. When a deadline fires in the very moment the answer lands, the
             deadline has come first.
         """
         nursery = self._open_nursery()
+        prefix = prev_token_ids if isinstance(prev_token_ids, (list, tuple)) else check_token_ids(prev_token_ids, "the prefix")
+        passed = _hash_of(prefix)
         if not self._max_bytes:
             for observer in observers():
                 observer.notice(QuestionTaken("asked"))
             await trio.lowlevel.checkpoint()
-            return reader(await self._ask(prev_token_ids, count, drawing))
-        passed = _hash_of(prev_token_ids)
+            return reader(await self._ask(prefix, count, drawing))
         key = passed.digest()
         row = self._kept.get(key)
         flight = self._flights.get(key)
@@ -158,7 +164,7 @@ class PrefixCache(LLM):
         if flight is None:
             flight = self._flights[key] = _Flight()
             # A copy: the caller may go before the flight ends.
-            nursery.start_soon(self._fly, flight, passed, [*prev_token_ids], count, drawing)
+            nursery.start_soon(self._fly, flight, passed, [*prefix], count, drawing)
         else:
             self._hits += 1
         try:
@@ -194,14 +200,14 @@ class PrefixCache(LLM):
         try:
             model = self._model
             if count == 1:
-                row = model.next_token_logits(prefix)
-                if not isawaitable(row):
-                    raise UsageError(f"next_token_logits of {model!r:.80} is not async, as an LLM's must be: inherit BlockingLLM instead")
-                return Ahead((), (as_row(await row, vocab_size),))
-            answer = await (model.logits_ahead(prefix, count) if drawing is None else model.logits_along(prefix, count, drawing))
-            return as_ahead(answer, count, vocab_size)
+                return Ahead((), (as_row(await check_awaitable(model.next_token_logits(prefix), model, "next_token_logits"), vocab_size),))
+            if drawing is None:
+                answer = check_awaitable(model.logits_ahead(prefix, count), model, "logits_ahead")
+            else:
+                answer = check_awaitable(model.logits_along(prefix, count, drawing), model, "logits_along")
+            return as_ahead(await answer, count, vocab_size)
         except BaseExceptionGroup as group:
-            error = _met_in(group)
+            error = met_in(group)
         try:
             raise error  # not where the group would become its context
         finally:
@@ -235,10 +241,10 @@ class PrefixCache(LLM):
         return self._model.info
 
     async def tokenize(self, text: str) -> list[int]:
-        return await self._model.tokenize(text)
+        return await check_awaitable(self._model.tokenize(text), self._model, "tokenize")
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
-        return await self._model.detokenize(token_ids)
+        return await check_awaitable(self._model.detokenize(token_ids), self._model, "detokenize")
 
     def token_bytes(self, token_id: int) -> bytes:
         return self._model.token_bytes(token_id)
@@ -260,17 +266,32 @@ class PrefixCache(LLM):
         return f"<PrefixCache of {self._model!r}: {self._kept!r}, {len(self._flights)} in flight for {waiting} waiting>"
 
 
-def _hash_of(prefix: Sequence[int]) -> hashlib.blake2b:
-    """Of the whole prefix; goes on over what follows it.
+def cache_around(model: LLM, max_bytes: int) -> tuple[PrefixCache, AbstractAsyncContextManager[object]]:
+    """The cache that a model is asked through, and what is to be entered to use it.
+
+    Args:
+        model: one that is a ``PrefixCache`` itself was opened by the caller: it is taken as it is, stays open, and keeps its own bound.
+        max_bytes: the bound of a new one.
+    """
+    if isinstance(model, PrefixCache):
+        return model, nullcontext()
+    cache = PrefixCache(model, max_bytes)
+    return cache, cache
+
+
+def _hash_of(prefix: list[int] | tuple[int, ...]) -> hashlib.blake2b:
+    """Of the whole prefix; goes on over what follows it. A bool counts as the int it equals: to look for one would double the time.
 
     Raises:
-        InvalidPrompt: it is no list of token ids.
+        InvalidPrompt: it is no list of token ids, or an empty one.
     """
     try:
-        return hashlib.blake2b(array("q", prefix), digest_size=16)
+        ids = array("Q", prefix)  # refuses what is no int, or negative, in half the time of a "q"
     except (TypeError, ValueError, OverflowError):
-        check_token_ids(prefix, "the prefix")  # says which of them is none
-        raise
+        ids = None
+    if not ids or np.frombuffer(ids, np.int64).min() < 0:
+        ids = array("Q", check_token_ids(prefix, "the prefix"))  # says which of them is none
+    return hashlib.blake2b(ids, digest_size=16)
 
 
 class _Flight:
@@ -309,40 +330,4 @@ class _Flight:
         for task in list(self.waiting):
             del self.waiting[task]
             trio.lowlevel.reschedule(task, outcome.Value(outcome.Error(error)))
-            error = _copy_of(error)
-
-
-def _met_in(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What to raise for a group that comes out of a model with tasks of its own.
-
-    One error alone comes out as itself. And of a task that failed to clean up while it was cancelled, nobody waits for the error any more;
-    together with Cancelled it would get past every ``except Exception`` and come out of all nurseries as a group.
-    """
-    cancelled, others = group.split(trio.Cancelled)
-    if cancelled is not None and isinstance(others, Exception):
-        return cancelled
-    alone: BaseException = group
-    while isinstance(alone, BaseExceptionGroup) and len(alone.exceptions) == 1:
-        (alone,) = alone.exceptions
-    return alone if isinstance(alone, Exception) else group
-
-
-def _copy_of(error: Exception) -> Exception:
-    """An equal error with the same cause, context and traceback; the error itself if its class cannot be copied."""
-    for copied in (copy.copy, _without_init):
-        try:
-            twin = copied(error)
-        except Exception:  # noqa: S112  a class may do anything in its constructor
-            continue
-        if hasattr(error, "__notes__"):
-            twin.__notes__ = list(error.__notes__)
-        twin.__cause__, twin.__context__, twin.__suppress_context__ = error.__cause__, error.__context__, error.__suppress_context__
-        return twin.with_traceback(error.__traceback__)
-    return error
-
-
-def _without_init(error: Exception) -> Exception:
-    """For constructors that take other arguments than ``args`` tells."""
-    twin = type(error).__new__(type(error), *error.args)
-    twin.__dict__.update(error.__dict__)
-    return twin
+            error = copy_of(error)

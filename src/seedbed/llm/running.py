@@ -1,4 +1,4 @@
-"""Running under trio: whether it is trio that runs us, said before anything of ours waits, and many questions at once."""
+"""Running under trio: whether it is trio that runs us, said before anything of ours waits or blocks, and many questions at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from seedbed.errors import WrongRunner
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-__all__ = ["require_trio", "together"]
+__all__ = ["require_no_trio", "require_trio", "together"]
 
 
 def require_trio() -> None:
@@ -25,6 +25,19 @@ def require_trio() -> None:
             "this runs under trio, and something else awaits it. In a program: trio.run(main). From asyncio: "
             "await asyncio.to_thread(trio.run, main). In IPython and Jupyter: trio.run(main), or %autoawait trio and then await"
         )
+
+
+def require_no_trio(what: str) -> None:
+    """Check that the caller may block this thread, and run trio in it.
+
+    Args:
+        what: what would.
+
+    Raises:
+        WrongRunner: trio runs in this thread already.
+    """
+    if trio.lowlevel.in_trio_run():
+        raise WrongRunner(f"{what} blocks, and trio runs here already: call it from a thread, by await trio.to_thread.run_sync(...)")
 
 
 async def together(questions: Iterable[Callable[[], Awaitable[object]]]) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from seedbed.errors import UsageError
+from seedbed.llm.arguments import check_end_token_ids, shown, whole_number
 from seedbed.llm.base import LLM, BlockingLLM, ModelInfo, TopLogprobs
-from seedbed.llm.token_ids import check_end_token_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,7 +48,7 @@ def as_llm(model: object, *, limiter: trio.CapacityLimiter | None = None) -> LLM
         [0.0, 1.0]
     """
     if limiter is not None and not isinstance(limiter, trio.CapacityLimiter):
-        raise UsageError(f"limiter must be a trio.CapacityLimiter, not {limiter!r:.80}")
+        raise UsageError(f"limiter must be a trio.CapacityLimiter, not {shown(limiter)}")
     if isinstance(model, LLM):
         return model
     if isinstance(model, type):
@@ -56,7 +56,7 @@ def as_llm(model: object, *, limiter: trio.CapacityLimiter | None = None) -> LLM
     for name in ("next_token_logits", "get_stop_token_id"):
         if not callable(getattr(model, name, None)):
             hint = "; a server becomes one by connect(url)" if isinstance(model, str) else ""
-            raise UsageError(f"{model!r:.80} is no language model: it has no method {name}(){hint}")
+            raise UsageError(f"{shown(model)} is no language model: it has no method {name}(){hint}")
     return _Adapted(model, limiter)
 
 
@@ -66,6 +66,7 @@ class _Adapted(LLM):
     def __init__(self, model: Any, limiter: trio.CapacityLimiter | None) -> None:
         self._model = model
         self._limiter = limiter or trio.CapacityLimiter(DEFAULT_THREADS)
+        self.top_k = whole_number(getattr(model, "top_k", None))
 
     async def next_token_logits(self, prev_token_ids: Sequence[int]) -> ArrayLike | TopLogprobs:
         return await self._call(self._model.next_token_logits, prev_token_ids)  # type: ignore[no-any-return]

@@ -22,7 +22,7 @@ from seedbed.recording.format import MANIFEST, Recording, open_recording
 from seedbed.recording.merge import replace_recording, restore_interrupted
 from seedbed.recording.record import Recorder, RecordingLLM, kept_of, recorded_info, token_texts
 from seedbed.recording.replay import ReplayLLM, mock_transport
-from seedbed.recording.write import RecordingWriter
+from seedbed.recording.write import RecordingWriter, refuse_other_files
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -64,7 +64,7 @@ class RecordedModel(LLM):
             protocol_named(settings.protocol)
         self._recorder: Recorder | None = None
         self._writer: RecordingWriter | None = None
-        self._kept = kept_of(settings.tier, settings.top_k)
+        self.top_k = kept_of(settings.tier, settings.top_k)
         restore_interrupted(settings.path)
         self._path = settings.path
         if session.mode in ("all", "rewrite"):
@@ -73,7 +73,7 @@ class RecordedModel(LLM):
         self._http = _PerRun(self._open_http)
         self.recording = self._opened()
         self._replay = ReplayLLM(self.recording, how_to_extend=settings.command("new", url=True))
-        self._kept = self.recording.top_k
+        self.top_k = self.recording.top_k
 
     @property
     def may_write(self) -> bool:
@@ -85,6 +85,8 @@ class RecordedModel(LLM):
         return self.may_write and self._source is not None
 
     def _opened(self) -> Recording:
+        if self._session.mode != "none":
+            refuse_other_files(self.settings.path)  # before anybody is asked, and before anything is removed
         if self._path != self.settings.path and self._path not in self._session.made:
             shutil.rmtree(self._path, ignore_errors=True)  # of a session that was killed
         if not (self._path / MANIFEST).exists() and self._session.mode != "none":
@@ -109,7 +111,7 @@ class RecordedModel(LLM):
         if self._source is None:
             raise UsageError(f"--seedbed-record={self._session.mode} needs a server to ask: give --seedbed-url=URL")
         if isinstance(self._source, str):
-            async with connect(self._source, top_k="all" if self._kept is None else self._kept) as model:
+            async with connect(self._source, top_k="all" if self.top_k is None else self.top_k) as model:
                 yield model
         elif callable(self._source) and not hasattr(self._source, "next_token_logits"):
             async with self._source() as model:
@@ -147,13 +149,13 @@ class RecordedModel(LLM):
     async def _recording_from(self, live: LLM) -> Recorder:
         await trio.lowlevel.checkpoint()
         if self._recorder is None:
-            self._recorder = Recorder(live, self._opened_writer(recorded_info(live, self._kept)))
+            self._recorder = Recorder(live, self._opened_writer(recorded_info(live, self.top_k)))
         self._recorder.model = live
         return self._recorder
 
     def _opened_writer(self, info: ModelInfo) -> RecordingWriter:
         if self._writer is None:
-            self._writer = RecordingWriter(self._path, info, self._kept, extend=True)
+            self._writer = RecordingWriter(self._path, info, self.top_k, extend=True)
             self.recording = self._replay.recording = self._writer.recording
         return self._writer
 

@@ -41,7 +41,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from seedbed.errors import RecordingBroken
-from seedbed.llm.token_ids import check_token_ids, is_iterable
+from seedbed.llm.arguments import check_token_ids, is_iterable
 from seedbed.recording import lines
 from seedbed.recording.files import read_file
 from seedbed.recording.manifest import MANIFEST, Manifest, read_manifest

@@ -68,6 +68,7 @@ class ReplayLLM(LLM):
     def __init__(self, path: str | os.PathLike[str] | Recording, *, how_to_extend: str | None = None) -> None:
         self.recording = path if isinstance(path, Recording) else open_recording(path)
         self._info = self.recording.info
+        self.top_k = self.recording.top_k
         self._how_to_extend = how_to_extend
         self.answered: Counter[int] = Counter()
 

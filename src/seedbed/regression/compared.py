@@ -12,7 +12,7 @@ import numpy as np
 from seedbed.llm.base import Row, TopLogprobs
 from seedbed.recording.compare import same_row
 from seedbed.regression.evidence import ONE_AGAINST_TWO, TWO_AGAINST_TWO, odd_one_out
-from seedbed.regression.metrics import FLOOR, common_logprobs, kl_of_logprobs, noise_free_drift
+from seedbed.regression.metrics import common_logprobs, kl_of_logprobs, noise_free_drift, normalised
 from seedbed.regression.precision import Precision, precision_of
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def compare(
     has_tail = values.shape[1] > (values.shape[1] if ids is None else ids.size)
     inside = values[:, : values.shape[1] - has_tail]
     ids = np.arange(inside.shape[1]) if ids is None else ids
-    first, then = (_normalised(rows.mean(axis=0)) for rows in (inside[: len(recorded)], inside[len(recorded) :]))
+    first, then = (normalised(rows.mean(axis=0)) for rows in (inside[: len(recorded)], inside[len(recorded) :]))
     best = np.argsort(-first, kind="stable")
     kept = best[:KEPT]
     token = next_token if next_token is not None and next_token in ids else int(ids[best[0]])
@@ -171,8 +171,8 @@ def compare(
         is_noise_free=is_noise_free,
         parting=_parting(len(_apart(pairs)), repeated),
         ids=ids[kept],
-        before=_normalised(first[kept]),
-        after=_normalised(then[kept]),
+        before=normalised(first[kept]),
+        after=normalised(then[kept]),
         listed=float(np.exp(inside[: len(recorded)]).sum(axis=1).mean()),
         gap=float(first[best[0]] - first[best[1]]) if best.size > 1 else math.inf,
         flipped=int(then.argmax()) != int(best[0]),
@@ -274,11 +274,6 @@ def _gap_noise(
             gaps = logprobs[:, best[0]] - logprobs[:, best[1]]
             return float(np.mean([(gaps[i] - gaps[j]) ** 2 for i, j in couples]))
     return math.nan
-
-
-def _normalised(logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
-    top = logprobs.max()
-    return np.asarray(np.maximum(logprobs - top - np.log(np.exp(logprobs - top).sum()), FLOOR))
 
 
 def _support(answers: Sequence[Answer]) -> int:

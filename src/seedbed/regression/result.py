@@ -148,10 +148,9 @@ class CheckReport:
     def noise(self) -> Estimate | None:
         """Mean KL between two answers of one server to one question, in nats; None where no two were had under one condition."""
         noise = self.statistics.noise
-        if noise.rows and self.is_exact:
-            return replace(noise, standard_error=0.0)
-        # Where none is known the statistics hold one value, a 0.
-        return noise if noise.rows > 1 or noise.value > 0 else None
+        if self.is_exact:  # also where answers under several conditions show it, of which the statistics know nothing
+            return replace(noise, value=0.0, standard_error=0.0)
+        return noise if noise.rows else None
 
     @property
     def needed(self) -> int | None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["Flips", "Statistics", "gap_sigma"]
 
 
+UNKNOWN = Estimate(math.nan, math.inf, 0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Flips:
     """How often another token became the most probable one, and how often noise alone would have made it.
@@ -46,7 +49,7 @@ class Statistics:
     Attributes:
         drift: mean D, the drift free of noise, nats; without an error where nothing is known of the noise.
         kl: mean KL(recorded || live), nats: drift and noise together.
-        noise: mean KL between two answers of one server to one question, nats.
+        noise: mean KL between two answers of one server to one question, nats; nan where no two were had under one condition.
         same_top: share of prefixes whose most probable token is the same.
         delta_p: root of the mean squared difference of the probability of the token that followed.
         perplexity: of the recorded text, live divided by recorded.
@@ -68,12 +71,11 @@ class Statistics:
         """Over all compared prefixes, at least one."""
         sequences = np.array([row.sequence for row in rows])
         noise = [(kl, row.sequence) for row in rows for kl in row.noise] or [(kl, row.sequence) for row in rows for kl in row.live_noise]
-        values, of = zip(*noise, strict=True) if noise else ((0.0,), (0,))
         before, after = np.array([(row.token_before, row.token_after) for row in rows]).T
         return cls(
             drift=_drift(rows),
             kl=clustered_mean([np.mean(row.kl) for row in rows], sequences),
-            noise=clustered_mean(values, of),
+            noise=clustered_mean(*zip(*noise, strict=True)) if noise else UNKNOWN,
             same_top=clustered_mean([float(not row.flipped) for row in rows], sequences),
             delta_p=rms_delta_p(np.exp(before), np.exp(after), sequences),
             perplexity=perplexity_ratio(before, after, sequences),
@@ -84,8 +86,7 @@ class Statistics:
     @classmethod
     def unknown(cls) -> Self:
         """Where no two rows could be compared."""
-        none = Estimate(math.nan, math.inf, 0, 0)
-        return cls(none, none, none, none, none, none, none, Flips(0, 0.0, 0, 0, 1.0, 0.0))
+        return cls(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, Flips(0, 0.0, 0, 0, 1.0, 0.0))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; what is not finite is None."""

@@ -1,9 +1,10 @@
-"""A sampler out of its repr, which is its whole configuration: so that what a recording says was sampled can be sampled again."""
+"""A sampler to and from its repr, which is its whole configuration: so that what a recording says was sampled can be sampled again."""
 
 from __future__ import annotations
 
 import ast
 import math
+import re
 from typing import Any
 
 from seedbed.errors import InvalidSampler
@@ -11,7 +12,7 @@ from seedbed.sampling import processors
 from seedbed.sampling.processors import Custom, Processor, StatefulProcessor
 from seedbed.sampling.sampler import Sampler
 
-__all__ = ["NAMED", "sampler_from"]
+__all__ = ["NAMED", "configuration_of", "sampler_from"]
 
 # A function of the user's own cannot be named, and the interfaces are no processors themselves.
 NAMED: dict[str, type[Processor]] = {
@@ -19,6 +20,11 @@ NAMED: dict[str, type[Processor]] = {
     for name, value in vars(processors).items()
     if isinstance(value, type) and issubclass(value, Processor) and value not in (Processor, StatefulProcessor, Custom)
 }
+
+
+def configuration_of(sampler: Sampler) -> str:
+    """The sampler's repr, less the memory addresses in the reprs of a user's own functions: the same in every process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(sampler))
 
 
 def sampler_from(configuration: str) -> Sampler:

@@ -18,8 +18,8 @@ import trio
 
 from seedbed.errors import UsageError
 from seedbed.http.message import ChunkedBody, Malformed, RequestHead, TooLong, end_of_head
+from seedbed.llm.arguments import check_seconds
 from seedbed.llm.running import require_trio
-from seedbed.llm.seconds import check_seconds
 from seedbed.llm.threads import as_llm
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import HttpRequest, HttpResponse

@@ -25,7 +25,7 @@ import pytest
 import trio
 
 from seedbed import LLM, Sampler, TinyLM, connect
-from seedbed.errors import MissingExtra, Overloaded, RequestRefused, ServerError, TruncatedRow, UsageError
+from seedbed.errors import MissingExtra, Overloaded, RequestRefused, ServerError, TruncatedRow, UsageError, WrongRunner
 from seedbed.generation.bulk import BatchSampler, Pace, Recipe, generate_file, generate_file_on_ray
 from seedbed.generation.bulk import cluster as cluster_module
 
@@ -96,6 +96,31 @@ class Slow(Troubled):
 @asynccontextmanager
 async def opened(kind=TinyLM, *arguments):
     yield kind(*arguments)
+
+
+class Refusing(TinyLM):
+    """Has no answer to one prefix."""
+
+    def __init__(self, prefix: list[int]) -> None:
+        super().__init__()
+        self._prefix = prefix
+
+    async def next_token_logits(self, prev_token_ids):
+        if list(prev_token_ids) == self._prefix:
+            raise Overloaded("too much", status=503)
+        return await super().next_token_logits(prev_token_ids)
+
+
+class InProcess:
+    """As much of Ray as the driver asks for; a task is run where it is given out."""
+
+    is_initialized = staticmethod(lambda: True)
+    cluster_resources = staticmethod(lambda: {"CPU": 1.0})
+    put = get = cancel = staticmethod(lambda thing: thing)
+    exceptions = SimpleNamespace(RayError=())
+
+    def remote(self, **_: object):
+        return lambda function: SimpleNamespace(remote=function)
 
 
 @asynccontextmanager
@@ -334,6 +359,33 @@ class TestWithoutRay:
 
         assert not (tmp_path / "rows.jsonl.run.json").exists()
 
+    def test_what_a_task_finished_before_an_error_ended_it_is_kept(self, prompts: Path, tmp_path: Path, monkeypatch) -> None:
+        """And the run that goes on from it ends with the octets of one that was never interrupted."""
+        monkeypatch.setitem(sys.modules, "ray", InProcess())
+        want, out, recipe = tmp_path / "want.jsonl", tmp_path / "rows.jsonl", Recipe(7, max_new_tokens=2, text=False)
+        prompts.write_text("".join(f"[{place}, 1]\n" for place in range(10)))
+        generate_file_on_ray(prompts, want, opened, recipe, task_prompts=4)
+        with pytest.raises(Overloaded, match=r"too much \[prompt 6, sequence 0, step 0\]"):
+            generate_file_on_ray(prompts, out, partial(opened, Refusing, [6, 1]), recipe, task_prompts=4)
+        had = out.read_bytes()
+        report = generate_file_on_ray(prompts, out, opened, recipe, task_prompts=4)
+
+        assert had == b"".join(want.read_bytes().splitlines(keepends=True)[:6])
+        assert (report.before, report.prompts, out.read_bytes()) == (6, 4, want.read_bytes())
+
+    def test_under_trio_it_says_to_take_a_thread(self, ray, prompts: Path, tmp_path: Path) -> None:
+        async def main() -> None:
+            for blocking in (
+                lambda: generate_file_on_ray(prompts, tmp_path / "rows.jsonl", opened, RECIPE),
+                lambda: BatchSampler(opened, RECIPE)({"prompt_index": [0], "prompt": ["a"]}),
+            ):
+                with pytest.raises(WrongRunner, match=r"blocks, and trio runs here already: .* await trio.to_thread.run_sync"):
+                    blocking()
+
+        trio.run(main)
+
+        assert list(tmp_path.iterdir()) == [prompts]
+
     def test_what_tasks_are_given_and_give_back_can_be_pickled(self) -> None:
         for thing in (RECIPE, PACE, partial(connect, "http://model.invalid")):
             assert repr(pickle.loads(pickle.dumps(thing))) == repr(thing)
@@ -361,6 +413,14 @@ class TestWithoutRay:
         for batch, says in (
             ({"prompt": ["a"]}, "needs the columns prompt_index, and prompt or token_ids; it has prompt"),
             ({"prompt_index": [3], "token_ids": [[999]]}, "prompt 3 cannot be continued: prompt 3 holds token id 999"),
+            ({"prompt_index": [3], "token_ids": [[1.9, 2.2]]}, "prompt 3 holds 1.9 at place 0, which is no token id"),
+            ({"prompt_index": [3], "token_ids": [None]}, "prompt 3 must be a list of token ids, not None"),
+            ({"prompt_index": [0.5], "prompt": ["a"]}, "prompt_index must be an int, not float: 0.5"),
+            ({"prompt_index": [-1], "prompt": ["a"]}, r"prompt_index must be in \[0, 2\*\*48\), not -1"),
+            ({"prompt_index": [None], "prompt": ["a"]}, "prompt_index must be an int, not NoneType"),
+            ({"prompt_index": 3, "prompt": ["a"]}, "the column prompt_index of a batch must hold a value a prompt, and is 3"),
+            ({"prompt_index": [3, 4], "prompt": ["a"]}, "must be of one length, and have: prompt_index 2, prompt 1"),
+            ({"prompt_index": [3], "prompt": ["a"], "id": []}, "have: prompt_index 1, prompt 1, id 0"),
         ):
             with pytest.raises(UsageError, match=says):
                 sampler(batch)

@@ -17,8 +17,11 @@ import trio.lowlevel
 
 from seedbed import Sampler, TinyLM, TopLogprobs, generate
 from seedbed.errors import DeadlineExceeded, MissingExtra, TruncatedRow, UsageError
-from seedbed.generation.bulk import generate_file, output
+from seedbed.generation.bulk import Recipe, generate_file, output
+from seedbed.generation.bulk import run as run_module
 from seedbed.generation.bulk.columns import COLUMNS
+from seedbed.generation.bulk.output import Finished
+from seedbed.llm import PrefixCache
 from seedbed.observing import BulkBegan, PromptFinished, observe
 from seedbed.testing import ScriptedLLM
 
@@ -170,6 +173,50 @@ async def test_a_run_is_not_gone_on_with_otherwise(prompts: Path, tmp_path: Path
     assert files(tmp_path) == before
 
 
+@pytest.mark.parametrize("wrong", [{"n": "2"}, {"max_new_tokens": -1}, {"stop_token_ids": 5}, {"stop_sequences": [1, 2]}, {"text": "yes"},
+                                   {"stop_token_ids": [257]}, {"sampler": 0.8}, {"seed": -1}])  # fmt: skip
+async def test_what_is_wrong_with_the_arguments_is_said_before_anything_is_begun(prompts: Path, tmp_path: Path, wrong) -> None:
+    with pytest.raises(UsageError, match="must be|vocabulary"):
+        await run(prompts, tmp_path / "out.jsonl", **wrong)
+
+    assert list(tmp_path.iterdir()) == [prompts]
+
+
+@pytest.mark.parametrize("end", [-1, 300])
+async def test_a_model_whose_end_never_comes_is_taken_as_by_generate(prompts: Path, tmp_path: Path, end: int) -> None:
+    class Endless(TinyLM):
+        eos_token_ids = (end,)
+
+    report = await run(prompts, tmp_path / "out.jsonl", Endless(), text=True)
+
+    assert (report.is_complete, report.prompts) == (True, 11)
+
+
+@pytest.mark.parametrize("wrong", [{"seed": None}, {"seed": "x"}, {"seed": 7.5}, {"seed": "9" * 39}, {"text": None}, {"text": "yes"}])
+async def test_what_is_written_beside_the_output_and_is_damaged_is_said(prompts: Path, tmp_path: Path, wrong) -> None:
+    out = tmp_path / "out.jsonl"
+    await run(prompts, out, seed=None)
+    beside = tmp_path / "out.jsonl.run.json"
+    good = json.loads(beside.read_text())
+    beside.write_text(json.dumps({name: value for name, value in (good | wrong).items() if value is not None}, indent=2) + "\n")
+    with pytest.raises(UsageError, match=r"out.jsonl.run.json is not what a run writes: its seed is|seed must be"):
+        await run(prompts, out, seed=None)
+    beside.write_text(json.dumps(good, indent=2) + "\n")
+
+    assert (await run(prompts, out, seed=None)).before == 12  # nobody holds it
+
+
+async def test_rows_of_another_width_are_not_mixed_whatever_is_around_the_model(prompts: Path, tmp_path: Path) -> None:
+    class Listing(TinyLM):
+        top_k = 20
+
+    async with PrefixCache(Listing()) as cached, PrefixCache(PrefixCache(TinyLM())) as whole:
+        await run(prompts, tmp_path / "out.jsonl", cached)
+        assert (await run(prompts, tmp_path / "out.jsonl", Listing())).before == 12
+        with pytest.raises(UsageError, match="rows was 20 and is 'all'"):
+            await run(prompts, tmp_path / "out.jsonl", whole)
+
+
 async def test_changed_prompts_and_another_model_are_named_together(prompts: Path, tmp_path: Path) -> None:
     await run(prompts, tmp_path / "out")
     prompts.write_text(prompts.read_text() + '\n"one more"')
@@ -266,6 +313,7 @@ async def test_what_is_there_already_and_is_none_of_ours_is_left_alone(prompts: 
         ("out.jsonl", "is there already, and was not made by such a run"),
         ("there", "is there already, and was not made by such a run"),
         ("out.csv", "rows go to a .jsonl or .parquet file, or to a directory, not to 'out.csv'"),
+        ("out.ndjson", "rows go to a .jsonl or .parquet file, or to a directory, not to 'out.ndjson'"),
         ("none/out.jsonl", "cannot be written: No such file or directory"),
     ):
         with pytest.raises(UsageError, match=says):
@@ -307,6 +355,25 @@ async def test_a_timeout_that_is_none_is_refused_before_anything_is_begun(prompt
         await run(prompts, tmp_path / "out.jsonl", timeout=timeout)
 
     assert list(tmp_path.iterdir()) == [prompts]
+
+
+async def test_prompts_that_vanish_meanwhile_are_missed_in_words(prompts: Path, tmp_path: Path) -> None:
+    job = await run_module.open_job(prompts, tmp_path / "out.jsonl", MODEL, Recipe(7, max_new_tokens=1))
+    prompts.unlink()
+    with job, pytest.raises(UsageError, match="^there is no file of prompts at"):
+        await run_module.sample_missing(job, MODEL)
+
+
+async def test_no_line_is_left_of_a_run_that_is_complete(prompts: Path, tmp_path: Path) -> None:
+    prompts.write_text('\n"a"\n"b"\n\n\n')
+    with await run_module.open_job(prompts, tmp_path / "out.jsonl", MODEL, Recipe(7, max_new_tokens=1)) as job:
+        before = job.left
+        job.write(Finished(1, b"{}\n"))
+        between = job.left
+        job.write(Finished(2, b"{}\n"))
+        job.complete()
+
+        assert (before, between, job.left) == (5, 3, 0)
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.parquet", "out"])

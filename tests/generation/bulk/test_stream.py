@@ -6,6 +6,7 @@ import gc
 import json
 from collections import Counter
 
+import numpy as np
 import pytest
 import trio
 
@@ -150,6 +151,22 @@ async def test_a_fault_of_a_prompt_skips_that_prompt_and_a_fault_of_the_server_e
     assert len(llm.asked) < 20
 
 
+async def test_an_error_of_the_prompts_themselves_comes_out_as_itself_after_those_before_it() -> None:
+    def prompts():
+        yield Prompt(0, (1,))
+        yield Prompt(1, (1, 2))
+        raise error
+
+    got = []
+    for error in (OSError("the disk is gone"), UsageError("there is no file")):
+        with pytest.raises(type(error)) as caught:
+            async with open_stream(prompts(), HashLM(9), Recipe(7, max_new_tokens=1, text=False), Pace(window=1)) as stream:
+                async for prompt in stream:
+                    got.append(prompt.prompt_index)
+        assert caught.value is error
+    assert got == [0, 1, 0, 1]
+
+
 async def test_any_partition_any_concurrency_any_schedule_gives_the_same_rows(autojump_clock) -> None:
     prompts = [Prompt(place, "The seed in spring"[: 3 + place], None) for place in range(6)]
     recipe = Recipe(7, 2, Sampler(0.9, top_k=10), 12, text=True)
@@ -161,8 +178,21 @@ async def test_any_partition_any_concurrency_any_schedule_gives_the_same_rows(au
 
 
 async def test_wrong_arguments_are_refused() -> None:
-    for make in (lambda: Pace(concurrency=0), lambda: Pace(window=0), lambda: Pace(lookahead=0)):
+    for make in (
+        lambda: Pace(concurrency=0), lambda: Pace(concurrency=True), lambda: Pace(window=0), lambda: Pace(window=-(10**5000)),
+        lambda: Pace(lookahead=0), lambda: Pace(prefix_cache_bytes=-1), lambda: Recipe(seed=-1), lambda: Recipe(n=-1),
+        lambda: Recipe(n=1.0), lambda: Recipe(sampler=5), lambda: Recipe(max_new_tokens="8"), lambda: Recipe(stop_token_ids=5),
+        lambda: Recipe(stop_sequences=[1, 2]), lambda: Recipe(stop_sequences=[[]]), lambda: Recipe(text="yes"),
+    ):  # fmt: skip
         with pytest.raises(UsageError):
             make()
     with pytest.raises(UsageError, match="needs a seed"):
         await collected([], TinyLM(), Recipe())
+
+
+def test_whatever_ints_are_given_they_are_held_as_plain_ones() -> None:
+    given = Recipe(np.uint64(7), np.int64(2), None, np.int32(5), {np.int64(9), 3}, [np.array([1, 2])], text=False)
+    pace = Pace(np.int64(8), np.int64(4), np.int64(2), np.int64(0))
+
+    assert repr(given) == repr(Recipe(7, 2, None, 5, (3, 9), ((1, 2),), text=False))
+    assert repr(pace) == repr(Pace(8, 4, 2, 0))

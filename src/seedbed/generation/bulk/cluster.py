@@ -23,7 +23,10 @@ from seedbed.generation.bulk.parquet import table_of
 from seedbed.generation.bulk.prompts import Prompt
 from seedbed.generation.bulk.run import BulkReport, open_job
 from seedbed.generation.bulk.stream import Pace, Recipe, open_stream
+from seedbed.llm.arguments import check_token_ids, is_iterable, shown
+from seedbed.llm.running import require_no_trio
 from seedbed.observing.observer import TaskBegan, TaskEnded, observers
+from seedbed.sampling.randomness import Address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -69,6 +72,7 @@ def generate_file_on_ray(
 
     Raises:
         MissingExtra: Ray is not installed.
+        WrongRunner: trio runs here already.
         UsageError, RecordingMiss, ServerError: as ``generate_file``; also when Ray gave up on a task.
 
     Concurrency:
@@ -79,6 +83,7 @@ def generate_file_on_ray(
 
             generate_file_on_ray("prompts.jsonl", "rows.jsonl", partial(connect, "http://model:8000"), Recipe(seed=7), address="auto")
     """
+    require_no_trio("generate_file_on_ray")
     require_cluster(address)
 
     async def opened() -> Job:
@@ -240,7 +245,8 @@ async def _sample(open_model: OpenModel, recipe: Recipe, pace: Pace, prompts: li
     finished: list[Finished] = []
     try:
         async with open_model() as model, open_stream(prompts, model, recipe, pace) as stream:
-            finished.extend([prompt async for prompt in stream])
+            async for prompt in stream:
+                finished.append(prompt)  # noqa: PERF401  of a comprehension nothing is left when an error ends it
     except SeedbedError as error:
         error.result = None  # it may be large, and its rows are not wanted
         return _Sampled(finished, error)
@@ -260,7 +266,8 @@ class BatchSampler:
         pace: what decides the speed and nothing else.
 
     Raises:
-        UsageError: a column is missing, or a prompt cannot be continued; it is named.
+        UsageError: a column is missing or no list, or a prompt cannot be continued; it is named. ``InvalidPrompt`` for ids that are none,
+            ``InvalidSeed`` for a ``prompt_index`` that is none, ``WrongRunner`` when trio runs here already.
         RecordingMiss: a prompt that the recording does not know.
         MissingExtra: pyarrow, which Ray Data needs, too, is not installed.
 
@@ -282,6 +289,7 @@ class BatchSampler:
         self._open_model, self._recipe, self._pace = open_model, recipe, pace or Pace()
 
     def __call__(self, batch: Mapping[str, Any]) -> Any:
+        require_no_trio("a BatchSampler")
         finished, error = trio.run(_sample, self._open_model, self._recipe, self._pace, _prompts_of(batch))
         if error is not None:
             raise error
@@ -296,9 +304,24 @@ class BatchSampler:
 def _prompts_of(batch: Mapping[str, Any]) -> list[Prompt | BadLine]:
     if "prompt_index" not in batch or not {"prompt", "token_ids"} & set(batch):
         raise UsageError(f"a batch needs the columns prompt_index, and prompt or token_ids; it has {', '.join(batch) or 'none'}")
-    given = batch["prompt"] if "prompt" in batch else batch["token_ids"]
-    names = batch.get("id", [None] * len(given))
-    return [
-        Prompt(int(index), tokens if isinstance(tokens, str) else tuple(map(int, tokens)), None if name is None else str(name))
-        for index, tokens, name in zip(batch["prompt_index"], given, names, strict=True)
-    ]
+    columns = {
+        name: _column(batch, name) for name in ("prompt_index", "prompt" if "prompt" in batch else "token_ids", "id") if name in batch
+    }
+    if len({*map(len, columns.values())}) > 1:
+        lengths = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
+        raise UsageError(f"the columns of a batch must be of one length, and have: {lengths}")
+    indices, given, *names = columns.values()
+    return [_prompt_of(*row) for row in zip(indices, given, *names, strict=True)]
+
+
+def _column(batch: Mapping[str, Any], name: str) -> list[Any]:
+    column = batch[name]
+    if isinstance(column, (str, bytes)) or not is_iterable(column):
+        raise UsageError(f"the column {name} of a batch must hold a value a prompt, and is {shown(column)}")
+    return list(column)
+
+
+def _prompt_of(index: Any, tokens: object, name: object = None) -> Prompt:
+    number = Address(0, prompt_index=index).prompt_index  # checks it
+    text_or_ids = tokens if isinstance(tokens, str) else check_token_ids(tokens, f"prompt {number}")
+    return Prompt(number, text_or_ids, None if name is None else str(name))

@@ -22,6 +22,7 @@ import orjson
 from seedbed.errors import UsageError
 from seedbed.files import hold, sync_directory, write_whole
 from seedbed.generation.bulk.parquet import require_parquet, write_parquet
+from seedbed.llm.arguments import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -67,6 +68,7 @@ class Output:
     Attributes:
         decides: all of it, as written down.
         next_index: the first prompt that is not in the output yet.
+        run_path: where what decides them is written down.
         skipped_path: where skipped prompts are listed, if there are any.
         is_complete: whether all of it is there.
 
@@ -78,7 +80,7 @@ class Output:
         self.path, self._rows, self._prompts = path, rows, prompts
         self._kind = _kind_of(path)
         beside = f"{path}/_" if self._kind == "directory" else f"{path}."
-        self._run_path, self.skipped_path = Path(f"{beside}run.json"), Path(f"{beside}skipped.jsonl")
+        self.run_path, self.skipped_path = Path(f"{beside}run.json"), Path(f"{beside}skipped.jsonl")
         self._file: _Appended | None = None
         self._skipped: _Appended | None = None
         self._part = -1
@@ -131,19 +133,13 @@ class Output:
             os.close(self._run)
         self._run = -1
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _open_run(self) -> int:
         if self._kind == "parquet":
             require_parquet()  # now, and not after hours
         try:
             if self._kind == "directory":
                 self.path.mkdir(parents=True, exist_ok=True)
-            return os.open(self._run_path, _FLAGS, 0o666)
+            return os.open(self.run_path, _FLAGS, 0o666)
         except OSError as error:
             raise UsageError(f"{self.path} cannot be written: {error.strerror}") from error
 
@@ -152,7 +148,7 @@ class Output:
         before = self._decided_before()
         if before is None:
             if self._parts() or (self._kind != "directory" and self.path.exists()):
-                self._run_path.unlink()
+                self.run_path.unlink()
                 raise UsageError(f"{self.path} is there already, and was not made by such a run: delete it, or write elsewhere")
             return self._decide(decides, if_new)
         changed = [name for name, value in decides.items() if before.get(name) != value]
@@ -162,7 +158,7 @@ class Output:
             return self._decide(decides, if_new)
         if changed == ["prompts"]:
             raise UsageError(self._other_prompts(before, decides))
-        told = "; ".join(f"{name} was {_shown(before.get(name))} and is {_shown(decides[name])}" for name in changed)
+        told = "; ".join(f"{name} was {shown(before.get(name))} and is {shown(decides[name])}" for name in changed)
         raise UsageError(f"{self.path} was begun otherwise: {told}. Give the same again to go on, or write elsewhere")
 
     def _decide(self, decides: Mapping[str, Any], if_new: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,14 +167,15 @@ class Output:
         for path in self._results():
             path.unlink()
         os.ftruncate(self._run, 0)
-        write_whole(self._run, orjson.dumps(decided, option=orjson.OPT_INDENT_2) + b"\n", 0)
+        # What a model tells of itself may be numpy's.
+        write_whole(self._run, orjson.dumps(decided, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n", 0)
         os.fsync(self._run)
-        sync_directory(self._run_path.parent)
+        sync_directory(self.run_path.parent)
         return decided
 
     def _other_prompts(self, before: Mapping[str, Any], decides: Mapping[str, Any]) -> str:
         then, now = (str(decided.get("prompts")).partition(",")[0] for decided in (before, decides))
-        made = [self.path] if self._kind == "directory" else [*self._results(), self._run_path]
+        made = [self.path] if self._kind == "directory" else [*self._results(), self.run_path]
         *first, last = map(str, made)
         named = f"{', '.join(first)} and {last}" if first else last
         what = f"{self._prompts} is not the file {self.path} was begun with ({then} then, {now.partition(' ')[0]} now)"
@@ -194,11 +191,11 @@ class Output:
         try:
             before = orjson.loads(data)
             if not isinstance(before, dict):
-                raise TypeError(f"it holds {before!r:.40}")
+                raise TypeError(f"it holds {shown(before)}")
         except (orjson.JSONDecodeError, TypeError) as error:
             if not data or not data.endswith(b"}\n"):  # killed while it was written, so nothing else was
                 return None
-            raise UsageError(f"{self._run_path} is not what a run writes: {error}") from error
+            raise UsageError(f"{self.run_path} is not what a run writes: {error}") from error
         return before
 
     def _recover(self) -> int:
@@ -313,7 +310,7 @@ def _row_or_none(line: bytes) -> dict[str, Any] | None:
 
 
 def _kind_of(path: Path) -> str:
-    kinds = {".jsonl": "lines", ".ndjson": "lines", ".parquet": "parquet"}
+    kinds = {".jsonl": "lines", ".parquet": "parquet"}
     if path.is_dir() or not path.suffix:
         if path.exists() and not path.is_dir():
             raise UsageError(f"{path} is a file without a suffix: rows go to a .jsonl or .parquet file, or to a directory")
@@ -321,7 +318,3 @@ def _kind_of(path: Path) -> str:
     if path.suffix not in kinds:
         raise UsageError(f"rows go to a .jsonl or .parquet file, or to a directory, not to {path.name!r}")
     return kinds[path.suffix]
-
-
-def _shown(value: object) -> str:
-    return repr(value) if len(repr(value)) <= 80 else f"{value!r:.77}..."

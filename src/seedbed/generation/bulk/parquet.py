@@ -18,7 +18,7 @@ __all__ = ["require_parquet", "table_of", "write_parquet"]
 GROUP = 4_096  # rows in memory at a time
 
 
-def require_pyarrow(what_needs_it: str, instead: str = "") -> Any:
+def _require_pyarrow(what_needs_it: str, instead: str = "") -> Any:
     """The module.
 
     Args:
@@ -42,7 +42,7 @@ def require_parquet() -> Any:
     Raises:
         MissingExtra: it is not installed.
     """
-    return require_pyarrow("writing parquet", instead="write to a file that ends in .jsonl")
+    return _require_pyarrow("writing parquet", instead="write to a file that ends in .jsonl")
 
 
 def write_parquet(lines: Path, path: Path) -> None:
@@ -73,7 +73,7 @@ def table_of(rows: list[dict[str, Any]]) -> Any:
     Raises:
         MissingExtra: pyarrow is not installed.
     """
-    pyarrow = require_pyarrow("a table of rows, as Ray Data takes it,")
+    pyarrow = _require_pyarrow("a table of rows, as Ray Data takes it,")
     return pyarrow.Table.from_pylist(rows, schema=_schema(pyarrow))
 
 

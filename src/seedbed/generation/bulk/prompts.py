@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from seedbed.errors import UsageError
+from seedbed.llm.arguments import check_token_ids, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,7 +147,7 @@ def _prompt_of(index: int, value: Any) -> Prompt:
         raise UsageError('has both "prompt" and "token_ids"' if given else f'has neither "prompt" nor "token_ids", but {keys:.200}')
     name = value.get("id")
     if isinstance(name, bool) or not isinstance(name, (str, int, type(None))):
-        raise UsageError(f'has an "id" that is neither text nor a whole number: {name!r:.80}')
+        raise UsageError(f'has an "id" that is neither text nor a whole number: {shown(name)}')
     return Prompt(index, _tokens_of(value[given[0]], f'"{given[0]}"'), None if name is None else str(name))
 
 
@@ -156,10 +157,5 @@ def _tokens_of(value: Any, what: str) -> tuple[int, ...] | str:
             raise UsageError(f"{what} is an empty text")
         return value
     if not isinstance(value, list):
-        raise UsageError(f"{what} is neither a text nor a list of token ids: {value!r:.80}")
-    for token_id in value:
-        if isinstance(token_id, bool) or not isinstance(token_id, int) or token_id < 0:
-            raise UsageError(f"{what} holds {token_id!r:.80}, which is no token id")
-    if not value:
-        raise UsageError(f"{what} is empty: at least one token id is needed")
-    return tuple(value)
+        raise UsageError(f"{what} is neither a text nor a list of token ids: {shown(value)}")
+    return check_token_ids(value, what)

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any, Self
 
 import trio
 
-from seedbed.errors import DeadlineExceeded, RecordingMiss, UsageError
+from seedbed.errors import BrokenAnswer, DeadlineExceeded, RecordingMiss, RequestRefused, UsageError
 from seedbed.generation.bulk.output import Output
 from seedbed.generation.bulk.prompts import PromptFile, read_prompts
-from seedbed.generation.bulk.stream import Recipe, has_text, open_stream
+from seedbed.generation.bulk.stream import Recipe, open_stream
 from seedbed.generation.plan import Deadlines
-from seedbed.generation.result import configuration_of
+from seedbed.llm.arguments import check_end_token_ids, shown, whole_number
 from seedbed.llm.base import ModelInfo
 from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
 from seedbed.observing.observer import BulkBegan, PromptFinished, observers
+from seedbed.sampling.configuration import configuration_of
 from seedbed.sampling.randomness import fresh_seed
 from seedbed.sampling.sampler import Sampler
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["BulkReport", "Job", "generate_file", "open_job", "sample_missing"]
 
 FORMAT = 1  # of the rows
+SEED_DIGITS = 39  # those of 2**128
 SHOWN = 10  # problems that a report holds; all are in the list of the skipped
 
 
@@ -67,6 +69,7 @@ class Job:
 
     Attributes:
         recipe: what decides the rows, with the seed and the text as an earlier run chose them.
+        seed: the recipe's.
         skipped_path: where skipped prompts are listed.
     """
 
@@ -83,8 +86,8 @@ class Job:
 
     @property
     def left(self) -> int:
-        """How many lines are not done."""
-        return self._lines - self._before - self._prompts - self._skipped
+        """How many lines are not done, blank ones behind the last that is included."""
+        return 0 if self._output.is_complete else self._lines - self._output.next_index
 
     def missing(self) -> Iterator[Prompt | BadLine]:
         """What is not in the output yet, in order."""
@@ -163,13 +166,43 @@ async def open_job(
         UsageError: as ``generate_file``.
         ServerError: the model could not be asked whether it has text.
     """
-    recipe.plan(0, model.eos_token_ids[:1] or (0,), model)  # whatever is wrong with it is wrong with every prompt
+    recipe.plan([], model)  # whatever is wrong with it is wrong with every prompt
     file = PromptFile.of(Path(prompts))
-    if_new = {"seed": str(fresh_seed()), "text": await has_text(model) if recipe.text is None else recipe.text}
+    if_new = {"seed": str(fresh_seed()), "text": await _has_text(model) if recipe.text is None else recipe.text}
     decides = _what_decides(recipe, file, model)
     output = Output(Path(out), decides, {name: value for name, value in if_new.items() if name not in decides}, recipe.n, Path(prompts))
-    chosen = replace(recipe, seed=int(output.decides["seed"]), text=output.decides["text"])
-    return Job(Path(prompts), file, output, chosen, "" if keep_going else how_to_skip)
+    try:
+        return Job(Path(prompts), file, output, _as_chosen(recipe, output), "" if keep_going else how_to_skip)
+    except BaseException:
+        output.close()
+        raise
+
+
+async def _has_text(model: LLM) -> bool:
+    """Whether a model can say what its tokens mean.
+
+    Raises:
+        ServerError: it could not be asked.
+    """
+    try:
+        await model.detokenize(model.eos_token_ids[:1])
+    except (UsageError, RequestRefused, BrokenAnswer) as error:
+        if isinstance(error, RequestRefused) and error.retryable:
+            raise
+        return False
+    return True
+
+
+def _as_chosen(recipe: Recipe, output: Output) -> Recipe:
+    """With the seed and the text that the output's first run chose.
+
+    Raises:
+        UsageError: what is written beside the output does not tell them.
+    """
+    seed, text = output.decides.get("seed"), output.decides.get("text")
+    if not (isinstance(seed, str) and seed.isdecimal() and len(seed) <= SEED_DIGITS and isinstance(text, bool)):
+        raise UsageError(f"{output.run_path} is not what a run writes: its seed is {shown(seed)}, its text {shown(text)}")
+    return replace(recipe, seed=int(seed), text=text)
 
 
 async def generate_file(
@@ -228,7 +261,7 @@ async def generate_file(
     require_trio()
     deadline = trio.current_time() + Deadlines(timeout, math.inf).total
     model = as_llm(llm)
-    recipe = Recipe(seed, n, sampler, max_new_tokens, tuple(stop_token_ids), tuple(map(tuple, stop_sequences)), text)
+    recipe = Recipe(seed, n, sampler, max_new_tokens, stop_token_ids, stop_sequences, text)
     with trio.CancelScope(deadline=deadline) as scope:
         job = await open_job(prompts, out, model, recipe, keep_going=keep_going)
     if scope.cancelled_caught:
@@ -267,10 +300,10 @@ def _what_decides(recipe: Recipe, prompts: PromptFile, model: LLM) -> dict[str, 
         "stop_sequences": [list(stop) for stop in recipe.stop_sequences],
         "model": info.model,
         "fingerprint": info.fingerprint,
-        "rows": getattr(model, "top_k", None) or "all",
+        "rows": whole_number(model.top_k) or "all",
         "kind": info.kind,
         "vocab_size": info.vocab_size,
-        "eos_token_ids": list(model.eos_token_ids),
+        "eos_token_ids": list(check_end_token_ids(model.eos_token_ids)),
         "context_length": info.context_length,
     }
     if recipe.seed is not None:

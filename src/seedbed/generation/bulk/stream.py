@@ -13,7 +13,7 @@ Rule 3: what a prompt gives depends on its index and on the model, not on its ne
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -21,34 +21,36 @@ import trio
 
 from seedbed.errors import (
     BadRequest,
-    BrokenAnswer,
     ContextOverflow,
     InvalidPrompt,
     NonFiniteAtServer,
     RecordingMiss,
-    RequestRefused,
     RowError,
     RowWithheld,
     TruncatedRow,
     UsageError,
 )
+from seedbed.generation.beside import open_beside
 from seedbed.generation.bulk.columns import encode_row, row_of
 from seedbed.generation.bulk.output import Finished
 from seedbed.generation.bulk.prompts import BadLine, Prompt
 from seedbed.generation.lookahead import Lookahead, check_lookahead
 from seedbed.generation.nursery import Generation
-from seedbed.generation.plan import Deadlines, Plan, check_count
-from seedbed.llm.prefix_cache import DEFAULT_BYTES, PrefixCache
+from seedbed.generation.plan import Deadlines, Plan, check_count, check_length, check_sampler, check_stop_sequences, check_stop_token_ids
+from seedbed.llm.arguments import check_whole_number, shown
+from seedbed.llm.prefix_cache import DEFAULT_BYTES, cache_around
 from seedbed.llm.threads import as_llm
+from seedbed.sampling.randomness import check_seed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
     from seedbed.generation.result import SampledSequence
     from seedbed.llm.base import LLM
+    from seedbed.llm.prefix_cache import PrefixCache
     from seedbed.sampling.sampler import Sampler
 
-__all__ = ["FinishedPrompts", "Pace", "Recipe", "has_text", "open_stream"]
+__all__ = ["FinishedPrompts", "Pace", "Recipe", "open_stream"]
 
 # What is wrong with a prompt, and would be wrong with it tomorrow. Anything else is wrong with the server, and ends the run.
 PROMPT_FAULTS = (InvalidPrompt, RowError, BadRequest, ContextOverflow, RowWithheld, NonFiniteAtServer, RecordingMiss)
@@ -64,28 +66,47 @@ class Recipe:
         text: whether rows have their text.
 
     Where seed or text is None, it is still to be chosen: see ``open_job``.
+
+    Raises:
+        UsageError: one of them is wrong whatever the model, as ``generate`` says.
     """
 
     seed: int | None = None
     n: int = 1
     sampler: Sampler | None = None
     max_new_tokens: int | None = None
-    stop_token_ids: tuple[int, ...] = ()
-    stop_sequences: tuple[tuple[int, ...], ...] = ()
+    stop_token_ids: Sequence[int] = ()
+    stop_sequences: Sequence[Sequence[int]] = ()
     text: bool | None = None
 
-    def plan(self, prompt_index: int, token_ids: tuple[int, ...], model: LLM) -> Plan:
-        """The sequences of one prompt."""
+    def __post_init__(self) -> None:
+        """All in plain ints, which can be written down beside the output."""
+        if self.text is not None and not isinstance(self.text, bool):
+            raise UsageError(f"text must be True, False or None, not {shown(self.text)}")
+        if self.sampler is not None:
+            check_sampler(self.sampler)
+        plain = {
+            "seed": None if self.seed is None else check_seed(self.seed),
+            "n": check_count(self.n),
+            "max_new_tokens": check_length(self.max_new_tokens),
+            "stop_token_ids": check_stop_token_ids(self.stop_token_ids),
+            "stop_sequences": check_stop_sequences(self.stop_sequences),
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+
+    def plan(self, prompts: Sequence[tuple[int, ...]], model: LLM, first_prompt: int = 0) -> Plan:
+        """The sequences of some prompts; of none, to find out whether everything else is right."""
         return Plan.of(
-            [token_ids],
+            prompts,
             model,
-            range(check_count(self.n)),
+            range(self.n),
             sampler=self.sampler,
             seed=self.seed,
             max_new_tokens=self.max_new_tokens,
             stop_token_ids=self.stop_token_ids,
             stop_sequences=self.stop_sequences,
-            first_prompt=prompt_index,
+            first_prompt=first_prompt,
         )
 
 
@@ -97,6 +118,9 @@ class Pace:
         concurrency: sequences followed at a time: more than connections, so that no connection waits for a draw.
         window: prompts held at a time; None is 16 times the prompts whose sequences are followed.
         lookahead, prefix_cache_bytes: as for ``generate``.
+
+    Raises:
+        UsageError: one of them is none such.
     """
 
     concurrency: int = 256
@@ -105,10 +129,14 @@ class Pace:
     prefix_cache_bytes: int = DEFAULT_BYTES
 
     def __post_init__(self) -> None:
-        check_lookahead(self.lookahead)
-        for name, value in (("concurrency", self.concurrency), ("window", 1 if self.window is None else self.window)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UsageError(f"{name} must be an int of 1 or more, not {value!r}")
+        plain = {
+            "concurrency": check_whole_number("concurrency", self.concurrency, least=1),
+            "window": None if self.window is None else check_whole_number("window", self.window, least=1),
+            "lookahead": check_lookahead(self.lookahead),
+            "prefix_cache_bytes": check_whole_number("prefix_cache_bytes", self.prefix_cache_bytes),
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
     def prompts_held(self, n: int) -> int:
         """The window, in prompts of n sequences each."""
@@ -149,21 +177,18 @@ async def open_stream(
     if recipe.seed is None:
         raise UsageError("a stream of prompts needs a seed, or each would have its own")
     stream = FinishedPrompts(prompts, recipe, pace or Pace())
-    failed: Exception | None = None
-    # A cache the caller opened stays open, and keeps its own bound.
-    opened = nullcontext(model) if isinstance(model, PrefixCache) else PrefixCache(model, stream.pace.prefix_cache_bytes)
-    async with opened as answers, trio.open_nursery() as nursery:
+    answers, opened = cache_around(model, stream.pace.prefix_cache_bytes)
+    async with opened, open_beside() as nursery:
         nursery.start_soon(stream.read_all, nursery, answers)
-        try:
-            yield stream
-        except Exception as error:
-            failed = error
-        nursery.cancel_scope.cancel()
+        yield stream
+
+
+def _up_to_an_error(prompts: Iterable[Prompt | BadLine]) -> Iterator[Prompt | BadLine | Exception]:
+    """Each prompt; what reading the next one raises comes in its place, and is the last."""
     try:
-        if failed is not None:
-            raise failed  # bare, not as a group of one
-    finally:
-        del failed
+        yield from prompts
+    except Exception as error:
+        yield error
 
 
 def _is_of_the_prompt(error: Exception) -> bool:
@@ -177,21 +202,6 @@ def _miss_of(error: Exception) -> RecordingMiss | None:
         return None
     error.result = None
     return error.with_traceback(None)
-
-
-async def has_text(model: LLM) -> bool:
-    """Whether a model can say what its tokens mean.
-
-    Raises:
-        ServerError: it could not be asked.
-    """
-    try:
-        await model.detokenize(model.eos_token_ids[:1])
-    except (UsageError, RequestRefused, BrokenAnswer) as error:
-        if isinstance(error, RequestRefused) and error.retryable:
-            raise
-        return False
-    return True
 
 
 @dataclass(slots=True)
@@ -245,7 +255,7 @@ class FinishedPrompts:
     async def read_all(self, nursery: trio.Nursery, model: PrefixCache) -> None:
         """Begin every prompt, in order, as there is room."""
         with self._send:
-            for prompt in self._prompts:
+            for prompt in _up_to_an_error(self._prompts):
                 await self._window.acquire()
                 await self._starting.acquire()
                 if self._has_failed:
@@ -254,7 +264,10 @@ class FinishedPrompts:
                 self.most_held = max(self.most_held, self.held)
                 place = _Place()
                 self._send.send_nowait(place)
-                if isinstance(prompt, BadLine):
+                if isinstance(prompt, Exception):
+                    place.error = prompt
+                    place.is_done.set()
+                elif isinstance(prompt, BadLine):
                     self._starting.release()
                     place.finished = Finished(prompt.index, b"", problem=prompt.problem)
                     place.is_done.set()
@@ -276,7 +289,7 @@ class FinishedPrompts:
         generation: Generation | None = None
         try:
             token_ids = prompt.tokens if isinstance(prompt.tokens, tuple) else tuple(await _tokenized(prompt.tokens, model))
-            plan = self._recipe.plan(prompt.index, token_ids, model)
+            plan = self._recipe.plan([token_ids], model, prompt.index)
             never = Deadlines(float("inf"), float("inf"))
             generation = Generation(plan, model, never, raises=True, lookahead=self.pace.lookahead, admission=self._admission)
             generation.when_all_begun(self._starting.release)

@@ -27,6 +27,7 @@ class AroundLLM(LLM):
 
     def __init__(self, llm: object) -> None:
         self._model = as_llm(llm)
+        self.top_k = self._model.top_k
 
     async def next_token_logits(self, prev_token_ids: Sequence[int]) -> ArrayLike | TopLogprobs:
         return await self._model.next_token_logits(prev_token_ids)

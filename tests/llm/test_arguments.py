@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from seedbed.errors import InvalidPrompt, UsageError
-from seedbed.llm.token_ids import check_end_token_ids, check_text, check_token_ids, shown
+from seedbed.llm.arguments import check_end_token_ids, check_seconds, check_text, check_token_ids, check_whole_number, shown
 
 
 def test_numpys_ints_become_plain_ones() -> None:
@@ -61,6 +63,26 @@ def test_what_is_no_text_is_named(text: object) -> None:
         check_text(text)
 
 
+@pytest.mark.parametrize("value", [0, -1, 1.0, "1", None, True, np.True_, [1], -(10**5000)], ids=lambda value: type(value).__name__)
+def test_what_is_no_number_of_things_is_named(value: object) -> None:
+    with pytest.raises(UsageError, match="^window must be an int of 1 or more, not ") as caught:
+        check_whole_number("window", value, least=1)
+
+    assert len(str(caught.value)) < 130
+    assert [check_whole_number("window", number) for number in (0, np.uint8(3), 2**70)] == [0, 3, 2**70]
+
+
+@pytest.mark.parametrize("value", [0, -1, math.nan, "3", None, True, 1j, 10**400, -(10**5000)], ids=lambda value: type(value).__name__)
+def test_what_is_no_time_limit_is_named(value: object) -> None:
+    with pytest.raises(UsageError, match="^wait must be more than 0 seconds, or math.inf for no limit, not ") as caught:
+        check_seconds(timeout=1, wait=value)
+
+    assert len(str(caught.value)) < 150
+    check_seconds(timeout=math.inf, wait=np.float32(0.5))
+    check_seconds(timeout=0, above_zero=False)
+
+
 def test_whatever_it_is_it_is_shown_in_one_short_line() -> None:
     assert shown(np.zeros((3, 3))) == "array([[0., 0., 0.], [0., 0., 0.], [0., 0., 0.]])"
-    assert len(shown("x" * 1000)) == 80
+    assert shown("x" * 1000) == "'" + "x" * 76 + "..."
+    assert shown("x" * 78) == repr("x" * 78)

@@ -1,15 +1,27 @@
-"""What token ids and texts are, and what is said of an argument that is none."""
+"""What token ids, texts, numbers and time limits are, wherever one is given, and what is said of an argument that is none."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from numbers import Real
+from operator import index
 from typing import Any, TypeGuard
 
-from seedbed.errors import InvalidPrompt, UsageError
-from seedbed.llm.base import whole_number
+import numpy as np
 
-__all__ = ["check_end_token_ids", "check_text", "check_token_ids", "is_iterable", "shown"]
+from seedbed.errors import InvalidPrompt, UsageError
+
+__all__ = [
+    "check_end_token_ids",
+    "check_seconds",
+    "check_text",
+    "check_token_ids",
+    "check_whole_number",
+    "is_iterable",
+    "shown",
+    "whole_number",
+]
 
 MOST = 2**63 - 1  # a prefix is hashed, and sent in binary, as int64
 
@@ -68,6 +80,51 @@ def check_end_token_ids(ids: object) -> tuple[int, ...]:
     return tuple(number for number in numbers if number is not None)
 
 
+def check_whole_number(name: str, value: object, *, least: int = 0) -> int:
+    """``value`` as a plain int.
+
+    Args:
+        name: what it is called where it was given.
+        value: an int of Python's or numpy's.
+        least: what it must be, or more.
+
+    Raises:
+        UsageError: it is no such number.
+
+    Example:
+        >>> check_whole_number("window", 0, least=1)
+        Traceback (most recent call last):
+        ...
+        seedbed.errors.UsageError: window must be an int of 1 or more, not 0
+    """
+    number = whole_number(value)
+    if number is None or number < least:
+        raise UsageError(f"{name} must be an int of {least} or more, not {shown(value)}")
+    return number
+
+
+def check_seconds(*, above_zero: bool = True, **given: object) -> None:
+    """Check that all of these are seconds, ``math.inf`` for no limit.
+
+    Args:
+        above_zero: whether 0 is refused; a limit of 0 on what can be cut short and kept is fine.
+        given: the values by the names they have for the caller.
+
+    Raises:
+        UsageError: one is not.
+
+    Example:
+        >>> check_seconds(timeout=2.5, connect_timeout="3")
+        Traceback (most recent call last):
+        ...
+        seedbed.errors.UsageError: connect_timeout must be more than 0 seconds, or math.inf for no limit, not '3'
+    """
+    for name, value in given.items():
+        if not _is_duration(value) or (above_zero and value == 0):
+            least = "more than 0 seconds" if above_zero else "seconds >= 0"
+            raise UsageError(f"{name} must be {least}, or math.inf for no limit, not {shown(value)}")
+
+
 def check_text(text: object) -> str:
     """``text``, when it is one.
 
@@ -79,6 +136,19 @@ def check_text(text: object) -> str:
     return text
 
 
+def whole_number(value: object) -> int | None:
+    """``value`` as a plain int, if it is an int of Python's or numpy's, and no bool; else None.
+
+    Example:
+        >>> whole_number(np.uint16(3)), whole_number(3.0), whole_number(True)
+        (3, None, None)
+    """
+    try:
+        return None if isinstance(value, (bool, np.bool_)) else index(value)  # type: ignore[arg-type]  # asked here
+    except TypeError:
+        return None
+
+
 def is_iterable(value: object) -> TypeGuard[Iterable[Any]]:
     """Whether it has items; numpy's arrays without a dimension only look so."""
     return isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0
@@ -87,6 +157,14 @@ def is_iterable(value: object) -> TypeGuard[Iterable[Any]]:
 def shown(value: object) -> str:
     """A wrong argument in a message of one line."""
     try:
-        return " ".join(repr(value).split())[:80]
+        words = " ".join(repr(value).split())
     except ValueError:  # Python does not write out an int of 4,300 digits
         return f"a {type(value).__name__} too long to show"
+    return words if len(words) <= 80 else f"{words[:77]}..."
+
+
+def _is_duration(seconds: object) -> bool:
+    try:
+        return isinstance(seconds, Real) and not isinstance(seconds, bool) and float(seconds) >= 0
+    except OverflowError:  # an int that no clock can be told
+        return False
