@@ -9,7 +9,7 @@ import click
 
 from seedbed.cli.running import within
 from seedbed.errors import UsageError
-from seedbed.llm.token_ids import check_token_ids
+from seedbed.llm.arguments import check_token_ids
 
 if TYPE_CHECKING:
     from seedbed.llm import LLM
