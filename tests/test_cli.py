@@ -516,7 +516,7 @@ class TestMistakes:
             (["generate", "URL", "--token-ids", "1,x"], 2, "such as 1,2,3, not 'x'; for text there is --prompt"),
             (["generate", "URL", "--token-ids", ",".join(["1"] * 2048)], 2, "prompt 0 has 2048 tokens; the model's context holds 2048"),
             (["generate", "URL", "--prompt", "x", "--temperature", "-1"], 2, "temperature must be in [0, inf)"),
-            (["generate", "URL", "--prompt", "x", "--top-p", "1.5"], 2, "top_p must be in [0, 1]"),
+            (["generate", "URL", "--prompt", "x", "--top-p", "1.5"], 2, "top_p must be in (0, 1]"),
             (["generate", "URL", "--prompt", "x", "--seed", "-1"], 2, "seed must be in [0, 2**128)"),
             (["generate", "URL", "--prompt", "x", "--seed", "seven"], 2, "--seed must be a whole number"),
             (["generate", "URL", "--prompt", "x", "--rows", "few"], 2, "--rows must be a number of 1 or more, or 'all'"),
