@@ -12,6 +12,8 @@ import httpx
 from seedbed.errors import DishonestAnswer, UnknownModel, UsageError
 from seedbed.http.pool import check_headers
 from seedbed.http.retry import Retry
+from seedbed.llm.base import whole_number
+from seedbed.llm.token_ids import is_iterable, shown
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.base import Protocol
 
@@ -49,24 +51,13 @@ class Wanted:
             raise UsageError(f"protocol must be 'auto', a protocol's name or a protocol, not {self.protocol!r:.80}")
         if self.model is not None and not isinstance(self.model, str):
             raise UsageError(f"model must be a name, not {self.model!r:.80}")
-        if self.top_k is not None and self.top_k != "all" and not _is_count(self.top_k):
-            raise UsageError(f"top_k must be an int of 1 or more, or 'all', not {self.top_k!r:.80}")
-        if self.vocab_size is not None and not _is_count(self.vocab_size):
-            raise UsageError(f"vocab_size must be an int of 1 or more, not {self.vocab_size!r:.80}")
-        ids = self.eos_token_ids
-        if ids is None:
-            return
-        if isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable):
-            raise UsageError(f"eos_token_ids must be a list of token ids, not {ids!r:.80}")
-        ids = tuple(ids)
-        if not ids:
-            raise UsageError(
-                "eos_token_ids is empty, and nothing would end a sequence: give at least one token id, or None for the server's"
-            )
-        for token_id in ids:
-            if isinstance(token_id, bool) or not hasattr(token_id, "__index__"):
-                raise UsageError(f"eos_token_ids holds {token_id!r:.40}, which is no token id")
-        object.__setattr__(self, "eos_token_ids", tuple(token_id.__index__() for token_id in ids))
+        # As plain ints, whosesoever ints they were.
+        if self.top_k is not None and not (isinstance(self.top_k, str) and self.top_k == "all"):
+            object.__setattr__(self, "top_k", _count(self.top_k, "top_k", ", or 'all'"))
+        if self.vocab_size is not None:
+            object.__setattr__(self, "vocab_size", _count(self.vocab_size, "vocab_size"))
+        if self.eos_token_ids is not None:
+            object.__setattr__(self, "eos_token_ids", _end_token_ids(self.eos_token_ids))
 
     def protocols(self) -> list[Protocol]:
         """Which to try, in order."""
@@ -191,5 +182,23 @@ def check_kinds(
         raise UsageError(f"decode_in_thread_above must be a number of octets, or math.inf for never, not {above!r:.80}")
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _end_token_ids(ids: object) -> tuple[int, ...]:
+    """Raises UsageError: no list of ints, or an empty one. Whether the vocabulary has them is not known yet."""
+    if isinstance(ids, str | bytes | Mapping) or not is_iterable(ids):
+        raise UsageError(f"eos_token_ids must be a list of token ids, not {shown(ids)}")
+    checked = []
+    for token_id in ids:
+        if (number := whole_number(token_id)) is None:
+            raise UsageError(f"eos_token_ids holds {shown(token_id)}, which is no token id")
+        checked.append(number)
+    if not checked:
+        raise UsageError("eos_token_ids is empty, and nothing would end a sequence: give at least one token id, or None for the server's")
+    return tuple(checked)
+
+
+def _count(value: object, name: str, otherwise: str = "") -> int:
+    """Raises UsageError: an argument that is no number of things."""
+    number = whole_number(value)
+    if number is None or number < 1:
+        raise UsageError(f"{name} must be an int of 1 or more{otherwise}, not {shown(value)}")
+    return number

@@ -127,17 +127,18 @@ class Pool:
         self._resent += 1
         return await self._exchange(await self._open(due), data, bound, bodiless, due)
 
-    async def aclose(self) -> None:
-        """Close every connection, those in use too: their requests end with ``trio.ClosedResourceError``.
-
-        Idempotent; a checkpoint, but closes even when cancelled.
-        """
+    def close(self) -> None:
+        """Close every connection, those in use too: their requests end with ``trio.ClosedResourceError``. Idempotent."""
         self._is_closed = True
         if self._watch_scope is not None:
             self._watch_scope.cancel()
         for connection in (*self._idle, *self._active):
             connection.close()
         self._idle.clear()
+
+    async def aclose(self) -> None:
+        """As ``close``; a checkpoint, but closes even when cancelled."""
+        self.close()
         await trio.lowlevel.checkpoint()
 
     def statistics(self) -> PoolStatistics:

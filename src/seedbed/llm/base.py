@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from seedbed.sampling.drawing import Drawing
 
-__all__ = ["LLM", "Ahead", "BlockingLLM", "ModelInfo", "Row", "TopLogprobs", "as_ahead", "as_row", "whole_number"]
+__all__ = ["LLM", "Ahead", "BlockingLLM", "ModelInfo", "Row", "TopLogprobs", "as_ahead", "as_row", "row_length", "whole_number"]
 
 # float32 running sums over a vocabulary leave a log-softmax off by up to 2e-4 (llama.cpp, V = 49,152); beyond 1e-3 it is no distribution.
 NORMALISATION_TOLERANCE = 1e-3
@@ -68,7 +68,8 @@ class TopLogprobs:
 
     Args:
         token_ids: k distinct ids in [0, vocab_size), in any order; not modified.
-        logprobs: their natural-log probabilities under the *whole* vocabulary, float32; -inf is allowed, NaN and values above 0 are not.
+        logprobs: their natural-log probabilities under the *whole* vocabulary, float32; -inf is allowed; NaN is not, nor are values
+            above 1e-3: up to there rounding explains them.
         vocab_size: length of the full row, k <= vocab_size.
 
     Attributes:
@@ -148,6 +149,16 @@ class TopLogprobs:
 
 Row: TypeAlias = NDArray[np.float32] | TopLogprobs
 """One answer: float32 logits of shape (vocab_size,), or the k best."""
+
+
+def row_length(row: Row) -> int:
+    """Of how many tokens' vocabulary a row is, whether or not it lists them all.
+
+    Example:
+        >>> row_length(TopLogprobs([7, 2], [-1.5, -0.5], vocab_size=100))
+        100
+    """
+    return row.vocab_size if isinstance(row, TopLogprobs) else int(row.size)
 
 
 class Ahead(NamedTuple):

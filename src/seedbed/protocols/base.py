@@ -172,8 +172,24 @@ class Protocol(ABC):
         """
         raise BadRequest(f"{self.name} answers with one row a request", status=400)
 
-    def encode_scores(self, score: Score, request: HttpRequest, rows: Sequence[Row], llm: LLM) -> HttpResponse:
+    def encode_place(self, score: Score, row: Row, next_id: int) -> bytes:
+        """What the response will say of one beginning, so that no row need be kept; only of a protocol that ``scores``.
+
+        Args:
+            row: after that beginning.
+            next_id: the token that stands there.
+
+        Raises:
+            RowError: as ``encode_row``.
+        """
+        raise BadRequest(f"{self.name} answers with one row a request", status=400)
+
+    def encode_scores(self, score: Score, request: HttpRequest, places: Sequence[bytes], last: Row, llm: LLM) -> HttpResponse:
         """The rows of all beginnings as a response; only of a protocol that ``scores``.
+
+        Args:
+            places: of all but the whole, by ``encode_place``.
+            last: the row after the whole.
 
         Raises:
             RowError: as ``encode_row``.

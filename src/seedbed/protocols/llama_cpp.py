@@ -32,9 +32,21 @@ from seedbed.errors import (
     Unauthorized,
     UnknownModel,
 )
-from seedbed.llm.base import ModelInfo, TopLogprobs
+from seedbed.llm.base import ModelInfo, row_length
 from seedbed.protocols.base import Discovery, Protocol
-from seedbed.protocols.exchange import Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Sample, Tokenize
+from seedbed.protocols.exchange import (
+    MAX_AHEAD,
+    Answer,
+    Ask,
+    Describe,
+    Detokenize,
+    Health,
+    HttpRequest,
+    HttpResponse,
+    Question,
+    Sample,
+    Tokenize,
+)
 from seedbed.protocols.fields import (
     WORD,
     as_count,
@@ -76,7 +88,6 @@ CONTENT_TYPE = "application/json; charset=utf-8"
 CACHED = "timings/cache_n"
 FIELDS = ["tokens_evaluated", CACHED, "completion_probabilities"]
 AHEAD_FIELDS = ["tokens", *FIELDS]
-MAX_AHEAD = 64  # of the server in the box; a real one has no bound
 FORCING_BIAS = 1000.0
 # What else may touch a draw, whatever the server was started with. The order of its own filters is not said: it is what is looked at.
 OFF = {
@@ -161,7 +172,11 @@ class LlamaCpp(Protocol):
             rows = [_row_in(step, ask, info) for step in steps]
             prompt_tokens, cached = data.get("tokens_evaluated"), data.get(CACHED)
         except (TypeError, KeyError, IndexError) as error:
-            if isinstance(data, dict) and data.keys() <= {"tokens_evaluated", "tokens_cached", CACHED} and "tokens_evaluated" in data:
+            if (
+                isinstance(data, dict)
+                and data.keys() <= {"tokens", "tokens_evaluated", "tokens_cached", CACHED}
+                and "tokens_evaluated" in data
+            ):
                 raise RowWithheld("the server answered without a row: the token it chose ends in the middle of a character") from None
             raise BrokenAnswer("the answer has no completion_probabilities; was n_probs understood?") from error
         if len(steps) > ask.ahead:
@@ -169,6 +184,8 @@ class LlamaCpp(Protocol):
         # The row of a token that ends in the middle of a character is left out, and those behind it then stand one place too early.
         if tokens != [chosen for _, chosen in rows]:
             raise RowWithheld("the server left out the row of a token that ends in the middle of a character")
+        if not rows:
+            raise BrokenAnswer("the answer has no token and no row")
         return Answer(
             row=rows[0][0],
             chosen=rows[0][1],
@@ -304,10 +321,10 @@ def _row_in(step: dict[str, Any], ask: Ask, info: ModelInfo) -> tuple[Row, int]:
 
 
 def _step(ask: Ask, row: Row, llm: LLM) -> dict[str, Any]:
-    k = row.vocab_size if isinstance(row, TopLogprobs) else row.size
-    top = top_logprobs(row, k if ask.top_k is None else ask.top_k)
+    top = top_logprobs(row, ask.top_k)
     entries = [_entry(token_id, value, llm) for token_id, value in zip(top.token_ids.tolist(), top.logprobs.tolist(), strict=True)]
-    chosen = entries[0] if ask.force is None else _entry(ask.force, logprob_of(row, ask.force), llm)
+    # A bias for a token that is none is passed over, as the real one does.
+    chosen = entries[0] if ask.force is None or ask.force >= row_length(row) else _entry(ask.force, logprob_of(row, ask.force), llm)
     return {**chosen, "top_logprobs": entries}
 
 
@@ -352,7 +369,7 @@ def _notes(facts: dict[str, Any]) -> tuple[str, ...]:
 def _forced(data: dict[str, Any]) -> int | None:
     """The one token a request's bias makes certain, if it has such a bias."""
     match data.get("logit_bias"):
-        case [[int(token_id), float() | int() as bias]] if bias >= FORCING_BIAS and token_id >= 0:
+        case [[token_id, float() | int() as bias]] if type(token_id) is int and token_id >= 0 and bias >= FORCING_BIAS:
             return token_id
     return None
 

@@ -29,7 +29,7 @@ from seedbed.errors import (
     SeedbedError,
     Unauthorized,
 )
-from seedbed.llm.base import ModelInfo, TopLogprobs
+from seedbed.llm.base import ModelInfo
 from seedbed.protocols.base import Discovery, Protocol, check_ask
 from seedbed.protocols.exchange import Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Sample, Tokenize
 from seedbed.protocols.fields import (
@@ -192,8 +192,7 @@ class SGLang(Protocol):
 
     def encode_row(self, ask: Ask, request: HttpRequest, row: Row, llm: LLM) -> HttpResponse:
         asked = json_body(request.body)
-        k = row.vocab_size if isinstance(row, TopLogprobs) else row.size
-        top = top_logprobs(row, k if ask.top_k is None else ask.top_k)
+        top = top_logprobs(row, ask.top_k)
         values = np.maximum(top.logprobs, np.float32(LOWEST))
         best, n = int(top.token_ids[0]), len(ask.token_ids)
         ended = best in llm.eos_token_ids

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer
 from seedbed.llm.base import ModelInfo, Row
 from seedbed.protocols.base import Discovery, check_ask
-from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse, Question, Sample
+from seedbed.protocols.exchange import MAX_AHEAD, Answer, Ask, HttpRequest, HttpResponse, Question, Sample
 from seedbed.protocols.fields import (
     entries_asked,
     json_body,
@@ -25,7 +25,6 @@ from seedbed.protocols.fields import (
 from seedbed.protocols.sampled import sample_of
 from seedbed.protocols.vllm import (
     ALWAYS,
-    MAX_AHEAD,
     VLLM,
     answer_of,
     check_limits,
