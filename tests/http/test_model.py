@@ -257,6 +257,7 @@ async def test_the_probe_catches_a_server_that_gives_probabilities_for_logits(pr
         ([URL, "http://"], {}),
         (URL, {"top_k": "3"}),
         (URL, {"max_connections": None}),
+        (URL, {"max_connections": 8.0}),
         (URL, {"max_connections": "3"}),
         (URL, {"request_timeout": None}),
         (URL, {"request_timeout": "60"}),

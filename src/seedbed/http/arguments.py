@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from seedbed.llm.base import ModelInfo
     from seedbed.protocols.exchange import Headers
 
-__all__ = ["Wanted", "check_kinds", "checked_headers", "checked_urls"]
-
-_FRAMING = ("content-length", "transfer-encoding")
+__all__ = ["Wanted", "check_count", "check_kinds", "checked_headers", "checked_urls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +51,9 @@ class Wanted:
             raise UsageError(f"model must be a name, not {self.model!r:.80}")
         # As plain ints, whosesoever ints they were.
         if self.top_k is not None and not (isinstance(self.top_k, str) and self.top_k == "all"):
-            object.__setattr__(self, "top_k", _count(self.top_k, "top_k", ", or 'all'"))
+            object.__setattr__(self, "top_k", check_count("top_k", self.top_k, ", or 'all'"))
         if self.vocab_size is not None:
-            object.__setattr__(self, "vocab_size", _count(self.vocab_size, "vocab_size"))
+            object.__setattr__(self, "vocab_size", check_count("vocab_size", self.vocab_size))
         if self.eos_token_ids is not None:
             object.__setattr__(self, "eos_token_ids", _end_token_ids(self.eos_token_ids))
 
@@ -150,8 +148,6 @@ def checked_headers(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> H
     for name, value in pairs:
         if not isinstance(name, str) or not isinstance(value, str):
             raise UsageError(f"a header's name and value must be strings, not {type(name).__name__} and {type(value).__name__}")
-        if name.lower() in _FRAMING:
-            raise UsageError(f"the header {name!r} says where a request's body ends, which is not for the caller to say; leave it out")
     check_headers(pairs)
     return pairs
 
@@ -196,8 +192,15 @@ def _end_token_ids(ids: object) -> tuple[int, ...]:
     return tuple(checked)
 
 
-def _count(value: object, name: str, otherwise: str = "") -> int:
-    """Raises UsageError: an argument that is no number of things."""
+def check_count(name: str, value: object, otherwise: str = "") -> int:
+    """An argument that is a number of things, as a plain int.
+
+    Args:
+        otherwise: what else it may be, for the message.
+
+    Raises:
+        UsageError: it is none, or less than 1.
+    """
     number = whole_number(value)
     if number is None or number < 1:
         raise UsageError(f"{name} must be an int of 1 or more{otherwise}, not {shown(value)}")

@@ -15,6 +15,7 @@ import httpx
 import trio
 
 from seedbed.errors import AnswerTooLarge, BrokenAnswer, ConnectionLost, RequestTimeout, ServerError, ServerUnreachable, UsageError
+from seedbed.http.arguments import check_count
 from seedbed.http.connection import Origin
 from seedbed.http.pool import CONNECT_TIMEOUT, Pool, PoolStatistics, check_headers
 from seedbed.protocols.exchange import HttpRequest, HttpResponse
@@ -68,9 +69,7 @@ class TrioTransport(httpx.AsyncBaseTransport):
         max_body: int = MAX_BODY,
         connect_timeout: float = CONNECT_TIMEOUT,
     ) -> None:
-        if isinstance(max_connections, bool) or not isinstance(max_connections, int) or max_connections < 1:
-            raise UsageError(f"max_connections must be an int of 1 or more, not {max_connections!r:.80}")
-        self._limiter = trio.CapacityLimiter(max_connections)
+        self._limiter = trio.CapacityLimiter(check_count("max_connections", max_connections))
         self._ssl_context, self._max_body, self._connect_timeout = ssl_context, max_body, connect_timeout
         self._pools: dict[Origin, Pool] = {}
         self._is_closed = False

@@ -38,13 +38,13 @@ from seedbed.errors import (
     UsageError,
 )
 from seedbed.llm.base import ModelInfo, Row
-from seedbed.protocols.base import Discovery, Protocol
+from seedbed.protocols import bfloat16
+from seedbed.protocols.base import Discovery, Protocol, check_ids_below
 from seedbed.protocols.exchange import Answer, Ask, Describe, Health, HttpRequest, HttpResponse, Question
 from seedbed.protocols.fields import (
     as_count,
     as_facts,
     as_text,
-    check_token_ids,
     count_in,
     facts_in,
     json_body,
@@ -155,7 +155,7 @@ class KServeV2(Protocol):
         layout = self.layout or Layout()
         dtype = INTEGERS[layout.token_ids.datatype]
         limit = min(info.vocab_size or layout.row_length or 2**63, np.iinfo(dtype).max + 1)
-        check_token_ids(ask.token_ids, limit, f" is outside the vocabulary of {limit}")
+        check_ids_below(limit, ask.token_ids, f" is outside the vocabulary of {limit}")
         ids = np.array(ask.token_ids, dtype)
         n, one = len(ask.token_ids), (1,) if layout.batched else ()
         inputs: list[tuple[Tensor, list[int], NDArray[Any]]] = [(layout.token_ids, [*one, n], ids)]
@@ -467,7 +467,7 @@ def _from_octets(octets: memoryview, datatype: str, name: str, error: Callable[[
         raise error(f"{len(octets)} octets of {name!r:.40} are no {datatype}")
     values = np.frombuffer(octets, dtype)
     if datatype == "BF16":
-        return (values.astype(np.uint32) << 16).view(np.float32)
+        return bfloat16.widened(values)
     return values.astype(np.float32) if datatype == "FP16" else values
 
 
@@ -498,9 +498,7 @@ def _narrowed(row: NDArray[np.float32], datatype: str) -> NDArray[Any]:
     if datatype != "BF16":
         with np.errstate(over="ignore"):
             return row.astype(FLOATS[datatype])
-    bits = row.view(np.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return np.where(np.isnan(row), 0x7FC0, rounded).astype("<u2")
+    return bfloat16.narrowed(row)
 
 
 # Rows.

@@ -33,7 +33,7 @@ from seedbed.errors import (
     UnknownModel,
 )
 from seedbed.llm.base import ModelInfo, row_length
-from seedbed.protocols.base import Discovery, Protocol
+from seedbed.protocols.base import WORD, Discovery, Protocol, check_ids_below, entries_asked, known_vocab_size
 from seedbed.protocols.exchange import (
     MAX_AHEAD,
     Answer,
@@ -48,21 +48,19 @@ from seedbed.protocols.exchange import (
     Tokenize,
 )
 from seedbed.protocols.fields import (
-    WORD,
     as_count,
     as_facts,
     as_text,
     check_entries,
     check_prompt_tokens,
-    check_token_ids,
-    entries_asked,
     facts_in,
     json_body,
     json_request,
     json_response,
-    known_vocab_size,
     listed_model,
+    model_of,
     parse_json,
+    prompt_of,
     text_in,
     text_of,
     token_ids_in,
@@ -304,7 +302,7 @@ class LlamaCpp(Protocol):
 
 def _check_ids(token_ids: tuple[int, ...]) -> None:
     # They are cast to 32 bits before they are compared with the vocabulary: 2**40 is read as 0, while 2**31 and -1 are refused.
-    check_token_ids(token_ids, WORD, ": llama.cpp would read it as another one")
+    check_ids_below(WORD, token_ids, ": llama.cpp would read it as another one")
 
 
 def _row_in(step: dict[str, Any], ask: Ask, info: ModelInfo) -> tuple[Row, int]:
@@ -375,9 +373,7 @@ def _forced(data: dict[str, Any]) -> int | None:
 
 
 def _ask_from(data: dict[str, Any]) -> Ask | Sample:
-    prompt, n_probs = data.get("prompt"), data.get("n_probs", 0)
-    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
-        prompt = prompt[0]
+    prompt, n_probs = prompt_of(data.get("prompt")), data.get("n_probs", 0)
     if "return_tokens" in data and "n_probs" not in data:
         # A client that wants tokens and no probabilities.
         return sample_of(token_ids_of(prompt, '"prompt"'), data, tokens="n_predict", model=data.get("model"))
@@ -386,8 +382,7 @@ def _ask_from(data: dict[str, Any]) -> Ask | Sample:
         raise BadRequest(f"Field 'n_probs': type must be number, but is {orjson.dumps(n_probs).decode():.100}", status=400)
     if n_probs < 1 or data.get("post_sampling_probs"):
         raise BadRequest('this server answers with logprobs only: "n_probs" must be 1 or more, no "post_sampling_probs"', status=400)
-    model = data.get("model")
-    return Ask(token_ids_of(prompt, '"prompt"'), n_probs, model if isinstance(model, str) else None, _forced(data), ahead)
+    return Ask(token_ids_of(prompt, '"prompt"'), n_probs, model_of(data.get("model")), _forced(data), ahead)
 
 
 def _entry(token_id: int, value: float, llm: LLM) -> dict[str, Any]:

@@ -37,19 +37,18 @@ import numpy as np
 
 from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer, FeatureOff, UsageError
 from seedbed.llm.base import ModelInfo, Row, TopLogprobs
-from seedbed.protocols.base import Discovery, Protocol
+from seedbed.protocols import bfloat16
+from seedbed.protocols.base import Discovery, Protocol, entries_asked, known_vocab_size
 from seedbed.protocols.exchange import MAX_AHEAD, Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Tokenize
 from seedbed.protocols.fields import (
     as_count,
     as_text,
     check_entries,
     count_in,
-    entries_asked,
     facts_in,
     json_body,
     json_request,
     json_response,
-    known_vocab_size,
     parse_json,
     text_in,
     text_of,
@@ -264,7 +263,7 @@ def _rows_from_octets(response: HttpResponse, ask: Ask, info: ModelInfo) -> list
     elif dtype == "float16":
         values = np.frombuffer(response.body, "<f2").astype(np.float32)
     else:
-        values = (np.frombuffer(response.body, "<u2").astype(np.uint32) << 16).view(np.float32)
+        values = bfloat16.widened(np.frombuffer(response.body, "<u2"))
     return list(values.reshape(count, -1))
 
 

@@ -36,7 +36,7 @@ from seedbed.errors import (
     Unauthorized,
 )
 from seedbed.llm.base import NORMALISATION_TOLERANCE, ModelInfo, Row
-from seedbed.protocols.base import Discovery, Protocol, check_ask
+from seedbed.protocols.base import Discovery, Protocol, check_ask, entries_asked, known_vocab_size
 from seedbed.protocols.exchange import (
     MAX_AHEAD,
     Answer,
@@ -59,14 +59,14 @@ from seedbed.protocols.fields import (
     check_entries,
     check_prompt_tokens,
     count_in,
-    entries_asked,
     facts_in,
     json_body,
     json_request,
     json_response,
-    known_vocab_size,
     listed_model,
+    model_of,
     parse_json,
+    prompt_of,
     text_in,
     text_of,
     token_ids_in,
@@ -212,12 +212,20 @@ class VLLM(Protocol):
         check_limits(ask, json_body(request.body), info)
 
     def encode_row(self, ask: Ask, request: HttpRequest, row: Row, llm: LLM) -> HttpResponse:
-        return self._completion(ask, json_body(request.body), (row,), llm)
+        return self.encode_completion(ask, json_body(request.body), (row,), llm)
 
     def encode_ahead(self, ask: Ask, request: HttpRequest, ahead: Ahead, llm: LLM) -> HttpResponse:
-        return self._completion(ask, json_body(request.body), ahead.rows, llm)
+        return self.encode_completion(ask, json_body(request.body), ahead.rows, llm)
 
-    def _completion(self, ask: Ask, asked: dict[str, Any], rows: tuple[Row, ...], llm: LLM) -> HttpResponse:
+    def encode_completion(self, ask: Ask, asked: dict[str, Any], rows: tuple[Row, ...], llm: LLM) -> HttpResponse:
+        """One completion as a response, of as many tokens as there are rows: what the two paths of vLLM say each in its way.
+
+        Args:
+            asked: the request's JSON.
+
+        Raises:
+            RowError: as ``encode_row``.
+        """
         steps = [entries_of(row, ask.top_k, self.logprobs_mode) for row in rows]
         taken = [entries[0][0] for entries in steps]
         texts = [llm.token_bytes(token_id).decode("utf-8", "replace") for token_id in taken]
@@ -357,15 +365,7 @@ def learn(
         are_logits = mode.endswith("logits")
     else:
         answer = yield completion(_request(name, (0,), min(k for k in (cap, vocab_size, PROBE_LOGPROBS) if k is not None)))
-        values = _values_in(answer)
-        if values.size and values.max() > -np.inf == values.min():
-            raise FeatureOff(
-                "the server lists tokens as impossible among the best: it reports what its filters left; start it with --logprobs-mode "
-                "raw_logprobs",
-                status=200,
-                flag="--logprobs-mode raw_logprobs",
-            )
-        are_logits, fingerprint = _are_logits(values, vocab_size), as_text(facts_in(answer).get("system_fingerprint"))
+        are_logits, fingerprint = _lists_logits(answer, vocab_size), as_text(facts_in(answer).get("system_fingerprint"))
     return ModelInfo(
         model=name,
         server=f"vLLM {version}",
@@ -530,6 +530,23 @@ def _values_in(answer: HttpResponse) -> NDArray[np.float32]:
         return np.empty(0, np.float32)
 
 
+def _lists_logits(answer: HttpResponse, vocab_size: int | None) -> bool:
+    """Which of its modes a server is in, by what it lists.
+
+    Raises:
+        FeatureOff: in one whose lists cannot be sampled from.
+    """
+    values = _values_in(answer)
+    if values.size and values.max() > -np.inf == values.min():
+        raise FeatureOff(
+            "the server lists tokens as impossible among the best: it reports what its filters left; start it with --logprobs-mode "
+            "raw_logprobs",
+            status=200,
+            flag="--logprobs-mode raw_logprobs",
+        )
+    return _are_logits(values, vocab_size)
+
+
 def _are_logits(values: NDArray[np.float32], vocab_size: int | None) -> bool:
     """Whether what a list holds cannot be logprobs. When it could be, each later row is still held to it."""
     if not values.size:
@@ -605,16 +622,13 @@ def usage(ask: Ask, tokens: int) -> dict[str, Any]:
 
 
 def _ask_from(data: dict[str, Any]) -> Ask | Sample | Score:
-    prompt, logprobs, model = data.get("prompt"), data.get("logprobs"), data.get("model")
-    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
-        prompt = prompt[0]
+    prompt, logprobs, model = prompt_of(data.get("prompt")), data.get("logprobs"), model_of(data.get("model"))
     if data.get("return_token_ids") and logprobs is None:
         return sample_of(token_ids_of(prompt, "prompt"), data, tokens="max_tokens", model=model)
     ahead = tokens_asked(data, "max_tokens", MAX_AHEAD)
-    named = model if isinstance(model, str) else None
     if data.get("prompt_logprobs") is not None:
-        return Score(token_ids_of(prompt, "prompt"), logprobs_asked(data["prompt_logprobs"]), named)
-    return Ask(token_ids_of(prompt, "prompt"), logprobs_asked(logprobs), named, ahead=ahead)
+        return Score(token_ids_of(prompt, "prompt"), logprobs_asked(data["prompt_logprobs"]), model)
+    return Ask(token_ids_of(prompt, "prompt"), logprobs_asked(logprobs), model, ahead=ahead)
 
 
 def logprobs_asked(logprobs: Any) -> int | None:
