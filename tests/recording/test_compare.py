@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.recording.samples import PREFIXES, TIERS, V, row_of, write, writer_of
+from tests.recording.samples import PREFIXES, TIERS, V, info_of, row_of, write, writer_of
 
 from seedbed import TopLogprobs
+from seedbed.errors import NonFiniteLogits, UsageError
 from seedbed.recording import Run, open_recording
 from seedbed.recording.compare import compare, furthest, same_row
+from seedbed.recording.write import RecordingWriter
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -57,3 +60,48 @@ def test_a_list_is_compared_with_a_whole_row_on_what_both_have() -> None:
 
     assert furthest(row, listed) == pytest.approx((5, -math.log(V), -math.log(V) - 1))
     assert not same_row(row, listed)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_recordings_of_other_vocabularies_are_not_compared(tmp_path: Path, tier: str) -> None:
+    """Even where a list of the one would fit into a row of the other."""
+    one = open_recording(write(tmp_path / "one", "full"))
+    with RecordingWriter(tmp_path / "other", replace(info_of(tier), vocab_size=1000), 3 if tier == "top_k" else None) as writer:
+        writer.append(
+            PREFIXES[0], TopLogprobs([500, 501], [-1, -2], 1000) if tier == "top_k" else np.linspace(0, 1, 1000, dtype=np.float32)
+        )
+    other = open_recording(tmp_path / "other")
+    for pair in ((one, other), (other, one)):
+        with pytest.raises(UsageError, match=r"(one|other) is of a model with a vocabulary of (50|1000) tokens"):
+            compare(*pair)
+
+
+def test_rows_are_the_same_when_every_bit_is() -> None:
+    zero, other_zero = np.float32([0.0, 1.0]), np.float32([-0.0, 1.0])
+    certain, other_certain = (TopLogprobs([1], row[:1], V) for row in (zero, other_zero))
+    nan = np.float32([math.nan, 1.0])
+
+    assert same_row(zero, zero.copy())
+    assert same_row(nan, nan.copy())
+    assert same_row(certain, TopLogprobs([1], [0.0], V))
+    assert not same_row(zero, other_zero)
+    assert not same_row(certain, other_certain)
+    assert not same_row(certain, TopLogprobs([1], [0.0], V + 1))
+    assert not same_row(zero, zero[:1])
+    assert not same_row(certain, zero)
+
+
+def test_a_row_that_is_none_is_named_not_compared() -> None:
+    row = row_of(1, "full").copy()
+    row[3] = math.nan
+    with pytest.raises(NonFiniteLogits, match="nan for token 3"):
+        furthest(row, row_of(1, "full"))
+
+
+def test_a_difference_of_one_bit_is_named_however_improbable_its_token() -> None:
+    """As float32 both log-probabilities would be -999.9."""
+    row, other = np.float32([1000.0, 0.1]), np.float32([1000.0, np.nextafter(np.float32(0.1), np.float32(1))])
+    token_id, want, have = furthest(row, other)
+
+    assert token_id == 1
+    assert have - want == pytest.approx(float(other[1]) - float(row[1]), abs=1e-12)

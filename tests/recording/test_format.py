@@ -327,7 +327,7 @@ def test_garbage_is_refused(sealed: dict[str, Path], tmp_path: Path, name: str, 
         {"top": {"token_ids": [1.0], "logprobs": [-1]}}, {"top": {"token_ids": [50], "logprobs": [-1]}},
         {"top": {"token_ids": [1, 1], "logprobs": [-1, -2]}}, {"top": {"token_ids": [1], "logprobs": [3.0]}},
         {"concurrency": 0}, {"concurrency": "1"}, {"cache": "hot"}, {"latency": -1}, {"latency": "1"}, {"repeat": 9}, {"repeat": -1},
-        {"repeat": True}, {"repeat": 0, "same": 5}, {"repeat": 0, "same": "0"},
+        {"repeat": True}, {"repeat": 0, "same": 5}, {"repeat": 0, "same": "0"}, {"phase": "warm"}, {"phase": "scored"},
     ],
 )  # fmt: skip
 def test_a_line_that_breaks_the_rules_is_named(tmp_path: Path, change: dict[str, object]) -> None:

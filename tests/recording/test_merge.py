@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from tests.recording.samples import ALONE, PREFIXES, TIERS, content, info_of, row_of, write, writer_of
 
-from seedbed.errors import RecordingExists
-from seedbed.recording import Asked, Run, open_recording
-from seedbed.recording.merge import Merged, replace_recording, restore_interrupted
+from seedbed.errors import RecordingError, RecordingExists
+from seedbed.recording import Acceptance, Asked, Run, open_recording
+from seedbed.recording.manifest import read_manifest, write_manifest
+from seedbed.recording.merge import Merged, put_in_place, replace_recording, restore_interrupted
 from seedbed.recording.write import RecordingWriter
 
 
@@ -96,3 +97,111 @@ def test_killed_between_the_two_renames_the_old_one_comes_back(tmp_path: Path, m
     assert content(open_recording(path)) == want
     assert replace_recording(path, tmp_path / "fresh", keep_unasked=False) == Merged(0, 0, 1, 5)
     assert [entry.name for entry in tmp_path.iterdir()] == ["recording"]
+
+
+def interrupted(tmp_path: Path, *, whole: bool = True) -> tuple[Path, Path]:
+    """A recording that was replaced, and the old one, which a kill left aside, whole or half removed."""
+    path, aside = write(tmp_path / "recording"), tmp_path / ".recording.old"
+    shutil.copytree(path, aside)
+    if not whole:
+        (aside / "manifest.json").unlink()
+    return path, aside
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_killed_after_the_second_rename_the_new_one_can_be_replaced_again(tmp_path: Path, whole: bool) -> None:
+    path, _ = interrupted(tmp_path, whole=whole)
+
+    assert replace_recording(path, fresh(tmp_path / "fresh", "top_k", {(1,): 1}), keep_unasked=False) == Merged(0, 0, 1, 5)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["recording"]
+
+    path, _ = interrupted(tmp_path / "other", whole=whole)
+    put_in_place(path, fresh(tmp_path / "other" / "new", "top_k", {(1,): 1}))
+
+    assert [step.prefix for step in open_recording(path).steps] == [(1,)]
+    assert [entry.name for entry in path.parent.iterdir()] == ["recording"]
+
+
+def test_what_was_replaced_does_not_come_back_when_the_new_one_is_deleted(tmp_path: Path) -> None:
+    path, aside = interrupted(tmp_path)
+    restore_interrupted(path)
+    assert (path.exists(), aside.exists()) == (True, False)
+    shutil.rmtree(path)
+    restore_interrupted(path)
+
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("survived", [0, 1])
+def test_a_rename_that_is_refused_is_a_typed_error_and_the_old_one_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survived: int
+) -> None:
+    path = write(tmp_path / "recording")
+    want, new = content(open_recording(path)), fresh(tmp_path / "fresh", "top_k", {(1,): 1})
+    real, renames = Path.rename, []
+
+    def refusing(self: Path, target: Path) -> Path:
+        renames.append(target)
+        if len(renames) == survived + 1:
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", refusing)
+    with pytest.raises(RecordingError, match=r"recording cannot be replaced, and is as it was: Permission denied \(.*\)"):
+        put_in_place(path, new)
+
+    assert content(open_recording(path)) == want
+    assert new.exists()
+
+
+def test_what_cannot_be_removed_or_brought_back_is_a_typed_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, aside = interrupted(tmp_path)
+
+    def refused(where: Path, *_: object, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise PermissionError(13, "Permission denied", str(where))
+
+    monkeypatch.setattr(shutil, "rmtree", refused)
+    with pytest.raises(RecordingError, match=r"cannot be replaced, and is as it was: Permission denied \(.*\.recording\.old\)"):
+        put_in_place(path, tmp_path / "new")
+    monkeypatch.undo()
+    shutil.rmtree(path)
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(RecordingError, match=r"is .*\.recording\.old now: Permission denied"):
+        restore_interrupted(path)
+
+    assert aside.exists()
+
+
+def test_brought_back_by_two_processes_at_once_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = interrupted(tmp_path)
+    shutil.rmtree(path)
+    real = Path.rename
+
+    def overtaken(self: Path, target: Path) -> Path:
+        real(self, target)
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", overtaken)
+    restore_interrupted(path)
+
+    assert [entry.name for entry in tmp_path.iterdir()] == ["recording"]
+
+
+def test_a_disk_that_is_full_before_the_first_rename_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "recording")
+    noted = Acceptance("me", "planned", "DRIFT", 0.5, (), "", "m")
+    write_manifest(path, replace(read_manifest(path), accepted=(noted,)))
+    want = {file.name: file.read_bytes() for file in path.iterdir()}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("seedbed.recording.merge.write_manifest", full)
+    with pytest.raises(RecordingError, match="cannot be written: No space left on device"):
+        replace_recording(path, fresh(tmp_path / "fresh", "top_k", {(1,): 1}), keep_unasked=False)
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == want
+    monkeypatch.undo()
+    replace_recording(path, tmp_path / "fresh", keep_unasked=False)
+
+    assert open_recording(path).manifest.accepted == (noted,)

@@ -192,6 +192,35 @@ class TestRepeats:
         assert [len(step.observations) for step in open_recording(path).steps] == [3] * 3
 
 
+class Scoring(TinyLM):
+    """Scores a sequence in one request, and counts them."""
+
+    can_score = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[bytes] = []
+
+    async def score(self, token_ids):
+        self.asked.append(bytes(token_ids) if max(token_ids) < 256 else b"end")
+        return [await self.next_token_logits(token_ids[: length + 1]) for length in range(len(token_ids))]
+
+
+async def test_scores_are_asked_for_only_where_one_is_missing(tmp_path: Path) -> None:
+    async def scored(repeats: int, *prefixes: bytes) -> list[bytes]:
+        model = Scoring()
+        async with RecordingLLM(model, tmp_path / "r", repeats=repeats, scored=True, extend=True) as recorded:
+            for prefix in prefixes:
+                await recorded.next_token_logits(list(prefix))
+        return model.asked
+
+    assert await scored(2, b"The", b"Th") == [b"The", b"The", b"end", b"end", b"\0", b"\0"]
+    assert await scored(2, b"The") == []
+    assert await scored(2, b"The s") == [b"The s", b"The s"]
+    assert await scored(3, b"A") == [b"The s", b"end", b"\0", b"A", b"A", b"A"]
+    assert [step.scored for step in open_recording(tmp_path / "r").steps] == [3] * 6
+
+
 async def test_what_was_sampled_is_kept_beside_the_rows(tmp_path: Path) -> None:
     path = tmp_path / "recording"
     async with RecordingLLM(TinyLM(), path) as recorded:

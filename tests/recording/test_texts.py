@@ -57,6 +57,8 @@ async def test_what_was_asked_replays_and_nothing_else(path: Path) -> None:
         await replay.tokenize("Why?")
     with pytest.raises(UsageError, match="no tokenizer"):
         await replay.detokenize([1])
+    with pytest.raises(UsageError, match="to add it: `make it so`$"):
+        await ReplayLLM(path, how_to_extend="make it so").tokenize("Why?")
 
 
 async def test_a_text_and_its_token_ids_are_two_questions(path: Path) -> None:

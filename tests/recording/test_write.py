@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from tests.recording.samples import ALONE, PREFIXES, RUN, TIERS, content, info_of, row_of, same_rows, write, writer_of
 
 from seedbed import TopLogprobs
-from seedbed.errors import RecordingBroken, RecordingError, RecordingExists, RecordingLocked
+from seedbed.errors import RecordingBroken, RecordingError, RecordingExists, RecordingLocked, UsageError
 from seedbed.recording import Asked, Run
 from seedbed.recording.format import MANIFEST, RUNS, STEPS, open_recording
 from seedbed.recording.shards import HEADER, shard_name
@@ -318,6 +319,38 @@ def test_after_a_failed_write_the_next_one_succeeds(tmp_path: Path, tier: str, m
     assert recording.verify() == 2
 
 
+@pytest.mark.parametrize(
+    ("attempt", "said"),
+    [
+        (lambda writer: writer.append((9,), row_of(1, "top_k")), "an answer could not be written"),
+        (lambda writer: writer.append_repeat(writer.recording.steps[0], row_of(8, "top_k")), "an answer could not be written"),
+        (lambda writer: writer.note(RUN), "a run could not be written"),
+        (lambda writer: writer.note_text("The", [7], is_tokenized=True), "an answer of the tokenizer could not be written"),
+        (lambda writer: writer.note_text("The", [7], is_tokenized=False), "an answer of the tokenizer could not be written"),
+    ],
+)
+def test_what_could_not_be_written_is_not_believed_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attempt, said: str) -> None:
+    """So that trying again writes it: a sealed recording holds whatever was not refused."""
+    path = write(tmp_path / "recording")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with writer_of(path, "top_k", extend=True) as writer:
+        for name in ("seedbed.recording.write.write_manifest", "seedbed.recording.write.write_whole"):
+            with monkeypatch.context() as patched:
+                patched.setattr(name, full)
+                with pytest.raises(RecordingError, match=f"{said}: No space left on device; all before it are kept"):
+                    attempt(writer)
+        attempt(writer)
+        inside = writer.recording
+    recording = open_recording(path)
+
+    assert content(recording) == content(inside)
+    assert (recording.runs, recording.texts) == (inside.runs, inside.texts)
+    assert len(recording.runs) + len(recording.texts) + recording.verify() == 8
+
+
 @pytest.mark.parametrize("tier", TIERS)
 def test_a_disk_that_is_full_when_it_is_sealed_leaves_it_to_be_continued(
     tmp_path: Path, tier: str, monkeypatch: pytest.MonkeyPatch
@@ -353,6 +386,30 @@ def test_a_closed_writer_says_so(tmp_path: Path) -> None:
 def test_a_row_of_the_other_tier_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
     with writer_of(tmp_path / "recording", "top_k") as writer, pytest.raises(TypeError, match="top_k=3 does not take a ndarray"):
         writer.append((1,), row_of(0, "full"))
+
+
+def test_a_first_answer_that_was_scored_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
+    with writer_of(tmp_path / "recording", "top_k") as writer:
+        with pytest.raises(UsageError, match="only a repeat can"):
+            writer.append((1,), row_of(0, "top_k"), Asked(phase="scored"))
+        step = writer.append((1,), row_of(0, "top_k"))
+        assert (step.asked_alone, step.scored) == (1, 0)
+        writer.append_repeat(step, row_of(0, "top_k"), Asked(phase="scored"))
+
+        assert (step.asked_alone, step.scored) == (1, 1)
+
+
+def test_a_recording_that_cannot_hold_more_shards_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seedbed.recording.shards.MAX_SHARDS", 1)
+    with writer_of(tmp_path / "recording", "full") as writer:
+        writer.append((1,), row_of(1, "full"))
+        with pytest.raises(
+            RecordingError, match="could not be written: a recording holds at most 1 shards; all before it are kept"
+        ) as raised:
+            writer.append((2,), row_of(2, "full"))  # of another dtype, so for another shard
+
+    assert raised.value.__cause__.errno == errno.EFBIG
+    assert len(open_recording(tmp_path / "recording").steps) == 1
 
 
 def test_two_recordings_of_the_same_answers_have_the_same_content(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,7 +17,9 @@ from seedbed import TinyLM, connect, serve
 from seedbed.errors import BadRequest, InvalidSampler, TruncatedRow, UsageError
 from seedbed.protocols.exchange import Sample
 from seedbed.regression.conformance import conformance
-from seedbed.regression.drawn import Context, Evidence, alternatives_of, same_draws, temperature_of
+from seedbed.regression.conformance_report import Flaw, FlawName
+from seedbed.regression.contexts import Context, Kind, alternatives_of
+from seedbed.regression.drawn import Bets, same_draws, temperature_of
 from seedbed.regression.quantiles import clopper_pearson
 from seedbed.sampling import Sampler
 from seedbed.server.planted import PlantedSampler
@@ -92,14 +97,21 @@ class TestDistribution:
         contexts = [Context((1,), chance.normal(0, 2, 64).astype(np.float32), Sampler(0.8, 20, 0.9), alternatives) for _ in range(4)]
         alarms = 0
         for _ in range(300):
-            evidence, drawn = Evidence(len(alternatives)), []
+            bets, drawn = Bets(len(alternatives)), []
             for context in contexts:
                 for token_id in chance.choice(64, 25, p=np.exp(context.logprobs)):
                     drawn.append((context, int(token_id)))
-                    evidence.add(context.odds(token_id), context.place(token_id, chance.random()))
-            alarms += evidence.log_peak > np.log(200) or abs(temperature_of(drawn, 0.8)[1]) > 2.807
+                    bets.add(context.odds(token_id), context.place(token_id, chance.random()))
+            alarms += bets.log_peak > np.log(200) or abs(temperature_of(drawn, 0.8)[1]) > 2.807
 
         assert clopper_pearson(alarms, 300)[0] <= 0.01
+
+
+def test_the_docstring_lists_every_name_a_flaw_can_have():
+    listed = re.findall(r'"([^"]+)"', " ".join(Flaw.__doc__.split()))
+
+    assert sorted(listed) == sorted(get_args(FlawName))
+    assert set(get_args(Kind)) < set(listed)
 
 
 class TestTransform:
@@ -153,6 +165,26 @@ class TestSeeds:
         assert says in report.flaws[0].detail
         assert report.is_conforming is not is_fault
 
+    async def test_one_that_repeats_most_of_its_draws_is_told_from_one_that_repeats_none(self):
+        class Forgetful(PlantedSampler):
+            """A seed asked again gives another draw, one time in four."""
+
+            def __init__(self, llm):
+                super().__init__(llm)
+                self.seen, self.again = set(), 0
+
+            async def sample(self, question):
+                key = (question.token_ids, question.seed)
+                self.again += key in self.seen
+                forgets = key in self.seen and self.again % 4 == 0
+                self.seen.add(key)
+                return await super().sample(replace(question, seed=question.seed + (1 << 40)) if forgets else question)
+
+        report = await conformance(Forgetful(TinyLM()), seed=1, draws=300)
+
+        assert names(report) == ["seeds do not always repeat"]
+        assert not report.is_conforming
+
     async def test_a_server_that_refuses_several_samples_is_asked_no_more(self):
         class One(PlantedSampler):
             async def sample(self, question):
@@ -180,7 +212,7 @@ class TestOverTheWire:
 
     async def test_the_native_protocol_has_none(self):
         async with serve(TinyLM()) as server, connect(server.url) as connected:
-            with pytest.raises(UsageError, match=r"in the native protocol a server draws no tokens itself; ask it in another, with protocol= or --protocol: llama\.cpp"):
+            with pytest.raises(UsageError, match=r"in the native protocol a server draws no tokens itself; .* --protocol: llama\.cpp"):
                 await conformance(connected)
 
     async def test_cut_off_rows_are_refused(self):

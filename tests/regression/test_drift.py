@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from seedbed import TopLogprobs
 from seedbed.errors import MalformedRow
-from seedbed.regression.metrics import common_logprobs, kl_divergence, noise_free_drift
+from seedbed.regression.metrics import common_logprobs, kl_of_logprobs, noise_free_drift
 from seedbed.sampling import softmax
 
 ROWS = st.lists(st.tuples(st.floats(-8, 8, width=32), st.floats(-8, 8, width=32)), min_size=2, max_size=12)
@@ -22,6 +22,11 @@ def simulated(seed, prefixes, *, noise, shift, vocab_size=256):
     change = generator.normal(0, shift, logits.shape) if shift else 0.0
     rows = [logits + generator.normal(0, noise, logits.shape) + moved for moved in (0.0, 0.0, change, change)]
     return [row - np.log(np.exp(row).sum(axis=-1, keepdims=True)) for row in rows], logits, change
+
+
+def kl_divergence(row_p, row_q):
+    _, (p, q) = common_logprobs([row_p, row_q])
+    return float(kl_of_logprobs(p, q))
 
 
 def kl_rows(p, q):
@@ -49,9 +54,12 @@ class TestKL:
         for one, other in ((best(p), best(q)), (p, best(q)), (best(p), q)):
             assert kl_divergence(one, other) <= kl_divergence(p, q) + 1e-3  # float32 lists leave a tail that far off
 
-    def test_an_excluded_token_is_infinitely_far(self):
-        assert kl_divergence([0.0, 0.0], [0.0, -math.inf]) == math.inf
-        assert kl_divergence([0.0, -math.inf], [0.0, 0.0]) == pytest.approx(math.log(2))
+    def test_an_excluded_token_is_infinitely_far_and_between_rows_made_comparable_finitely(self):
+        both, one = np.log([0.5, 0.5]), np.array([0.0, -math.inf])
+
+        assert (kl_of_logprobs(both, one), kl_of_logprobs(one, both)) == (math.inf, pytest.approx(math.log(2)))
+        assert kl_divergence(both, one) == pytest.approx(25 - math.log(2))
+        assert kl_divergence(one, both) == pytest.approx(math.log(2))
 
     def test_vocabularies_that_differ_are_refused(self):
         with pytest.raises(MalformedRow, match="rows of 2 and of 3 tokens"):

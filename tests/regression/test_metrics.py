@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from seedbed import TopLogprobs
 from seedbed.errors import MalformedRow, NonFiniteLogits
-from seedbed.regression.metrics import common_logprobs, flip_rate, kl_divergence, kl_of_logprobs, total_variation
+from seedbed.regression.metrics import common_logprobs, flip_rate, kl_of_logprobs, normalised, total_variation
 from seedbed.sampling import Sampler, softmax
 
 LOGIT = st.one_of(st.floats(-8, 8, width=32), st.integers(-3, 3).map(float), st.just(-math.inf))
@@ -142,7 +142,16 @@ def test_the_lengths_named_are_the_least_and_the_greatest():
 
 
 def test_a_constant_added_to_a_row_changes_nothing_however_large():
-    assert kl_divergence([1000.0, 1001.0], [-1000.0, -1001.0]) == pytest.approx(kl_divergence([0.0, 1.0], [0.0, -1.0]), rel=1e-9)
+    _, far = common_logprobs([[1000.0, 1001.0], [-1000.0, -1001.0]])
+    _, near = common_logprobs([[0.0, 1.0], [0.0, -1.0]])
+
+    assert far == pytest.approx(near, rel=1e-9)
+
+
+def test_a_row_made_normal_sums_to_1_and_ends_at_the_floor():
+    row = normalised(np.array([1.0, 1.0, -math.inf, -1000.0]))
+
+    assert row == pytest.approx([-math.log(2), -math.log(2), -50.0, -50.0])
 
 
 def test_the_divergence_of_many_rows_is_one_number_a_row():

@@ -7,10 +7,12 @@ from xml.etree import ElementTree as ET
 import pytest
 from tests.regression.conftest import HashLM, model, noisy
 
-from seedbed.regression import check
+from seedbed import RecordingLLM, generate
+from seedbed.regression import CheckReport, check
 from seedbed.regression.free_run import FreeRun, Parting
 from seedbed.regression.page import as_html
-from seedbed.regression.report import as_junit, as_lines
+from seedbed.regression.plots import drift_plot
+from seedbed.regression.report import as_junit, as_lines, findings
 from seedbed.regression.schema import MEMBERS, paths_in
 from seedbed.server.planted import DropBest, FromPosition, Noise, OneIn, PlantedLLM, RoundTo, Scaled
 
@@ -84,6 +86,35 @@ async def test_json_is_what_its_documentation_says(recordings, drifted, passed):
 
     assert found <= set(MEMBERS)
     assert set(MEMBERS) - found == {name for name in MEMBERS if name.startswith("accepted")}
+
+
+async def test_json_gives_an_equal_report_back(recordings, drifted, passed):
+    scaled = await check(recordings / "full", PlantedLLM(model(), Scaled(1.2)))
+    other = await check(recordings / "full", HashLM(300))
+
+    assert scaled.causes[0].estimate.rows > 0
+    for report in (drifted, passed, scaled, other):
+        assert CheckReport.from_dict(json.loads(json.dumps(report.to_dict(), allow_nan=False))) == report
+
+
+async def test_of_noise_that_nobody_knows_no_figure_is_given(tmp_path):
+    async with RecordingLLM(noisy(model()), tmp_path / "once") as recorded:
+        await generate([[1], [2]], recorded, n=1, seed=7, max_new_tokens=6)
+    report = await check(tmp_path / "once", noisy(model(), seed=2), repeats=1)
+    known = await check(tmp_path / "once", noisy(model(), seed=2), repeats=2)
+
+    assert "no noise is known" in dict(findings(report))["mean KL"]
+    assert "the noise" not in drift_plot(report)
+    assert "of which noise" in dict(findings(known))["mean KL"]
+    assert "the noise" in drift_plot(known)
+
+
+async def test_servers_that_repeat_themselves_have_no_noise_for_certain(tmp_path):
+    async with RecordingLLM(model(), tmp_path / "one", repeats=2) as recorded:
+        await generate([[1]], recorded, n=1, seed=7, max_new_tokens=6)
+    report = await check(tmp_path / "one", model())
+
+    assert dict(findings(report))["mean KL"].endswith("of which noise 0 ± 0")
 
 
 async def test_each_figure_has_one_sentence(drifted):

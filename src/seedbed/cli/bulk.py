@@ -21,7 +21,7 @@ from seedbed.generation.bulk import Pace, Recipe
 from seedbed.generation.bulk.cluster import require_cluster, sample_on_ray
 from seedbed.generation.bulk.run import open_job, sample_missing
 from seedbed.observing import observe
-from seedbed.recording.spelling import counted
+from seedbed.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,7 +25,7 @@ from seedbed.observing import (
     TaskEnded,
     TokensDrawn,
 )
-from seedbed.recording.spelling import counted
+from seedbed.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

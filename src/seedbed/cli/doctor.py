@@ -11,6 +11,7 @@ import orjson
 from seedbed.cli.options import as_json_option, connection_options, open_model, run_trio, to_try
 from seedbed.errors import SeedbedError
 from seedbed.llm import LLM, TopLogprobs, as_row
+from seedbed.wording import counted
 
 __all__ = ["doctor"]
 
@@ -68,7 +69,7 @@ async def _examine(model: LLM) -> dict[str, Any]:
 
 def _rows(row: Any) -> str:
     if isinstance(row, TopLogprobs):
-        return f"the {len(row)} most probable token{'' if len(row) == 1 else 's'}, as log-probabilities"
+        return f"the {counted(len(row), 'most probable token')}, as log-probabilities"
     return "full rows"
 
 

@@ -29,7 +29,7 @@ from seedbed.errors import RecordingMiss, SeedbedError, TruncatedRow
 from seedbed.generation import open_generation
 from seedbed.observing import Telemetry, observe
 from seedbed.recording import RecordingLLM, ReplayLLM
-from seedbed.recording.spelling import counted
+from seedbed.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

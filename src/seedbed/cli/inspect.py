@@ -20,7 +20,7 @@ from seedbed.protocols.rows import logprob_of
 from seedbed.recording import Recording, open_recording
 from seedbed.recording.compare import Comparison, compare
 from seedbed.recording.replay import missed
-from seedbed.recording.spelling import counted
+from seedbed.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

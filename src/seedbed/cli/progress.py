@@ -16,7 +16,7 @@ from rich.text import Text
 
 from seedbed.errors import SeedbedError
 from seedbed.observing import GenerationBegan, SequenceBegan, SequenceEnded, TokensDrawn, observe
-from seedbed.recording.spelling import counted
+from seedbed.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence

@@ -28,8 +28,8 @@ from seedbed.cli.serve import carrying
 from seedbed.errors import RecordingExists, UsageError
 from seedbed.recording import RecordingLLM
 from seedbed.recording.record import DEFAULT_TOP_K
-from seedbed.recording.spelling import counted
 from seedbed.server import serve
+from seedbed.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

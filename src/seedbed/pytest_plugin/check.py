@@ -14,7 +14,7 @@ from seedbed.llm.base import TopLogprobs, as_row
 from seedbed.protocols.rows import logprob_of
 from seedbed.recording.compare import furthest, same_row
 from seedbed.recording.runs import Run
-from seedbed.recording.spelling import counted
+from seedbed.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -21,7 +21,7 @@ from seedbed.protocols import protocol_named
 from seedbed.recording.format import MANIFEST, Recording, open_recording
 from seedbed.recording.merge import replace_recording, restore_interrupted
 from seedbed.recording.record import Recorder, RecordingLLM, kept_of, recorded_info, token_texts
-from seedbed.recording.replay import ReplayLLM, missed, mock_transport, untokenized
+from seedbed.recording.replay import ReplayLLM, mock_transport
 from seedbed.recording.write import RecordingWriter
 
 if TYPE_CHECKING:
@@ -62,7 +62,6 @@ class RecordedModel(LLM):
         self.settings, self._session, self._source = settings, session, source
         if settings.protocol is not None:
             protocol_named(settings.protocol)
-        self._asked: set[int] = set()
         self._recorder: Recorder | None = None
         self._writer: RecordingWriter | None = None
         self._kept = kept_of(settings.tier, settings.top_k)
@@ -73,7 +72,7 @@ class RecordedModel(LLM):
         self._live = _PerRun(self._open_source)
         self._http = _PerRun(self._open_http)
         self.recording = self._opened()
-        self._replay = ReplayLLM(self.recording)
+        self._replay = ReplayLLM(self.recording, how_to_extend=settings.command("new", url=True))
         self._kept = self.recording.top_k
 
     @property
@@ -141,15 +140,9 @@ class RecordedModel(LLM):
 
     async def answer(self, prefix: Sequence[int]) -> Row:
         """The recorded row, or, where that may be, the server's, recorded; in process, whatever the protocol."""
-        if self.recording.get(prefix) is not None:
-            await trio.lowlevel.checkpoint()
-        elif self._may_ask:
+        if self._may_ask and self.recording.get(prefix) is None:
             await (await self._recording_from(await self._live.get())).answer(prefix)
-        step = self.recording.get(prefix)
-        if step is None:
-            raise missed(self.recording, prefix, self.settings.command("new", url=True))
-        self._asked.add(step.number)
-        return step.row
+        return await self._replay.next_token_logits(prefix)
 
     async def _recording_from(self, live: LLM) -> Recorder:
         await trio.lowlevel.checkpoint()
@@ -175,7 +168,7 @@ class RecordedModel(LLM):
         if self._writer is not None:
             self._writer.seal(None if self._recorder is None else token_texts(self._recorder.model, self.recording))
             self._session.written.add(self._path)
-        self._session.used(self.settings, self._asked, len(self.recording.steps))
+        self._session.used(self.settings, set(self._replay.answered), len(self.recording.steps))
         if failed:
             self._session.failed.setdefault(self.settings.path, self.settings.node_id)
 
@@ -215,10 +208,7 @@ class RecordedModel(LLM):
         require_trio()
         if self._may_ask and text not in self.recording.texts.tokenized:
             return await (await self._recording_from(await self._live.get())).tokenize(text)
-        try:
-            return await self._replay.tokenize(text)
-        except UsageError:
-            raise untokenized(self.recording, text, self.settings.command("new", url=True)) from None
+        return await self._replay.tokenize(text)
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """The recorded text of token ids, or, where that may be, the server's, recorded."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from seedbed.errors import UsageError
 from seedbed.llm.base import Row, TopLogprobs
 from seedbed.protocols.rows import logprob_of
+from seedbed.sampling import portable
+from seedbed.sampling.candidates import Candidates
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,8 +70,11 @@ def compare(one: Recording, other: Recording) -> Comparison:
     """Compare two recordings prefix by prefix; the hash of a row tells whether it must be read.
 
     Raises:
+        UsageError: they are of different vocabularies, so that no token of one is one of the other.
         RecordingBroken: a row that must be read is damaged.
+        RowError: no token can be drawn from one of two rows that differ.
     """
+    _refuse_other_vocabulary(one, other)
     same, changed, only = 0, [], []
     for step in one.steps:
         partner = other.index.by_key(step.key)
@@ -86,15 +91,42 @@ def compare(one: Recording, other: Recording) -> Comparison:
     return Comparison(same, tuple(changed), tuple(only), only_in_other, runs)
 
 
+def _refuse_other_vocabulary(one: Recording, other: Recording) -> None:
+    sizes = (one.info.vocab_size, other.info.vocab_size)
+    if sizes[0] != sizes[1]:
+        raise UsageError(
+            f"{one.path} is of a model with a vocabulary of {sizes[0]} tokens, {other.path} of one with {sizes[1]}: "
+            "their rows cannot be held against each other"
+        )
+
+
 def same_row(want: Row, have: Row) -> bool:
-    """Whether two rows are equal, token by token."""
+    """Whether two rows are equal in every bit: 0 and -0 are two values, and a list is never the same as a whole row.
+
+    Example:
+        >>> same_row(np.float32([0.0, 1.0]), np.float32([0.0, 1.0])), same_row(np.float32([0.0, 1.0]), np.float32([-0.0, 1.0]))
+        (True, False)
+    """
+    if isinstance(want, TopLogprobs) and isinstance(have, TopLogprobs):
+        return want == have and _same_bits(want.logprobs, have.logprobs)
     if isinstance(want, TopLogprobs) or isinstance(have, TopLogprobs):
-        return isinstance(want, TopLogprobs) and isinstance(have, TopLogprobs) and want == have
-    return want.shape == have.shape and bool(np.array_equal(want, have))
+        return False
+    return _same_bits(want, have)
+
+
+def _same_bits(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
+    return np.array_equal(one.view(np.uint32), other.view(np.uint32))
 
 
 def furthest(want: Row, have: Row) -> tuple[int, float, float]:
-    """The token whose log-probabilities differ most, and both; one that only one row lists differs most of all."""
+    """The token whose log-probabilities differ most, and both; one that only one row lists differs most of all.
+
+    Args:
+        want, have: rows of one vocabulary.
+
+    Raises:
+        RowError: no token can be drawn from one of them.
+    """
     ids = [row.token_ids if isinstance(row, TopLogprobs) else np.arange(row.size) for row in (want, have)]
     if isinstance(want, TopLogprobs) == isinstance(have, TopLogprobs):
         alone = np.setxor1d(ids[0], ids[1])
@@ -113,7 +145,5 @@ def _logprobs_at(row: Row, ids: NDArray[np.int64]) -> NDArray[np.float64]:
     if isinstance(row, TopLogprobs):
         known = dict(zip(row.token_ids.tolist(), row.logprobs.tolist(), strict=True))
         return np.array([known[token_id] for token_id in ids.tolist()])
-    logits = row.astype(np.float64)
-    top = logits.max()
-    logprobs: NDArray[np.float64] = logits[ids] - (top + math.log(float(np.exp(logits - top).sum())))
-    return logprobs
+    # Not rounded to float32, as on the wire: of a small difference that would leave nothing.
+    return portable.log_softmax(Candidates.of(row).logits)[ids]

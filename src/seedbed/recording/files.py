@@ -74,6 +74,7 @@ def lock(descriptor: int, path: Path) -> None:
 
     Raises:
         RecordingLocked: another one holds it.
+        RecordingError: the system cannot lock it.
     """
     try:
         if hold(descriptor):

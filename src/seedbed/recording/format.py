@@ -16,7 +16,7 @@
 1. A step's prefix is its parent's, which stands on an earlier line, then its ``tokens``, at least one. So no tree has a cycle.
 2. No prefix is a step twice; another answer to it is a repeat. So no look-up has two answers to choose from.
    Members of its condition, where known: concurrency, cache, latency, and "phase":"decode" for a row that was had ahead,
-   "phase":"scored" for one that was had with those of all beginnings of a longer prefix.
+   "phase":"scored" for one that was had with those of all beginnings of a longer prefix, which is never a step's first.
 3. Log-probabilities are float32 in the shortest decimal form that gives the same float32 back, -inf is null, NaN does not exist.
 4. Every line, and the manifest, ends with a CRC-32 of the text before it; a full row has a SHA-256 over its prefix and its float32 values.
    So nothing damaged is believed: not a line, not a row, nor a row in another's place. Numbers computed from a row, which depend on
@@ -47,7 +47,7 @@ from seedbed.recording.files import read_file
 from seedbed.recording.manifest import MANIFEST, Manifest, read_manifest
 from seedbed.recording.runs import RUNS, Run
 from seedbed.recording.shards import MAX_SHARD, MAX_SHARDS, Shards
-from seedbed.recording.steps import Asked, Observation, Step, StepIndex, StoredRow, prefix_hasher, top_from_line
+from seedbed.recording.steps import Asked, Observation, Step, StepIndex, StoredRow, check_first, prefix_hasher, top_from_line
 from seedbed.recording.texts import TEXTS, Texts
 
 if TYPE_CHECKING:
@@ -260,6 +260,8 @@ class _StepReader:
         key = hasher.digest()
         if self._recording.index.by_key(key) is not None:
             raise ValueError("it records a prefix a second time")
+        asked = Asked.from_line(data)
+        check_first(asked)
         source = self._source(data, key, number)
         best, logsumexp = self._best(data, source)
         step = Step(
@@ -267,7 +269,7 @@ class _StepReader:
             None if parent is None else steps[parent],
             tuple(tokens),
             key,
-            Observation(Asked.from_line(data), source),
+            Observation(asked, source),
             best,
             logsumexp,
         )

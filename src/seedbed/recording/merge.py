@@ -6,7 +6,7 @@ import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from seedbed.errors import RecordingExists
+from seedbed.errors import RecordingError, RecordingExists
 from seedbed.recording.format import MANIFEST, Recording, open_recording
 from seedbed.recording.manifest import read_manifest, write_manifest
 from seedbed.recording.write import RecordingWriter
@@ -38,7 +38,7 @@ def replace_recording(path: Path, fresh: Path, *, keep_unasked: bool) -> Merged:
 
     Raises:
         RecordingExists: steps are to be kept, and they are another model's.
-        RecordingError: one of them cannot be read, or the disk is full; the old one is as it was.
+        RecordingError: one of them cannot be read, the disk is full, or the directory cannot be written; the old one is as it was.
     """
     restore_interrupted(path)
     new = open_recording(fresh)
@@ -49,24 +49,49 @@ def replace_recording(path: Path, fresh: Path, *, keep_unasked: bool) -> Merged:
     shutil.rmtree(merging, ignore_errors=True)
     merged = _write(merging, old, new, keep_unasked=keep_unasked)
     put_in_place(path, merging)
-    shutil.rmtree(fresh)
+    shutil.rmtree(fresh, ignore_errors=True)
     return merged
 
 
 def put_in_place(path: Path, new: Path) -> None:
-    """Give a recording's directory the name of another, which goes; killed at any moment, one of the two is there, whole."""
+    """Give a recording's directory the name of another, which goes; killed at any moment, one of the two is there, whole.
+
+    Raises:
+        RecordingError: the system does not let it; the old one is as it was.
+    """
     aside = _aside(path)
-    if path.exists():
-        path.rename(aside)
-    new.rename(path)
+    try:
+        restore_interrupted(path)
+        if path.exists():
+            if aside.exists():
+                shutil.rmtree(aside)
+            path.rename(aside)
+        new.rename(path)
+    except OSError as error:
+        restore_interrupted(path)
+        raise RecordingError(f"{path} cannot be replaced, and is as it was: {error.strerror} ({error.filename})") from error
     shutil.rmtree(aside, ignore_errors=True)
 
 
 def restore_interrupted(path: Path) -> None:
-    """Finish what a kill left between the two renames of ``replace_recording``."""
+    """Finish what a kill left of ``put_in_place``: what was put aside comes back, or goes where the new one is in its place.
+
+    Raises:
+        RecordingError: it cannot come back; says where it lies.
+    """
     aside = _aside(path)
-    if aside.exists() and not path.exists():
+    # In this order: what another process puts aside at this moment is not taken for what it has replaced already.
+    if not aside.exists():
+        return
+    if path.exists():
+        shutil.rmtree(aside, ignore_errors=True)  # what is left of it is in nobody's way until something else is put aside
+        return
+    try:
         aside.rename(path)
+    except OSError as error:
+        if path.exists():
+            return  # another process has brought it back meanwhile
+        raise RecordingError(f"{path} was being replaced when it was interrupted and is {aside} now: {error.strerror}") from error
 
 
 def _aside(path: Path) -> Path:
@@ -104,5 +129,12 @@ def _write(path: Path, old: Recording | None, new: Recording, *, keep_unasked: b
                 writer.note_text(text, token_ids, is_tokenized=is_tokenized)
         writer.seal((old.manifest.token_texts if old is not None else {}) | new.manifest.token_texts)
     if old is not None and old.manifest.accepted:
-        write_manifest(path, replace(read_manifest(path), accepted=old.manifest.accepted))
+        _keep_accepted(path, old)
     return Merged(same, changed, added, dropped)
+
+
+def _keep_accepted(path: Path, old: Recording) -> None:
+    try:
+        write_manifest(path, replace(read_manifest(path), accepted=old.manifest.accepted))
+    except OSError as error:
+        raise RecordingError(f"{path} cannot be written: {error.strerror}") from error

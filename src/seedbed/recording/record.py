@@ -332,13 +332,15 @@ class Recorder:
         """
         recording = self.writer.recording
         longer = {step.parent.number for step in recording.steps if step.parent is not None}
-        for end in [step for step in recording.steps if step.number not in longer]:
+        ends = [step for step in recording.steps if step.number not in longer]
+        # The longest first: a beginning may have been recorded later than its continuation, and then lacks nothing when its turn comes.
+        for end in sorted(ends, key=lambda step: -step.length):
             prefix = end.prefix
             steps = [recording.get(prefix[:length]) for length in range(1, len(prefix) + 1)]
-            for place in range(count):
+            while any(step is not None and step.scored < count for step in steps):
                 rows = await self.model.score(prefix)  # type: ignore[attr-defined]
                 for step, row in zip(steps, rows, strict=True):
-                    if step is not None and len(step.observations) - step.asked_alone <= place:
+                    if step is not None and step.scored < count:
                         self.writer.append_repeat(step, self._kept(row), Asked(phase="scored"))
 
     async def _repeat_together(self, group: list[Step]) -> None:

@@ -19,8 +19,9 @@ from seedbed.protocols.exchange import HttpRequest
 from seedbed.protocols.rows import logprob_of
 from seedbed.recording.format import Recording, open_recording
 from seedbed.recording.record import DEFAULT_TOP_K
-from seedbed.recording.spelling import counted, ids_spelled, spelled
+from seedbed.recording.spelling import ids_spelled, spelled
 from seedbed.server.answer import answer
+from seedbed.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,8 +39,8 @@ class ReplayLLM(LLM):
 
     Args:
         path: the recording's directory, or an open ``Recording``.
-        how_to_extend: the command that would add what is missing, for the message of a miss; the default is ``seedbed record``'s, with
-            the prefix filled in.
+        how_to_extend: the command that would add what is missing, for the message of a miss, of a prefix or of a text; the default is
+            ``seedbed record``'s, with the prefix filled in.
 
     Attributes:
         recording: what it answers from.
@@ -108,7 +109,7 @@ class ReplayLLM(LLM):
         known = self.recording.texts.tokenized.get(text)
         ids = ids_spelled(text) if known is None else list(known)
         if ids is None:
-            raise untokenized(self.recording, text)
+            raise untokenized(self.recording, text, self._how_to_extend)
         return ids
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:

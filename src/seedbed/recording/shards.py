@@ -18,6 +18,7 @@ Rule 5: a row is handed out only if its SHA-256 is the one its step names.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from contextlib import suppress
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["DTYPES", "HEADER", "MAX_SHARD", "Shard", "Shards", "narrowed", "shard_header", "shard_name", "widened"]
+__all__ = ["DTYPES", "HEADER", "MAX_SHARD", "MAX_SHARDS", "Shard", "Shards", "narrowed", "shard_header", "shard_name", "widened"]
 
 Dtype: TypeAlias = Literal["BF16", "F16", "F32"]
 DTYPES: dict[Dtype, int] = {"BF16": 2, "F16": 2, "F32": 4}
@@ -263,7 +264,7 @@ class Shards:
     def _begin(self, dtype: Dtype) -> int:
         number = len(self._shards) + 1
         if number > MAX_SHARDS:
-            raise OSError(27, f"a recording holds at most {MAX_SHARDS} shards")
+            raise OSError(errno.EFBIG, f"a recording holds at most {MAX_SHARDS} shards")
         descriptor = open_regular(self._path / shard_name(number), os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             write_whole(descriptor, shard_header(dtype, 0, self._vocab_size), 0)

@@ -1,10 +1,10 @@
-"""How things are spelled: tokens whose text nobody knows, for protocols that name them by it (``<|7|>`` is token 7); counts for people."""
+"""How tokens whose text nobody knows are spelled, for protocols that name them by it: ``<|7|>`` is token 7."""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["counted", "ids_spelled", "spelled"]
+__all__ = ["ids_spelled", "spelled"]
 
 _SPELLED = re.compile(r"(?:<\|\d{1,18}\|>)+")
 
@@ -29,13 +29,3 @@ def ids_spelled(text: str) -> list[int] | None:
     if not _SPELLED.fullmatch(text):
         return None
     return [int(token_id) for token_id in re.findall(r"\d+", text)]
-
-
-def counted(count: int, noun: str) -> str:
-    """A number of things, in words that fit it.
-
-    Example:
-        >>> counted(1, "sequence"), counted(0, "token"), counted(2, "prefix")
-        ('1 sequence', '0 tokens', '2 prefixes')
-    """
-    return f"{count} {noun}{'' if count == 1 else 'es' if noun.endswith('x') else 's'}"

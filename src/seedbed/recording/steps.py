@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from seedbed.errors import MalformedRow, RecordingBroken
+from seedbed.errors import MalformedRow, RecordingBroken, UsageError
 from seedbed.llm.base import Row, TopLogprobs
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ __all__ = [
     "StepIndex",
     "StoredRow",
     "best_of",
+    "check_first",
     "prefix_hasher",
     "prefix_key",
     "row_sha256",
@@ -91,6 +92,16 @@ class Asked:
         if phase not in get_args(Phase):
             raise ValueError("phase is wrong")
         return cls(concurrency, cache, latency, phase)
+
+
+def check_first(asked: Asked) -> None:
+    """Whether the first answer to a prefix can have been had so: replay gives it as the answer to this prefix alone.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if asked.phase == "scored":
+        raise UsageError("the first answer to a prefix cannot be a scored one, only a repeat can")
 
 
 class StoredRow:
@@ -200,8 +211,13 @@ class Step:
 
     @property
     def asked_alone(self) -> int:
-        """How many of its answers were to this prefix alone, and not to all beginnings of a longer one."""
+        """How many of its answers were to this prefix alone, and not to all beginnings of a longer one; at least one."""
         return sum(observation.asked.phase != "scored" for observation in self.observations)
+
+    @property
+    def scored(self) -> int:
+        """How many of its answers came with those to all beginnings of a longer prefix; 0 is none."""
+        return len(self.observations) - self.asked_alone
 
     @property
     def margin(self) -> float:

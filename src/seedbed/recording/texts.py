@@ -10,7 +10,7 @@ from seedbed.recording import lines
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["TEXTS", "Texts"]
+__all__ = ["TEXTS", "Texts", "text_line"]
 
 TEXTS = "texts.jsonl"
 
@@ -39,22 +39,23 @@ class Texts:
             if token_ids not in other.detokenized:
                 yield text, token_ids, False
 
-    def add(self, text: str, token_ids: Sequence[int], *, is_tokenized: bool) -> bytes | None:
-        """Note an answer; returns its line, or None when the question was answered before."""
+    def know(self, text: str, token_ids: Sequence[int], *, is_tokenized: bool) -> bool:
+        """Whether the question was answered before: of a text, or, not ``is_tokenized``, of token ids."""
+        return text in self.tokenized if is_tokenized else tuple(token_ids) in self.detokenized
+
+    def add(self, text: str, token_ids: Sequence[int], *, is_tokenized: bool) -> None:
+        """Note an answer; the first to a question is the one that counts."""
         ids = tuple(token_ids)
-        if is_tokenized and text not in self.tokenized:
-            self.tokenized[text] = ids
-            return lines.checked({"tokenized": text, "token_ids": ids})
-        if not is_tokenized and ids not in self.detokenized:
-            self.detokenized[ids] = text
-            return lines.checked({"detokenized": ids, "text": text})
-        return None
+        if is_tokenized:
+            self.tokenized.setdefault(text, ids)
+        else:
+            self.detokenized.setdefault(ids, text)
 
     def take(self, line: bytes) -> None:
         """Read a line.
 
         Raises:
-            ValueError, TypeError, KeyError: damaged, or not what ``add`` writes.
+            ValueError, TypeError, KeyError: damaged, or not what ``text_line`` makes.
         """
         data: dict[str, Any] = lines.parse(line)
         is_tokenized = "tokenized" in data
@@ -62,3 +63,9 @@ class Texts:
         if not isinstance(text, str) or not isinstance(ids, list) or not all(type(token_id) is int for token_id in ids):
             raise ValueError("text or token ids are wrong")
         self.add(text, ids, is_tokenized=is_tokenized)
+
+
+def text_line(text: str, token_ids: Sequence[int], *, is_tokenized: bool) -> bytes:
+    """An answer as a line of ``texts.jsonl``."""
+    ids = tuple(token_ids)
+    return lines.checked({"tokenized": text, "token_ids": ids} if is_tokenized else {"detokenized": ids, "text": text})

@@ -16,8 +16,8 @@ from seedbed.recording.files import lock, open_regular, read_file, replace_file
 from seedbed.recording.format import MANIFEST, RUNS, STEPS, Recording, read_recording
 from seedbed.recording.manifest import Manifest, Seal, read_manifest, write_manifest
 from seedbed.recording.shards import MAX_SHARD, Shards
-from seedbed.recording.steps import Asked, Observation, Step, StoredRow, best_of, prefix_key, row_sha256
-from seedbed.recording.texts import TEXTS
+from seedbed.recording.steps import Asked, Observation, Step, StoredRow, best_of, check_first, prefix_key, row_sha256
+from seedbed.recording.texts import TEXTS, text_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["RecordingWriter"]
 
 UNKNOWN = Asked()
+
+WRITTEN = {STEPS: "an answer", RUNS: "a run", TEXTS: "an answer of the tokenizer"}
+"""What a line of a text file is, to say which could not be written."""
 
 
 class RecordingWriter:
@@ -120,8 +123,9 @@ class RecordingWriter:
     def _grow(self) -> None:
         """Say in the manifest that the recording is not finished, before anything is appended."""
         if not self._is_growing:
-            self.recording.manifest = replace(self.recording.manifest, seal=None)
-            write_manifest(self.path, self.recording.manifest)
+            manifest = replace(self.recording.manifest, seal=None)
+            write_manifest(self.path, manifest)
+            self.recording.manifest = manifest
             self._grow_from(self.recording)
 
     def append(self, prefix: tuple[int, ...], row: Row, asked: Asked = UNKNOWN) -> Step:
@@ -133,8 +137,10 @@ class RecordingWriter:
             asked: the condition under which it was had.
 
         Raises:
+            UsageError: it was had with those of all beginnings of a longer prefix: it can only be a repeat.
             RecordingError: the disk is full or gone; the recording is still valid without this answer.
         """
+        check_first(asked)
         recording = self.recording
         parent = recording.nearest(prefix)
         tokens = prefix[parent.length :] if parent is not None else prefix
@@ -182,9 +188,10 @@ class RecordingWriter:
         Raises:
             RecordingError: as ``append``.
         """
-        line = self.recording.texts.add(text, token_ids, is_tokenized=is_tokenized)
-        if line is not None:
-            self._append_lines(line, TEXTS)
+        texts = self.recording.texts
+        if not texts.know(text, token_ids, is_tokenized=is_tokenized):
+            self._append_lines(text_line(text, token_ids, is_tokenized=is_tokenized), TEXTS)
+            texts.add(text, token_ids, is_tokenized=is_tokenized)
 
     def _write(self, head: dict[str, Any], row: Row, asked: Asked, key: bytes, number: int, seen: dict[str, Any]) -> Observation:
         if isinstance(row, TopLogprobs) != (self.recording.top_k is not None):
@@ -192,11 +199,11 @@ class RecordingWriter:
         if isinstance(row, TopLogprobs):
             self._append_lines(lines.checked(head | {"top": _top(row)} | asked.to_line()), STEPS)
             return Observation(asked, row)
-        self._ready()
+        self._ready(STEPS)
         try:
             shard, place = self.recording.shards.append(row)
         except OSError as error:
-            raise self._failed(error) from error
+            raise self._failed(error, STEPS) from error
         sha256 = row_sha256(key, row)
         try:
             self._append_lines(lines.checked(head | {"row": (shard, place), "sha256": sha256} | seen | asked.to_line()), STEPS)
@@ -206,23 +213,23 @@ class RecordingWriter:
         return Observation(asked, StoredRow(self.recording.shards, shard, place, sha256, key=key, number=number))
 
     def _append_lines(self, data: bytes, name: str) -> None:
-        self._ready()
+        self._ready(name)
         try:
             write_whole(self._text(name), data, self._ends.get(name, 0))
         except OSError as error:
-            raise self._failed(error) from error
+            raise self._failed(error, name) from error
         self._ends[name] = self._ends.get(name, 0) + len(data)
 
-    def _ready(self) -> None:
+    def _ready(self, name: str) -> None:
         if not self._descriptors:
             raise RecordingError(f"{self.path} is closed")
         try:
             self._grow()
         except OSError as error:
-            raise self._failed(error) from error
+            raise self._failed(error, name) from error
 
-    def _failed(self, error: OSError) -> RecordingError:
-        return RecordingError(f"{self.path}: an answer could not be written: {error.strerror}; all before it are kept")
+    def _failed(self, error: OSError, name: str) -> RecordingError:
+        return RecordingError(f"{self.path}: {WRITTEN[name]} could not be written: {error.strerror}; all before it are kept")
 
     def _text(self, name: str) -> int:
         if name not in self._descriptors:
@@ -258,14 +265,15 @@ class RecordingWriter:
         sync_directory(self.path)
         texts = self.recording.manifest.token_texts | token_texts
         seal = Seal(len(self.recording.steps), dict(sorted(hashes.items())), shards)
-        self.recording.manifest = replace(self.recording.manifest, seal=seal, token_texts=texts)
-        write_manifest(self.path, self.recording.manifest)
+        manifest = replace(self.recording.manifest, seal=seal, token_texts=texts)
+        write_manifest(self.path, manifest)
+        self.recording.manifest = manifest
 
     def _drop_replaced_runs(self) -> None:
         """So that a recording that is made anew, of a model that did not change, is the same file."""
-        lasting = b"".join(run.to_line() for run in self.recording.runs.values())
-        if len(lasting) < self._ends.get(RUNS, 0):
-            replace_file(self.path / RUNS, lasting)
+        runs = self.recording.runs
+        if runs and read_file(self.path / RUNS).count(b"\n") > len(runs):
+            replace_file(self.path / RUNS, b"".join(run.to_line() for run in runs.values()))
 
     def abandon(self) -> None:
         """Stop without sealing; what was appended can be continued. Idempotent."""

@@ -6,7 +6,6 @@ fails on the way, the old baseline stands as it was.
 
 from __future__ import annotations
 
-import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +15,15 @@ from seedbed.errors import CheckFailed, UsageError
 from seedbed.llm.base import LLM, as_row
 from seedbed.llm.threads import as_llm
 from seedbed.recording import Acceptance, Recording, RecordingLLM, open_recording
+from seedbed.recording.format import STEPS
 from seedbed.recording.manifest import read_manifest, write_manifest
 from seedbed.recording.merge import put_in_place, restore_interrupted
+from seedbed.recording.record import DEFAULT_TOP_K
 from seedbed.regression.asking import refuse_short_rows
 from seedbed.regression.check import check
 from seedbed.regression.figures import significant
 from seedbed.regression.free_run import ways_of
+from seedbed.regression.schema import finite
 from seedbed.regression.verdict import EXIT_CODES, Verdict
 
 if TYPE_CHECKING:
@@ -99,7 +101,7 @@ async def _record(old: Recording, model: LLM, path: Path) -> None:
     repeats = max(step.asked_alone for step in old.steps)
     scored = getattr(model, "can_score", False) and any(step.asked_alone < len(step.observations) for step in old.steps)
     ways, _ = ways_of(old)
-    top_k = old.top_k if old.top_k is not None else 20
+    top_k = old.top_k if old.top_k is not None else DEFAULT_TOP_K
     async with RecordingLLM(model, path, old.tier, top_k, repeats, scored=scored) as recorded:
         for step in old.steps:
             await recorded.next_token_logits(step.prefix)
@@ -123,6 +125,5 @@ async def _sampled(model: LLM, way: Way) -> tuple[int, ...]:
 def _acceptance(old: Recording, report: CheckReport, who: str, why: str) -> Acceptance:
     info, seal = old.info, old.manifest.seal
     model = ", ".join(part for part in (info.model, info.server, info.fingerprint) if part)
-    drift = report.drift.value if math.isfinite(report.drift.value) else None
     causes = tuple(cause.name for cause in report.causes)
-    return Acceptance(who, why, report.verdict.value, drift, causes, "" if seal is None else seal.sha256["steps.jsonl"], model)
+    return Acceptance(who, why, report.verdict.value, finite(report.drift.value), causes, "" if seal is None else seal.sha256[STEPS], model)

@@ -8,11 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import trio
 
 from seedbed.errors import MalformedRow, UsageError
 from seedbed.llm.base import LLM, TopLogprobs, as_row
 from seedbed.llm.company import Company
+from seedbed.llm.running import together
 from seedbed.protocols.rows import top_logprobs
 from seedbed.recording.steps import Asked
 from seedbed.regression.compared import Answer
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from seedbed.llm.base import Row
     from seedbed.recording import Recording, Step
 
-__all__ = ["Asking", "OtherVocabulary", "Target", "refuse_short_rows", "targets_of", "together"]
+__all__ = ["Asking", "OtherVocabulary", "Target", "refuse_short_rows", "targets_of"]
 
 GROUPS = (2, 4, 8, 16)
 """How many questions are under way together, where a recorded answer was had in company: drawn anew for each group."""
@@ -218,21 +218,3 @@ class Asking:
 
 def _next_size(words: Iterator[int]) -> int:
     return GROUPS[next(words) % len(GROUPS)]
-
-
-async def together(questions: Sequence[Callable[[], Awaitable[object]]]) -> None:
-    """Ask all at once; the first error comes out as itself."""
-    errors: list[Exception] = []
-
-    async def run(question: Callable[[], Awaitable[object]]) -> None:
-        try:
-            await question()
-        except Exception as error:
-            errors.append(error)
-            nursery.cancel_scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        for question in questions:
-            nursery.start_soon(run, question)
-    if errors:
-        raise errors[0]

@@ -20,9 +20,10 @@ from seedbed.llm.threads import as_llm
 from seedbed.protocols import PROTOCOLS
 from seedbed.protocols.exchange import Sample
 from seedbed.regression.conformance_report import ConformanceProgress, ConformanceReport, Flaw
-from seedbed.regression.drawing import AT_ONCE, Drawing
-from seedbed.regression.drawn import Alternative, Context, Evidence, alternatives_of, temperature_of
+from seedbed.regression.contexts import Alternative, Context, alternatives_of
+from seedbed.regression.drawn import Bets, temperature_of
 from seedbed.regression.seeds import SeedQuestions
+from seedbed.regression.server_draws import AT_ONCE, ServerDraws
 from seedbed.sampling.randomness import Address, Purpose, check_seed, fresh_seed
 from seedbed.server.draws import Samples, sampler_of
 
@@ -103,7 +104,9 @@ async def conformance(
     engine = getattr(model, "samples_as", order)
     if isinstance(model, HTTPModel) and engine is None:
         speaks = ", ".join(name for name, protocol in PROTOCOLS.items() if protocol.samples_as is not None)
-        raise UsageError(f"in the {model.protocol} protocol a server draws no tokens itself; ask it in another, with protocol= or --protocol: {speaks}")
+        raise UsageError(
+            f"in the {model.protocol} protocol a server draws no tokens itself; ask it in another, with protocol= or --protocol: {speaks}"
+        )
     order = order if order is not None else engine
     if not temperature > 0:
         raise UsageError(f"temperature must be above 0, not {temperature!r}: a greedy server draws nothing")
@@ -111,11 +114,12 @@ async def conformance(
         raise UsageError("draws must be 1 or more, and alpha in (0, 0.5)")
     if seed is not None and not 0 <= check_seed(seed) < 1 << SEED_BITS:
         raise UsageError(f"seed must be in [0, 2**{SEED_BITS}), since servers take few bits; not {seed}")
-    asked = Sample((), float(temperature), top_k, float(top_p), float(min_p), seed=fresh_seed() >> 39 if seed is None else seed)
+    first = fresh_seed() % (1 << SEED_BITS) if seed is None else seed
+    asked = Sample((), float(temperature), top_k, float(top_p), float(min_p), seed=first)
     alternatives = alternatives_of(asked, order)
     contexts = await _contexts(model, prompts, asked, order, alternatives)
-    drawing = Drawing(model, model, asked, order, contexts)
-    test, seeds = _Test(drawing, alternatives, alpha, progress), SeedQuestions(drawing, alpha)
+    server = ServerDraws(model, model, asked, order, contexts)
+    test, seeds = _Test(server, alternatives, alpha, progress), SeedQuestions(server, alpha)
     await test.draw(draws)
     await seeds.ask_all()
     return test.report(seeds)
@@ -147,48 +151,48 @@ class _Test:
     """The draws for the distribution, and what they say."""
 
     def __init__(
-        self, drawing: Drawing, alternatives: list[Alternative], alpha: float, progress: Callable[[ConformanceProgress], None] | None
+        self, draws: ServerDraws, alternatives: list[Alternative], alpha: float, progress: Callable[[ConformanceProgress], None] | None
     ) -> None:
-        self._drawing, self._alternatives, self._alpha, self._progress = drawing, alternatives, alpha, progress
-        self._evidence = Evidence(len(alternatives))
+        self._draws, self._alternatives, self._alpha, self._progress = draws, alternatives, alpha, progress
+        self._bets = Bets(len(alternatives))
 
     async def draw(self, count: int) -> None:
         """The draws for the distribution."""
-        while len(self._drawing.drawn) < count:
-            numbers = range(len(self._drawing.drawn), min(count, len(self._drawing.drawn) + AT_ONCE))
-            places = [divmod(number, len(self._drawing.contexts))[::-1] for number in numbers]
+        while len(self._draws.drawn) < count:
+            numbers = range(len(self._draws.drawn), min(count, len(self._draws.drawn) + AT_ONCE))
+            places = [divmod(number, len(self._draws.contexts))[::-1] for number in numbers]
             for (place, after), ((token_id, *_),) in zip(
-                places, await self._drawing.together([self._drawing.sample(*place) for place in places]), strict=True
+                places, await self._draws.together([self._draws.sample(*place) for place in places]), strict=True
             ):
                 self._take(place, after, token_id)
             if self._progress is not None:
-                e_value = math.exp(min(700.0, self._evidence.log_e_value))
-                self._progress(ConformanceProgress(len(self._drawing.drawn), count, e_value))
+                e_value = math.exp(min(700.0, self._bets.log_e_value))
+                self._progress(ConformanceProgress(len(self._draws.drawn), count, e_value))
 
     def _take(self, place: int, after: int, token_id: int) -> None:
-        context = self._drawing.contexts[place]
+        context = self._draws.contexts[place]
         if token_id >= context.logprobs.size:
             raise UsageError(f"the server drew token {token_id}, and reports rows of {context.logprobs.size} tokens")
-        v = Address(self._drawing.asked.seed, index=len(self._drawing.drawn)).uniform(Purpose.PIT)
-        self._evidence.add(context.odds(token_id), context.place(token_id, v))
-        self._drawing.drawn.append((context, token_id))
-        self._drawing.by_seed[place, after] = token_id
+        v = Address(self._draws.asked.seed, index=len(self._draws.drawn)).uniform(Purpose.PIT)
+        self._bets.add(context.odds(token_id), context.place(token_id, v))
+        self._draws.drawn.append((context, token_id))
+        self._draws.by_seed[place, after] = token_id
 
     def report(self, seeds: SeedQuestions) -> ConformanceReport:
         """What was found."""
-        drawing, asked = self._drawing, self._drawing.asked
+        draws, asked = self._draws, self._draws.asked
         parameters = {name: getattr(asked, name) for name in ("temperature", "top_k", "top_p", "min_p")}
-        estimate, z_score = temperature_of(drawing.drawn, asked.temperature)
-        excluded = [token_id for context, token_id in drawing.drawn if context.probability(token_id) == 0.0]
+        estimate, z_score = temperature_of(draws.drawn, asked.temperature)
+        excluded = [token_id for context, token_id in draws.drawn if context.probability(token_id) == 0.0]
         return ConformanceReport(
             (*self._flaws(estimate, z_score, excluded), *seeds.flaws),
-            parameters | {"order": drawing.order},
+            parameters | {"order": draws.order},
             estimate,
             z_score,
-            self._evidence.log_peak,
+            self._bets.log_peak,
             len(excluded),
-            len(drawing.drawn),
-            len(drawing.contexts),
+            len(draws.drawn),
+            len(draws.contexts),
             self._alpha,
             tuple(seeds.untold),
             asked.seed,
@@ -196,13 +200,13 @@ class _Test:
 
     def _flaws(self, estimate: Estimate, z_score: float, excluded: Sequence[int]) -> list[Flaw]:
         """What explains the draws best, if they need an explanation."""
-        if self._drawing.is_constant:
+        if self._draws.is_constant:
             return []  # one draw repeated tells nothing of what it is drawn from
         enough = math.log(2 / self._alpha)
         is_off = math.erfc(abs(z_score) / math.sqrt(2)) < self._alpha / 2
-        if not is_off and self._evidence.log_peak < enough:
+        if not is_off and self._bets.log_peak < enough:
             return []
-        wealths: NDArray[np.float64] = self._evidence.log_wealths
+        wealths: NDArray[np.float64] = self._bets.log_wealths
         best = int(wealths.argmax()) if wealths.size else -1
         other = self._alternatives[best] if best >= 0 and wealths[best] > enough else None
         if other is not None and other.kind != "temperature":
@@ -213,7 +217,7 @@ class _Test:
             return [Flaw(kind, f"the server draws as if {same}{self._excluded(excluded)}")]
         if is_off or other is not None:
             said = f"; that is as if {other.detail}" if other is not None else ""
-            asked = self._drawing.asked.temperature
+            asked = self._draws.asked.temperature
             detail = f"draws come as if at {estimate}, asked for was {asked:g}"
             return [Flaw("temperature", f"{detail}{said}{self._excluded(excluded)}")]
         return [Flaw("distribution", f"draws are not from the reported rows, in no way that is known here{self._excluded(excluded)}")]

@@ -5,14 +5,27 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from seedbed.regression.figures import significant
+from seedbed.regression.schema import finite
 
 if TYPE_CHECKING:
     from seedbed.regression.estimates import Estimate
 
-__all__ = ["ConformanceProgress", "ConformanceReport", "Flaw"]
+__all__ = ["ConformanceProgress", "ConformanceReport", "Flaw", "FlawName"]
+
+FlawName: TypeAlias = Literal[
+    "temperature",
+    "greedy",
+    "filter",
+    "order",
+    "distribution",
+    "seed ignored",
+    "seeds do not always repeat",
+    "seeds repeat",
+    "seeds overlap",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +33,13 @@ class Flaw:
     """Something that is not as it was asked for.
 
     Attributes:
-        name: "temperature", "greedy", "filter", "order", "excluded tokens", "distribution", or one of the seeds: "seed ignored", "seeds
-            repeat", "seeds overlap".
+        name: "temperature", "greedy", "filter", "order", "distribution", or one of the seeds: "seed ignored", "seeds do not always repeat",
+            "seeds repeat", "seeds overlap".
         detail: what was seen, as a sentence.
         is_fault: whether draws are wrong by it; False for what one must know about the seeds to use them.
     """
 
-    name: str
+    name: FlawName
     detail: str
     is_fault: bool = True
 
@@ -86,9 +99,8 @@ class ConformanceReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        estimate = {"value": self.temperature.value, "standard_error": _finite(self.temperature.standard_error)}
-        known = {"is_conforming": self.is_conforming, "detectable": _finite(self.detectable)}
-        return asdict(self) | known | {"temperature": estimate}
+        known = {"is_conforming": self.is_conforming, "detectable": finite(self.detectable)}
+        return asdict(self) | known | {"temperature": self.temperature.to_dict()}
 
     def lines(self) -> list[str]:
         """A line a finding, the verdict first."""
@@ -107,7 +119,3 @@ class ConformanceReport:
             f"{'evidence':<14} e-value {significant(math.exp(min(self.log_e_value, 700)))}; {significant(2 / self.alpha)} is an alarm",
             f"{'draws':<14} {self.draws} after {prefixes}, {self.excluded} of them excluded ones; seeds from {self.seed} on",
         ]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from seedbed.errors import EvidenceRefused, UsageError
 from seedbed.recording.files import read_file
+from seedbed.recording.format import STEPS
 from seedbed.regression.evidence import EProcess, exp, log_mean
+from seedbed.regression.schema import finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from seedbed.recording import Recording
 
 __all__ = ["Evidence"]
-
-STEPS = "steps.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class Evidence:
             "stop_early": self.stop_early,
             "log_e_values": list(self.log_e_values),
             "sequences": self.sequences,
-            "e_value": self.e_value if math.isfinite(self.e_value) else None,
+            "e_value": finite(self.e_value),
         }
 
     @classmethod

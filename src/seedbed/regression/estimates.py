@@ -7,21 +7,22 @@ clusters of whole sequences, and its standard error comes from the differences b
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from seedbed.regression.figures import with_error
 from seedbed.regression.quantiles import normal_cdf, t_quantile
+from seedbed.regression.schema import finite
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
-    "Dtype",
+    "NEAR",
     "Estimate",
     "clustered_mean",
     "expected_flips",
@@ -30,11 +31,12 @@ __all__ = [
     "perplexity_ratio",
     "rms_delta_p",
     "rows_needed",
-    "ulp",
 ]
 
-Dtype = Literal["bfloat16", "float16", "float32"]
-_MANTISSA_BITS = {"bfloat16": 7, "float16": 10, "float32": 23}
+NEAR = 5.0
+"""Standard deviations of the noise within which a lead is a near tie."""
+POWER = 0.9
+"""How probable it shall be that as many prefixes as are asked for settle a verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,16 @@ class Estimate:
     def bound(self, confidence: float) -> tuple[float, float]:
         """The one-sided lower and the one-sided upper confidence bound."""
         return self.interval(2 * confidence - 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; ``from_dict`` gives an equal estimate back."""
+        return asdict(self) | {"value": finite(self.value), "standard_error": finite(self.standard_error)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """What ``to_dict`` wrote."""
+        value, error = values["value"], values["standard_error"]
+        return cls(math.nan if value is None else value, math.inf if error is None else error, values["rows"], values["clusters"])
 
     def __str__(self) -> str:
         return with_error(self.value, self.standard_error)
@@ -156,36 +168,18 @@ def perplexity_ratio(before: ArrayLike, after: ArrayLike, sequences: ArrayLike) 
     return Estimate(ratio, ratio * log_ratio.standard_error, log_ratio.rows, log_ratio.clusters)
 
 
-def ulp(logit: float, dtype: Dtype) -> float:
-    """The distance between neighbouring numbers of a dtype at a logit's size: what a tie within rounding is.
-
-    Example:
-        >>> ulp(12.0, "bfloat16"), ulp(-20.0, "bfloat16"), ulp(20.0, "float16") * 64
-        (0.0625, 0.125, 1.0)
-    """
-    exponent = math.frexp(abs(logit))[1] - 1 if logit else -126
-    return math.ldexp(1.0, max(exponent, -126) - _MANTISSA_BITS[dtype])
-
-
-def is_near_tie(
-    gaps: NDArray[np.float64], sigma: float, logits: NDArray[np.float64] | None = None, dtype: Dtype | None = None, *, width: float = 5.0
-) -> NDArray[np.bool_]:
-    """Where the two best tokens are so close that noise or rounding may exchange them.
+def is_near_tie(gaps: NDArray[np.float64], sigma: float) -> NDArray[np.bool_]:
+    """Where the two best tokens are so close that noise may exchange them: within ``NEAR`` standard deviations of it.
 
     Args:
         gaps: how far the best leads the next in nats, shape (n,); an exact tie is 0.
         sigma: standard deviation of the difference of such gaps between two answers.
-        logits, dtype: the best logits and what the server computes in, if both are known: two ulps are a near-tie too.
-        width: how many sigma are near.
 
     Example:
         >>> is_near_tie(np.array([0.0, 0.1, 0.2]), 0.03).tolist()
         [True, True, False]
     """
-    near = gaps <= width * sigma
-    if logits is not None and dtype is not None:
-        near |= gaps <= 2 * np.array([ulp(float(logit), dtype) for logit in logits])
-    return np.asarray(near)
+    return np.asarray(gaps <= NEAR * sigma)
 
 
 def expected_flips(gaps: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
@@ -223,18 +217,17 @@ def flip_tail(probabilities: NDArray[np.float64], observed: int) -> float:
     return float(counts[-1])
 
 
-def rows_needed(estimate: Estimate, margin: float, *, alpha: float = 0.01, power: float = 0.9) -> int | None:
+def rows_needed(estimate: Estimate, margin: float, *, alpha: float = 0.01) -> int | None:
     """About how many prefixes would settle on which side of the margin a drift lies: always more than there are.
 
     None if it lies on the margin, or if one cluster is all there is. With g clusters now, the fewest k > g for which::
 
-        (t_(1 - e, k - 1) + t_(power, k - 1)) * se * sqrt(g / k) <= |margin - value|
+        (t_(1 - e, k - 1) + t_(POWER, k - 1)) * se * sqrt(g / k) <= |margin - value|
 
     Args:
         estimate: the drift now; more clusters are taken to be as long as these.
         margin: what matters, nats.
         alpha: e above the margin, how often DRIFT may be said in error; below it e is 0.05, as in ``verdict.judge``.
-        power: how probable the answer shall be.
 
     Example:
         >>> rows_needed(Estimate(0.0, 1e-4, 100, 10), 1e-4)
@@ -248,7 +241,7 @@ def rows_needed(estimate: Estimate, margin: float, *, alpha: float = 0.01, power
     error = alpha if estimate.value > margin else 0.05
 
     def settles(count: int) -> bool:
-        quantiles = t_quantile(1 - error, count - 1) + t_quantile(power, count - 1)
+        quantiles = t_quantile(1 - error, count - 1) + t_quantile(POWER, count - 1)
         return quantiles * estimate.standard_error * math.sqrt(estimate.clusters / count) <= distance
 
     low, high = estimate.clusters, estimate.clusters + 1

@@ -17,9 +17,11 @@ def significant(value: float, digits: int = 3) -> str:
         >>> significant(0.0000123456), significant(0.5), significant(123456.7), significant(0.0), significant(1e30)
         ('1.23e-5', '0.5', '123457', '0', '1e30')
     """
-    if 10**digits <= abs(value) < 1e9:
-        return f"{value:.0f}"
-    return re.sub(r"e([+-])0*(\d)", lambda match: f"e{match[1].replace('+', '')}{match[2]}", f"{value:.{digits}g}")
+    rounded, whole = f"{value:.{digits}g}", f"{value:.0f}"
+    # As rounded: 999.6 to three digits is a thousand.
+    if abs(float(rounded)) >= 10**digits and abs(float(whole)) < 1e9:
+        return whole
+    return re.sub(r"e([+-])0*(\d)", lambda match: f"e{match[1].replace('+', '')}{match[2]}", rounded)
 
 
 def with_error(value: float, standard_error: float) -> str:

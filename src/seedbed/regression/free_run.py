@@ -16,11 +16,12 @@ import numpy as np
 from seedbed.errors import InvalidSampler, RowError
 from seedbed.llm.base import as_row
 from seedbed.llm.prefix_cache import PrefixCache
-from seedbed.recording.spelling import counted
-from seedbed.regression.asking import together
-from seedbed.regression.estimates import expected_flips
+from seedbed.llm.running import together
+from seedbed.regression.estimates import NEAR, expected_flips
+from seedbed.regression.schema import finite
 from seedbed.sampling import Address, Temperature
 from seedbed.sampling.configuration import sampler_from
+from seedbed.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from seedbed.sampling import Draw, Sampler
 
 __all__ = ["FreeRun", "Parting", "run_freely", "ways_of"]
-
-NEAR = 5.0
-"""Standard deviations of the noise within which a lead is a near tie; as ``estimates.is_near_tie``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ class FreeRun:
         """As JSON values."""
         found = asdict(self)
         for parting in found["partings"]:
-            parting["margin"] = parting["margin"] if math.isfinite(parting["margin"]) else None
+            parting["margin"] = finite(parting["margin"])
         return found
 
     @classmethod
@@ -158,18 +156,17 @@ def ways_of(recording: Recording) -> tuple[list[Way], int]:
 
 
 def _numbered(run: Run) -> Iterator[Way | None]:
-    """Each sequence with its address: those of one prompt stand together, in order."""
+    """Each sequence with its address; None where there is none, or no sampler that can be made again."""
     try:
         sampler = sampler_from(run.sampler) if run.seed is not None else None
     except InvalidSampler:
         sampler = None
-    prompt_index, index = -1, 0
-    for place, token_ids in enumerate(run.token_ids):
-        if sampler is None or run.seed is None:
-            yield None
-            continue
-        prompt = run.prompts[place]
-        prompt_index, index = (prompt_index + 1, 0) if not place or prompt != run.prompts[place - 1] else (prompt_index, index + 1)
+    if sampler is None or run.seed is None:
+        yield from [None] * len(run.token_ids)
+        return
+    for place, (token_ids, prompt, prompt_index, index) in enumerate(
+        zip(run.token_ids, run.prompts, run.prompt_indices, run.indices, strict=True)
+    ):
         yield Way(run.name, place, prompt, token_ids, run.seed, prompt_index, index, sampler)
 
 

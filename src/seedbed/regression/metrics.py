@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Drift", "common_logprobs", "flip_rate", "kl_divergence", "kl_of_logprobs", "noise_free_drift", "total_variation"]
+__all__ = ["Drift", "common_logprobs", "flip_rate", "kl_of_logprobs", "noise_free_drift", "normalised", "total_variation"]
 
 FLOOR = -50.0
 """Where log-probabilities end, in nats: a token of probability 2e-22 is as good as excluded, and a difference to it stays finite."""
@@ -84,46 +84,32 @@ def flip_rate(logits_p: ArrayLike, logits_q: ArrayLike) -> float:
     return float(min(1.0, max(0.0, 1.0 - same.sum())))
 
 
-def kl_divergence(row_p: ArrayLike | TopLogprobs, row_q: ArrayLike | TopLogprobs) -> float:
-    """KL(p || q) in nats: how many nats a token drawn from p costs under q beyond what it must.
-
-    With a list of the k best on either side, over the tokens that both list and one bucket for all others; by the data-processing
-    inequality a lower bound of the KL of the whole rows. Nothing is imputed.
+def kl_of_logprobs(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
+    """KL(p || q) in nats, how many a token drawn from p costs under q beyond what it must: ``sum p (log p - log q)`` over the last axis.
 
     Args:
-        row_p, row_q: logits up to an additive constant, or the k best; for the same vocabulary; not modified.
+        p, q: normalised log-probabilities, -inf = excluded; not modified.
 
     Returns:
-        0 or more; inf when q excludes a token that p does not.
+        0 or more, whatever rounding does; inf where q excludes a token that p does not.
 
-    Raises:
-        RowError: a row that cannot be drawn from; ``MalformedRow`` when the vocabularies differ.
-
-    Example:
-        >>> round(kl_divergence(np.log([0.5, 0.5]), np.log([0.25, 0.75])), 6)
-        0.143841
-
-    Source: Kullback and Leibler 1951; the bound is Cover and Thomas, Elements of Information Theory, theorem 2.8.1.
+    Source: Kullback and Leibler 1951.
     """
-    p, q = common_logprobs([row_p, row_q], floor=-np.inf)[1]
-    return float(kl_of_logprobs(p, q))
-
-
-def kl_of_logprobs(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``sum p (log p - log q)`` over the last axis, of normalised log-probabilities; rounding never makes it negative."""
     with np.errstate(invalid="ignore"):
         terms = np.where(np.isneginf(p), 0.0, np.exp(p) * (p - q))
     return np.asarray(np.maximum(terms.sum(axis=-1), 0.0))
 
 
 def common_logprobs(
-    rows: Sequence[ArrayLike | TopLogprobs], *, floor: float = FLOOR, union: bool = False
+    rows: Sequence[ArrayLike | TopLogprobs], *, union: bool = False
 ) -> tuple[NDArray[np.int64] | None, NDArray[np.float64]]:
     """Rows made comparable: the tokens that all of them list, then, if any of them is cut off, one bucket for the rest.
 
+    Log-probabilities below ``FLOOR`` are set to it, so that differences stay finite. The KL of what comes out is, but for that, a lower
+    bound of the KL of the whole rows, by the data-processing inequality; nothing is imputed.
+
     Args:
         rows: one or more, of one vocabulary; not modified.
-        floor: log-probabilities below it are set to it, so that differences stay finite.
         union: also the tokens that only some list. Where a row does not list one, it is at most as probable there as the row's least
             listed token, and as its whole tail; taken is that, or the least listed value if that is lower: no difference is counted but
             what is certain. Exchanging two rows exchanges two rows of the answer, nothing else.
@@ -138,6 +124,8 @@ def common_logprobs(
         >>> ids, values = common_logprobs([TopLogprobs([3, 1], np.log([0.5, 0.25]), 9), TopLogprobs([3, 2], np.log([0.5, 0.25]), 9)])
         >>> ids.tolist(), np.exp(values).round(6).tolist()
         ([3], [[0.5, 0.5], [0.5, 0.5]])
+
+    Source: Cover and Thomas, Elements of Information Theory, theorem 2.8.1, for the bound.
     """
     parsed = [Candidates.of(as_row(row)) for row in rows]
     sizes = sorted({row.vocab_size for row in parsed})
@@ -145,7 +133,7 @@ def common_logprobs(
         raise MalformedRow(f"rows of {sizes[0]} and of {sizes[-1]} tokens cannot be compared")
     values = [row.logits if row.tail is not None else _log_softmax(row.logits) for row in parsed]
     if all(row.ids is None for row in parsed):
-        return None, np.maximum(np.stack(values), floor)
+        return None, np.maximum(np.stack(values), FLOOR)
     listed = [row.ids if row.ids is not None else np.arange(row.vocab_size) for row in parsed]
     merge = np.union1d if union else functools.partial(np.intersect1d, assume_unique=True)
     ids = functools.reduce(merge, listed)
@@ -159,7 +147,7 @@ def common_logprobs(
         kept = np.where(np.isnan(kept), np.minimum(np.nanmin(kept, axis=0), bounds), kept)
     # Below 1e-6 a tail is the rounding of float32 log-probabilities, not a fact.
     tails = np.log(np.maximum(1.0 - np.exp(kept).sum(axis=1), TAIL_RESOLUTION))
-    return ids, np.maximum(np.column_stack([kept, tails]), floor)
+    return ids, np.maximum(np.column_stack([kept, tails]), FLOOR)
 
 
 class Drift(NamedTuple):
@@ -208,6 +196,11 @@ def noise_free_drift(a1: NDArray[np.float64], a2: NDArray[np.float64], b1: NDArr
     real = size > 1e-24
     rho = np.where(real, d / np.where(real, size, 1.0), 0.0)
     return Drift(np.where(real, d, 0.0), np.clip(rho, -1.0, 1.0))
+
+
+def normalised(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log-probabilities of one row, none below ``FLOOR``."""
+    return np.maximum(_log_softmax(logits), FLOOR)
 
 
 def _log_softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -6,7 +6,6 @@ Rule 2: whatever a server or a model says is text, never markup.
 
 from __future__ import annotations
 
-import math
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -149,8 +148,7 @@ def _worst_prefixes(report: CheckReport) -> str:
 def _box(worst: Worst) -> str:
     text = "".join(text or f"⟨{token_id}⟩" for token_id, text in worst.end)
     before = "… " if worst.position > len(worst.end) else ""
-    kl = significant(worst.kl) if math.isfinite(worst.kl) else "infinite"
-    far = f"{worst.position} tokens, D {significant(worst.d)} nats, KL of one answer up to {kl}"
+    far = f"{worst.position} tokens, D {significant(worst.d)} nats, KL of one answer up to {significant(worst.kl)}"
     return (
         f'<div class="worst"><p>{before}<code>{escape(text)}</code><br><span class="dim">{far}</span></p>'
         f'<div class="sides"><div><b>recorded</b>{_listed(worst.recorded)}</div>'

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import statistics
-from dataclasses import dataclass
 from html import escape
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
+from seedbed.regression.axes import Axis, label, power_of_ten
 from seedbed.regression.figures import percent, significant
 
 if TYPE_CHECKING:
@@ -23,51 +23,17 @@ MOST = 4000
 """Points drawn, at most; of more, every k-th."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """A scale from values to places: logarithmic in size on both sides of a linear stretch about 0."""
-
-    low: float
-    high: float
-    begin: float
-    end: float
-    linear: float  # inside +-linear the scale is linear; inf is linear throughout
-
-    def _warp(self, value: float) -> float:
-        if math.isinf(self.linear):
-            return value
-        size = abs(value) / self.linear
-        return math.copysign(size if size <= 1 else 1 + math.log10(size), value)
-
-    def __call__(self, value: float) -> float:
-        low, high = self._warp(self.low), self._warp(self.high)
-        share = (self._warp(min(max(value, self.low), self.high)) - low) / ((high - low) or 1.0)
-        return round(self.begin + share * (self.end - self.begin), 1)
-
-    def ticks(self) -> list[float]:
-        """Round values inside, at most about seven."""
-        if math.isinf(self.linear):
-            raw = (self.high - self.low) / 5 or 1.0
-            power = 10.0 ** math.floor(math.log10(raw))
-            step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if raw <= step * 1.0001)
-            return [k * step for k in range(math.ceil(self.low / step), math.floor(self.high / step + 1e-9) + 1)]
-        first, last = round(math.log10(self.linear)), math.ceil(math.log10(max(self.high, -self.low, self.linear * 10)))
-        decades = range(first, last + 1, max(1, (last - first) // 4))
-        values = sorted({0.0, *(10.0**k for k in decades), *(-(10.0**k) for k in decades)})
-        return [value for value in values if self.low <= value <= self.high]
-
-
 def drift_plot(report: CheckReport) -> str:
     """The drift with its interval beside the margin, the noise and the plain KL, on one axis."""
     statistics = report.statistics
     rows = [
         ("drift D", statistics.drift.value, report.interval, "mark"),
         ("with noise", statistics.kl.value, statistics.kl.interval(), "soft"),
-        ("the noise", statistics.noise.value, statistics.noise.interval(), "soft"),
+        *([("the noise", report.noise.value, report.noise.interval(), "soft")] if report.noise is not None else []),
     ]
     ends = [value for _, middle, interval, _ in rows for value in (middle, *interval) if math.isfinite(value)]
     low, high = min(0.0, *ends), max(report.margin * 2, *ends)
-    axis = _Axis(low * 1.15, high * 1.15, LEFT, WIDTH - RIGHT, report.margin / 10)
+    axis = Axis(low * 1.15, high * 1.15, LEFT, WIDTH - RIGHT, report.margin / 10)
     height = TOP + 34 * len(rows) + 40
     parts = _horizontal_ticks(axis, height - 34)
     for place, (name, middle, (begin, end), kind) in enumerate(rows):
@@ -94,8 +60,8 @@ def position_plot(report: CheckReport) -> str:
     largest = max((abs(point.d) for point in points), default=0.0)
     linear = max(1e-12, min(report.margin / 10, largest / 10 or report.margin / 10))
     low = min((point.d for point in points), default=0.0)
-    x = _Axis(0, max((point.position for point in points), default=1), LEFT, WIDTH - RIGHT, math.inf)
-    y = _Axis(min(low, -linear), max(largest, report.margin * 2), 256, TOP, linear)
+    x = Axis(0, max((point.position for point in points), default=1), LEFT, WIDTH - RIGHT, math.inf)
+    y = Axis(min(low, -linear), max(largest, report.margin * 2), 256, TOP, linear)
     parts = _horizontal_ticks(x, 256) + _vertical_ticks(y)
     parts += _margin_line(y, report.margin, "margin")
     parts += [f'<circle class="mark point" cx="{x(point.position)}" cy="{y(point.d)}" r="2.5"/>' for point in points]
@@ -110,12 +76,12 @@ def sequence_plot(report: CheckReport) -> str:
     for prefix in report.prefixes:
         members.setdefault(prefix.sequence, []).append(prefix.d)
     chosen = list(members)[:: math.ceil(len(members) / MOST_SEQUENCES) or 1]
-    marks = [(statistics.fmean(members[one]), _error(members[one])) for one in chosen]
+    marks = [(fmean(members[one]), _error(members[one])) for one in chosen]
     ends = [value for mean, error in marks for value in (mean - 2 * error, mean + 2 * error)]
     largest = max(map(abs, ends), default=0.0)
     linear = max(1e-12, min(report.margin / 10, largest / 10 or report.margin / 10))
-    x = _Axis(-0.5, max(len(marks) - 0.5, 0.5), LEFT, WIDTH - RIGHT, math.inf)
-    y = _Axis(min(0.0, *ends) - linear, max(report.margin * 2, *ends), 256, TOP, linear)
+    x = Axis(-0.5, max(len(marks) - 0.5, 0.5), LEFT, WIDTH - RIGHT, math.inf)
+    y = Axis(min(0.0, *ends) - linear, max(report.margin * 2, *ends), 256, TOP, linear)
     parts = _vertical_ticks(y) + _margin_line(y, report.margin, "margin")
     for place, (mean, error) in enumerate(marks):
         at = x(place)
@@ -130,13 +96,13 @@ def evidence_plot(report: CheckReport) -> str:
     """The e-value after each sequence, on a scale of powers of ten."""
     values = [0.0, *(value / math.log(10) for value in report.path)]
     alarm = -math.log10(report.alpha)
-    x = _Axis(0, max(len(values) - 1, 1), LEFT, WIDTH - RIGHT, math.inf)
-    y = _Axis(min(0.0, *values) - 0.2, max(alarm * 1.2, *values), 256, TOP, math.inf)
+    x = Axis(0, max(len(values) - 1, 1), LEFT, WIDTH - RIGHT, math.inf)
+    y = Axis(min(0.0, *values) - 0.2, max(alarm * 1.2, *values), 256, TOP, math.inf)
     parts = _horizontal_ticks(x, 256)
     for power in sorted({round(value) for value in y.ticks()}):
         at = y(power)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(_text(LEFT - 8, at + 4, f"{10.0**power:g}" if abs(power) < 4 else _label(10.0 ** min(power, 300)), "end"))
+        parts.append(_text(LEFT - 8, at + 4, f"{10.0**power:g}" if abs(power) < 4 else power_of_ten(power), "end"))
     parts += _margin_line(y, alarm, f"proven at {percent(report.alpha)}", is_left=True)  # where the path is low
     points = " ".join(f"{x(place)},{y(value)}" for place, value in enumerate(values))
     parts.append(f'<polyline class="mark path" points="{points}"/>')
@@ -147,10 +113,10 @@ def evidence_plot(report: CheckReport) -> str:
 
 def flip_plot(report: CheckReport) -> str:
     """Each prefix by how far its best token led and how far its row moved; filled where another token is best now."""
-    points = [point for point in _thinned(report.prefixes) if math.isfinite(point.gap) and math.isfinite(point.kl)]
+    points = [point for point in _thinned(report.prefixes) if math.isfinite(point.gap)]
     points.sort(key=lambda point: point.flipped)
-    x = _Axis(0, max((point.gap for point in points), default=1.0), LEFT, WIDTH - RIGHT, math.inf)
-    y = _Axis(0, max((point.kl for point in points), default=1e-6) * 1.2 or 1e-6, 256, TOP, 1e-7)
+    x = Axis(0, max((point.gap for point in points), default=1.0), LEFT, WIDTH - RIGHT, math.inf)
+    y = Axis(0, max((point.kl for point in points), default=1e-6) * 1.2 or 1e-6, 256, TOP, 1e-7)
     parts = _horizontal_ticks(x, 256) + _vertical_ticks(y)
     for point in points:
         kind = "flip" if point.flipped else "soft point"
@@ -160,7 +126,7 @@ def flip_plot(report: CheckReport) -> str:
     return _svg(296, "Flips: prefixes with another best token, by how far the old one led", parts)
 
 
-def _margin_line(y: _Axis, value: float, text: str, *, is_left: bool = False) -> list[str]:
+def _margin_line(y: Axis, value: float, text: str, *, is_left: bool = False) -> list[str]:
     at = y(value)
     line = f'<line class="margin" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>'
     x, anchor = (LEFT + 4, "start") if is_left else (WIDTH - RIGHT, "end")
@@ -168,37 +134,29 @@ def _margin_line(y: _Axis, value: float, text: str, *, is_left: bool = False) ->
 
 
 def _error(values: Sequence[float]) -> float:
-    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def _thinned(points: Sequence[Prefix]) -> list[Prefix]:
     return list(points[:: math.ceil(len(points) / MOST) or 1])
 
 
-def _horizontal_ticks(axis: _Axis, y: float) -> list[str]:
+def _horizontal_ticks(axis: Axis, y: float) -> list[str]:
     parts = []
     for value in axis.ticks():
         x = axis(value)
         parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{TOP - 8}" y2="{y}"/>')
-        parts.append(_text(x, y + 15, _label(value), "middle"))
+        parts.append(_text(x, y + 15, label(value), "middle"))
     return parts
 
 
-def _vertical_ticks(axis: _Axis) -> list[str]:
+def _vertical_ticks(axis: Axis) -> list[str]:
     parts = []
     for value in axis.ticks():
         y = axis(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
-        parts.append(_text(LEFT - 8, y + 4, _label(value), "end"))
+        parts.append(_text(LEFT - 8, y + 4, label(value), "end"))
     return parts
-
-
-def _label(value: float) -> str:
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:g}".replace("-", "\N{MINUS SIGN}")
-    mantissa, exponent = f"{value:.0e}".split("e")
-    power = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"{'' if mantissa == '1' else mantissa.replace('-1', '−')}10{power}"
 
 
 def _text(x: float, y: float, text: str, anchor: str, kind: str = "") -> str:

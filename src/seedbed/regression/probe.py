@@ -16,9 +16,8 @@ import numpy as np
 from seedbed.errors import UsageError
 from seedbed.http.model import HTTPModel
 from seedbed.llm.base import LLM, Row, as_row
-from seedbed.llm.running import require_trio
+from seedbed.llm.running import require_trio, together
 from seedbed.llm.threads import as_llm
-from seedbed.regression.asking import together
 from seedbed.regression.compared import same_row
 from seedbed.regression.metrics import common_logprobs, kl_of_logprobs
 from seedbed.regression.probe_report import CONDITIONS, Break, Condition, ProbeProgress, ProbeReport, place_of

@@ -70,8 +70,8 @@ def t_quantile(p: float, degrees: int) -> float:
     return (low + high) / 2
 
 
-def clopper_pearson(seen: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The exact two-sided confidence interval of a rate; one-sided, with all of the error above, when nothing was seen.
+def clopper_pearson(seen: int, trials: int) -> tuple[float, float]:
+    """The exact two-sided 95 % confidence interval of a rate; one-sided, with all of the error above, when nothing was seen.
 
     Example:
         >>> low, high = clopper_pearson(0, 300)
@@ -80,7 +80,7 @@ def clopper_pearson(seen: int, trials: int, confidence: float = 0.95) -> tuple[f
 
     Source: Clopper and Pearson 1934, Biometrika 26.
     """
-    error = 1 - confidence
+    error = 0.05
     if seen == 0:
         return (0.0, 1 - error ** (1 / trials))
     low = _beta_quantile(error / 2, seen, trials - seen + 1)

@@ -7,10 +7,10 @@ from html import escape
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import quoteattr
 
-from seedbed.recording.spelling import counted
 from seedbed.regression.evidence import FEWEST_REPEATS
 from seedbed.regression.figures import percent, significant, to_the_digits_of, with_error
 from seedbed.regression.verdict import EXIT_CODES, Verdict
+from seedbed.wording import counted
 
 if TYPE_CHECKING:
     from seedbed.regression.estimates import Estimate
@@ -54,7 +54,7 @@ def findings(report: CheckReport) -> list[tuple[str, str]]:
     flips = s.flips
     found += [
         ("drift D", f"{s.drift} nats, {between}, margin {significant(report.margin)}"),
-        ("mean KL", f"{s.kl} nats, of which noise {s.noise}"),
+        ("mean KL", f"{s.kl} nats, {'no noise is known' if report.noise is None else f'of which noise {report.noise}'}"),
         ("KL / entropy", f"{significant(s.kl.value / s.entropy.value if s.entropy.value else 0.0)} of {significant(s.entropy.value)} nats"),
         ("same top", _percent(s.same_top)),
         ("RMS Δp", _percent(s.delta_p)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
@@ -14,6 +14,7 @@ from seedbed.regression.continued import Evidence
 from seedbed.regression.estimates import Estimate, rows_needed
 from seedbed.regression.evidence import Sparse
 from seedbed.regression.free_run import FreeRun
+from seedbed.regression.schema import finite
 from seedbed.regression.statistics import Statistics
 from seedbed.regression.verdict import Verdict
 
@@ -41,7 +42,7 @@ class Prefix:
         sequence: which sequence it belongs to.
         d: its drift free of noise, nats.
         kl: the largest KL of its answers, nats.
-        gap: how far the best token led the next when recorded, nats.
+        gap: how far the best token led the next when recorded, nats; inf where only one is known.
         flipped: whether another token is best now.
     """
 
@@ -92,7 +93,7 @@ class Worst:
         """What ``asdict`` made of it, also after a trip through JSON."""
         end = tuple((token_id, text) for token_id, text in values["end"])
         recorded, live = (tuple((i, text, p) for i, text, p in values[side]) for side in ("recorded", "live"))
-        return cls(values["position"], end, values["d"], _infinite(values["kl"]), recorded, live)
+        return cls(values["position"], end, values["d"], values["kl"], recorded, live)
 
 
 @dataclass(slots=True)
@@ -144,6 +145,15 @@ class CheckReport:
         return (self.drift.value, self.drift.value) if self.is_exact and math.isinf(low) else (low, high)
 
     @property
+    def noise(self) -> Estimate | None:
+        """Mean KL between two answers of one server to one question, in nats; None where no two were had under one condition."""
+        noise = self.statistics.noise
+        if noise.rows and self.is_exact:
+            return replace(noise, standard_error=0.0)
+        # Where none is known the statistics hold one value, a 0.
+        return noise if noise.rows > 1 or noise.value > 0 else None
+
+    @property
     def needed(self) -> int | None:
         """For INCONCLUSIVE: about how many prefixes would settle it; None otherwise, or when no number would."""
         return rows_needed(self.drift, self.margin, alpha=self.alpha) if self.verdict is Verdict.INCONCLUSIVE else None
@@ -164,8 +174,8 @@ class CheckReport:
         low, high = self.interval
         return {
             "verdict": self.verdict.value,
-            "drift": _finite(self.drift.value),
-            "interval": [_finite(low), _finite(high)],
+            "drift": finite(self.drift.value),
+            "interval": [finite(low), finite(high)],
             "margin": self.margin,
             "alpha": self.alpha,
             "is_exact": self.is_exact,
@@ -178,8 +188,8 @@ class CheckReport:
             "free_run": None if self.free_run is None else self.free_run.to_dict(),
             "subject": self.subject,
             "path": list(self.path),
-            "worst": [asdict(one) | {"kl": _finite(one.kl)} for one in self.worst],
-            "prefixes": [asdict(prefix) | {"gap": _finite(prefix.gap), "kl": _finite(prefix.kl)} for prefix in self.prefixes],
+            "worst": [asdict(one) for one in self.worst],
+            "prefixes": [asdict(prefix) | {"gap": finite(prefix.gap)} for prefix in self.prefixes],
         }
 
     @classmethod
@@ -202,9 +212,7 @@ class CheckReport:
                 Evidence.from_dict(values["evidence"]),
                 Sparse(**sparse),
                 tuple(Finding.from_dict(cause) for cause in values["causes"]),
-                tuple(
-                    Prefix(**(prefix | {"gap": _infinite(prefix["gap"]), "kl": _infinite(prefix["kl"])})) for prefix in values["prefixes"]
-                ),
+                tuple(Prefix(**(prefix | {"gap": math.inf if prefix["gap"] is None else prefix["gap"]})) for prefix in values["prefixes"]),
                 dict(values["conditions"]),
                 dict(values["subject"]),
                 None if values["free_run"] is None else FreeRun.from_dict(values["free_run"]),
@@ -217,11 +225,3 @@ class CheckReport:
     def __repr__(self) -> str:
         cause = f", {self.causes[0].name}" if self.causes else ""
         return f"<CheckReport {self.verdict}: D = {self.drift} nats over {self.drift.rows} prefixes{cause}>"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _infinite(value: float | None) -> float:
-    return math.inf if value is None else value

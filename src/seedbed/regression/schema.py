@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-__all__ = ["MEMBERS", "paths_in"]
+__all__ = ["MEMBERS", "finite", "paths_in"]
 
 _ESTIMATE = {
     "value": "the estimate",
@@ -36,8 +37,8 @@ MEMBERS: dict[str, str] = {
     "causes[].name": "what changed",
     "causes[].share": "of the drift it explains, 0 to 1",
     "causes[].detail": "what was seen, as a sentence",
-    "causes[].estimate": "null, or value and standard error of the fault's size, such as a temperature",
-    "causes[].estimate[]": "value, then standard error",
+    "causes[].estimate": "null, or the fault's size, such as a temperature",
+    **{f"causes[].estimate.{part}": what for part, what in _ESTIMATE.items()},
     **{f"statistics.{name}.{part}": f"{meaning}: {what}" for name, meaning in _STATISTICS.items() for part, what in _ESTIMATE.items()},
     "statistics.flips.observed": "prefixes with another best token",
     "statistics.flips.expected": "how many of them noise and ties explain",
@@ -79,7 +80,7 @@ MEMBERS: dict[str, str] = {
     "prefixes[].sequence": "which sequence it belongs to",
     "prefixes[].d": "its D, nats",
     "prefixes[].kl": "largest KL of its answers, nats",
-    "prefixes[].gap": "how far its best token led when recorded, nats",
+    "prefixes[].gap": "how far its best token led when recorded, nats; null where only one token is known",
     "prefixes[].flipped": "whether another token is best now",
     "worst[].position": "length of one of the prefixes furthest off, tokens",
     "worst[].end[][]": "its last tokens: id and text, '' where that is unknown",
@@ -98,6 +99,16 @@ MEMBERS: dict[str, str] = {
 }
 
 _OPEN = ("conditions", "subject.recorded", "subject.live")  # objects whose members are names
+
+
+def finite(value: float) -> float | None:
+    """A number as JSON can hold it.
+
+    Example:
+        >>> finite(0.5), finite(math.inf)
+        (0.5, None)
+    """
+    return value if math.isfinite(value) else None
 
 
 def paths_in(value: Any, at: str = "") -> set[str]:

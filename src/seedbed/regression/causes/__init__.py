@@ -13,6 +13,9 @@ from seedbed.regression.causes.places import BestPlace, BlockMultiples, FromPosi
 from seedbed.regression.causes.prompt import ExtraBos, MissingBos, ShiftedByOne
 from seedbed.regression.causes.rows import CutApplied, SixteenBits, SwappedIds, TemperatureApplied
 
+ENOUGH = 0.01
+"""A share of the drift that needs no cause: neither one that explains no more, nor any when no more is left."""
+
 __all__ = ["CAUSES", "PLACES", "Case", "Cause", "Finding", "find_causes"]
 
 PLACES: tuple[Place, ...] = (OnePrompt(), FromPosition(), BlockMultiples(), WarmOnly(), AboveConcurrency())
@@ -34,18 +37,17 @@ CAUSES: tuple[Cause, ...] = (
 )
 
 
-def find_causes(case: Case, *, enough: float = 0.01) -> tuple[Finding, ...]:
+def find_causes(case: Case) -> tuple[Finding, ...]:
     """All causes found, the one that explains most first.
 
     Args:
         case: the evidence; used up.
-        enough: stop when less than this share of the drift is left.
     """
     found = []
     for cause in CAUSES:
-        if case.left <= enough:
+        if case.left <= ENOUGH:
             break
         finding = cause.examine(case)
-        if finding is not None and finding.share > enough:
+        if finding is not None and finding.share > ENOUGH:
             found.append(finding)
     return tuple(sorted(found, key=lambda finding: -finding.share))

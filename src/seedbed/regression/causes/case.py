@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -27,7 +26,7 @@ class Finding:
     """A cause that was found.
 
     Attributes:
-        name: of the cause; one of the class's ``name`` values below.
+        name: of the cause: the ``name`` of one of ``CAUSES`` or ``PLACES``, or "other vocabulary".
         share: of the drift it explains, in [0, 1].
         detail: what was seen, as a sentence.
         estimate: the size of the fault with its error, such as a temperature; None when it has none.
@@ -39,15 +38,14 @@ class Finding:
     estimate: Estimate | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        estimate = None if self.estimate is None else [self.estimate.value, _finite(self.estimate.standard_error)]
+        """As JSON values; ``from_dict`` gives an equal finding back."""
+        estimate = None if self.estimate is None else self.estimate.to_dict()
         return {"name": self.name, "share": self.share, "detail": self.detail, "estimate": estimate}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """What ``to_dict`` wrote."""
-        found = values["estimate"]
-        estimate = None if found is None else Estimate(found[0], math.inf if found[1] is None else found[1], 0, 0)
+        estimate = None if values["estimate"] is None else Estimate.from_dict(values["estimate"])
         return cls(values["name"], values["share"], values["detail"], estimate)
 
 
@@ -113,7 +111,3 @@ class Cause(ABC):
     @abstractmethod
     def examine(self, case: Case) -> Finding | None:
         """The finding, after taking what it explains out of the case; None when this is not it."""
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

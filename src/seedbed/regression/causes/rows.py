@@ -10,7 +10,7 @@ import numpy as np
 from seedbed.regression.causes.case import Case, Cause, Finding
 from seedbed.regression.estimates import Estimate
 from seedbed.regression.figures import significant
-from seedbed.regression.metrics import FLOOR
+from seedbed.regression.metrics import FLOOR, normalised
 from seedbed.regression.profiles import FEWEST
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class TemperatureApplied(Cause):
         sequences = [row.sequence for row, fit in zip(case.rows, fits, strict=True) if fit]
         error = temperature**2 * _sum_error((numerator - slope * denominator)[fits], sequences) / float(denominator[fits].sum())
         error = max(error, FLOAT32_STEP * temperature)
-        undone = [_normalised(b * temperature) for b in case.after]
+        undone = [normalised(b * temperature) for b in case.after]
         rest = case.drift_to(undone)
         if not (case.is_better(rest, 0.5) or case.is_exact(rest)) or abs(temperature - 1) < 3 * (error if math.isfinite(error) else 0.0):
             return None
@@ -152,7 +152,7 @@ def _sum_error(residuals: NDArray[np.float64], sequences: Sequence[int]) -> floa
 def _restored(before: NDArray[np.float64], after: NDArray[np.float64], excluded: NDArray[np.bool_]) -> NDArray[np.float64]:
     """The live row with what it excludes put back, at the probability it had."""
     kept = float(np.exp(before[~excluded]).sum())
-    return _normalised(np.where(excluded, before, after + math.log(kept) if kept > 0 else after))
+    return normalised(np.where(excluded, before, after + math.log(kept) if kept > 0 else after))
 
 
 def _exchanged(ids: NDArray[np.int64], values: NDArray[np.float64], one: int, other: int) -> NDArray[np.float64]:
@@ -162,8 +162,3 @@ def _exchanged(ids: NDArray[np.int64], values: NDArray[np.float64], one: int, ot
     changed = values.copy()
     changed[i], changed[j] = values[j], values[i]
     return changed
-
-
-def _normalised(logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
-    top = logprobs.max()
-    return np.asarray(np.maximum(logprobs - top - np.log(np.exp(logprobs - top).sum()), FLOOR))

@@ -6,25 +6,25 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from seedbed.regression.asking import together
+from seedbed.llm.running import together
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from seedbed.llm.base import LLM
     from seedbed.protocols.exchange import Sample
-    from seedbed.regression.drawn import Context
+    from seedbed.regression.contexts import Context
     from seedbed.sampling.presets import Order
     from seedbed.server.draws import Samples
 
-__all__ = ["AT_ONCE", "Drawing"]
+__all__ = ["AT_ONCE", "ServerDraws"]
 
 AT_ONCE = 8
 SHARE = 1_000_000  # seeds of one prefix
 
 
 @dataclass(slots=True)
-class Drawing:
+class ServerDraws:
     """Draws of one server.
 
     Attributes:
