@@ -9,7 +9,7 @@
                                     -> little-endian row; Seedbed-Dtype: float32 | float16 | bfloat16, Seedbed-Rows: 1
          no top_k                   -> {"logits": [...]}, null for -inf
          top_k                      -> {"top": {"token_ids": [...], "logprobs": [...]}}, null for -inf
-         ahead: m            up to m rows, along the tokens the server would take itself, greedily:
+         ahead: m            up to m rows (ours: 64 at most), along the tokens the server would take itself, greedily:
                                     -> octets row after row, Seedbed-Rows: r, Seedbed-Proposed: id,id,...
                                     or {"ahead": {"proposed": [...], "rows": [{"logits"} or {"top"}, ...]}}
          ahead and drawing: {"seed", "prompt_index", "index", "step", "state", "chain", "draw"}
