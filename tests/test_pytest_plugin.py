@@ -406,6 +406,19 @@ async def test_unknown(seedbed_llm):
 
         assert "--seedbed-record=rewrite needs a server to ask: give --seedbed-url=URL" in project.run("--seedbed-record=rewrite", errors=3)
 
+    @pytest.mark.parametrize("mode", ["new", "all", "rewrite"])
+    def test_a_directory_of_other_things_is_never_replaced(self, project: Project, mode: str) -> None:
+        """A marker that names the project itself, or its tests, must not cost anybody the project."""
+        project.with_source()
+        (project.path / "data").mkdir()
+        (project.path / "data" / "keep.txt").write_text("years of work")
+        for name in ("data", "."):
+            project.tests(TWO_TESTS.replace("recordings/shared", name))
+            assert "holds files that are no recording" in project.run(f"--seedbed-record={mode}", passed=1, errors=2)
+
+        assert (project.path / "data" / "keep.txt").read_text() == "years of work"
+        assert list(project.path.glob("test_*.py"))
+
     def test_all_and_rewrite_of_an_unchanged_model_change_nothing(self, project: Project) -> None:
         project.with_source()
         project.tests(TWO_TESTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,32 @@ def test_answers_that_came_back_with_the_same_bits_change_no_octet(tmp_path: Pat
     assert tier == "full" or {file.name: file.read_bytes() for file in path.iterdir()} == before
     assert content(open_recording(path)) == answers  # a full one was written with shards of another size here
     assert [entry.name for entry in tmp_path.iterdir()] == ["recording"]
+
+
+def test_a_directory_that_is_no_recording_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "project" / "tests").mkdir(parents=True)
+    (tmp_path / "project" / "tests" / "test_all.py").write_text("assert True")
+    again = fresh(tmp_path / "fresh", "top_k", {(1,): 0})
+    for path, put in ((tmp_path / "project", put_in_place), (tmp_path / "project", partial(replace_recording, keep_unasked=False))):
+        with pytest.raises(RecordingExists, match="holds files that are no recording"):
+            put(path, again)
+
+    assert (tmp_path / "project" / "tests" / "test_all.py").read_text() == "assert True"
+    assert open_recording(again).steps
+
+
+def test_what_others_put_beside_a_recording_stays(tmp_path: Path) -> None:
+    path = write(tmp_path / "recording", "top_k")
+    (path / "README.md").write_text("recorded on the old server")
+    (path / "notes").mkdir()
+    (path / "notes" / "why.txt").write_text("since")
+    (path / "link").symlink_to("README.md")
+    replace_recording(path, fresh(tmp_path / "fresh", "top_k", {(9,): 5}), keep_unasked=False)
+
+    assert (path / "README.md").read_text() == "recorded on the old server"
+    assert (path / "notes" / "why.txt").read_text() == "since"
+    assert (path / "link").is_symlink()
+    assert [step.prefix for step in open_recording(path).steps] == [(9,)]
 
 
 @pytest.mark.parametrize("tier", TIERS)

@@ -10,7 +10,7 @@ import trio
 from tests.regression.conftest import model, noisy
 from tests.regression.test_cli_check import ran
 
-from seedbed import RecordingLLM, ReplayLLM, Sampler, generate, open_recording
+from seedbed import RecordingLLM, ReplayLLM, Sampler, TinyLM, generate, open_recording
 from seedbed.cli import main
 from seedbed.errors import CheckFailed, RecordingExists, ServerUnreachable, UsageError
 from seedbed.recording import Acceptance
@@ -77,6 +77,20 @@ async def test_runs_are_sampled_again_from_the_new_rows(baseline):
 
     assert open_recording(baseline).runs["run"].token_ids == tuple(map(tuple, replayed.token_ids))
     assert (await check(baseline, hotter())).free_run.same == 2
+
+
+async def test_what_the_tokenizer_said_and_what_others_put_there_is_in_the_new_one(tmp_path):
+    async with RecordingLLM(TinyLM(), tmp_path / "r", top_k=20, repeats=2) as recorded:
+        await generate(await recorded.tokenize("The seed"), recorded, seed=7, max_new_tokens=4)
+        assert await recorded.detokenize([71, 111]) == "Go"
+    (tmp_path / "r" / "README.md").write_text("of the seeds")
+    smaller = TinyLM(order=3)
+    await accept(tmp_path / "r", smaller, await check(tmp_path / "r", smaller), who="ada", why="smaller")
+    replay = ReplayLLM(tmp_path / "r")
+
+    assert await replay.tokenize("The seed") == list(b"The seed")
+    assert await replay.detokenize([71, 111]) == "Go"
+    assert (tmp_path / "r" / "README.md").read_text() == "of the seeds"
 
 
 async def test_who_accepted_earlier_baselines_is_kept(baseline):

@@ -102,12 +102,46 @@ class TestVerdicts:
         def rows(*live):
             recorded = [Answer(row, alone), Answer(row, together)]
             answers = [Answer(one, tags) for one, tags in zip(live, (alone, together), strict=True)]
-            return [compare((number,), recorded, answers, sequence=number) for number in range(2)]
+            return [compare((number,), recorded, answers, sequence=number) for number in range(3)]
 
         evidence = Evidence("ab" * 32, 0.01, 2, False, (0.0,), 2)
         assert report_of(rows(other, other), evidence).verdict == Verdict.DRIFT
         assert report_of(rows(other, other), evidence).is_exact
         assert not report_of(rows(other, np.nextafter(other, 9)), evidence).is_exact
+
+    @pytest.mark.parametrize("repeats", [1, 2])
+    async def test_one_live_answer_under_noise_is_no_drift(self, tmp_path, repeats):
+        """Against two recorded ones D is free of noise; of one against one nothing is known of it, and no drift is said."""
+        async with RecordingLLM(noisy(model(), seed=0), tmp_path / "r", tier="full", repeats=repeats) as recorded:
+            await generate([[BOS, *b"The seed"], list(b"In")], recorded, n=6, seed=7, max_new_tokens=20)
+        report = await check(tmp_path / "r", noisy(model()), repeats=1, free_run=False)
+
+        if repeats == 1:
+            assert (report.verdict, report.interval) == (Verdict.INCONCLUSIVE, (-math.inf, math.inf))
+            assert report.drift.value == pytest.approx(report.statistics.kl.value)
+            assert "ask with repeats=2 or more" in sentence(report)
+            assert (report.statistics.flips.expected, report.statistics.flips.beyond) == (0.0, 0)
+        else:
+            assert report.verdict in (Verdict.PASS, Verdict.INCONCLUSIVE)
+            assert abs(report.drift.value) < 4 * report.drift.standard_error
+            assert report.statistics.flips.sigma > 0
+
+    def test_bits_that_flicker_are_no_change(self):
+        """One answer of hundreds is another one, by an ulp, on a server that otherwise repeats itself; three exact changes are a change."""
+        row, ulp = np.linspace(0, 3, 32, dtype=np.float32), np.linspace(0, 3, 32, dtype=np.float32)
+        ulp[3] = np.nextafter(ulp[3], np.float32(9))
+
+        def verdict(*live):
+            rows = [
+                compare((number,), [Answer(row)] * 2, [Answer(one) for one in answers], sequence=number)
+                for number, answers in enumerate([*live, *[(row, row)] * 40])
+            ]
+            return report_of(rows, Evidence("ab" * 32, 0.01, 2, False, (0.0,), 2)).verdict
+
+        assert compare((1,), [Answer(row)] * 2, [Answer(row), Answer(ulp)]).live_noise[0] < 1e-12
+        assert verdict() == Verdict.IDENTICAL
+        assert verdict((row, ulp)) == verdict((ulp, ulp), (ulp, ulp), (ulp, row)) == Verdict.PASS
+        assert verdict(*[(ulp, ulp)] * 3) == Verdict.CHANGED
 
     @pytest.mark.parametrize(
         ("value", "error", "changed", "verdict"),
@@ -155,6 +189,14 @@ class TestConditions:
 
         assert compare((1,), [Answer(row, ("solo", "cold"))], [Answer(row, ("solo", "warm"))]) is None
         assert compare((1,), [Answer(row, ("solo", "cold"))], [Answer(row, ("solo", "warm")), Answer(row, ("solo", "cold"))]) is not None
+
+    def test_what_noise_does_to_a_gap_is_seen_under_one_condition_only(self):
+        row, other = np.float32([2.0, 1.0, 0.0]), np.float32([1.4, 1.5, 0.0])
+        solo, together = ("solo",), ("concurrent",)
+
+        differing = compare((1,), [Answer(row, solo), Answer(other, together)], [Answer(row, solo), Answer(other, together)])
+        assert (differing.noise, math.isnan(differing.gap_noise), differing.repeated) == ((), True, (None, None))
+        assert compare((1,), [Answer(row)], [Answer(row), Answer(other)]).gap_noise == pytest.approx(1.1**2)
 
     async def test_every_prefix_belongs_to_one_sequence_and_sequences_stand_together(self, recordings):
         targets = targets_of(open_recording(recordings / "full"))

@@ -9,11 +9,12 @@ import pytest
 from seedbed.errors import UsageError
 from seedbed.regression.evidence import (
     BETS,
+    ONE_AGAINST_TWO,
+    TWO_AGAINST_TWO,
     EProcess,
-    conformal_p_value,
     odd_one_out,
+    parting_p_value,
     sequence_scores,
-    sign_flip_p_value,
     sparse_corruption,
 )
 
@@ -70,20 +71,30 @@ class TestEProcess:
             EProcess().add(1.5)
 
 
-class TestSignFlips:
-    def test_its_level_is_exact(self):
-        """The p-values over all signs of one set of magnitudes are uniform on their grid."""
-        magnitudes = np.array([0.3, 0.99, 0.05, 0.71, 0.83])
-        p_values = sorted(sign_flip_p_value(magnitudes * signs) for signs in itertools.product((-1, 1), repeat=5))
+class TestParting:
+    """Answers that are the same on either side, and another on the other: by chance less often than one time in six."""
 
-        assert p_values == pytest.approx(np.arange(1, 33) / 32)
+    @pytest.mark.parametrize("values", [2, 3, 4])
+    def test_no_flickering_server_parts_more_often_than_that(self, values):
+        generator = np.random.Generator(np.random.Philox(key=values))
+        worst = 0.0
+        for _ in range(3000):
+            one, other = generator.dirichlet([generator.choice([0.2, 0.5, 1.0, 3.0])] * values, size=2)
+            both = np.outer(one * other, one * other)
+            u, v = 1 - (one**2).sum(), 1 - (other**2).sum()
+            worst = max(worst, (both.sum() - np.trace(both)) / (u + v - u * v))
 
-    def test_many_are_drawn_and_the_same_every_time(self):
-        scores = np.linspace(-0.3, 0.6, 40)
+        assert worst <= TWO_AGAINST_TWO
+        half = np.full(2, 0.5)
+        assert (np.outer(half**2, half**2).sum() - 2 / 16) / 0.75 == pytest.approx(TWO_AGAINST_TWO)  # and it is reached
 
-        assert sign_flip_p_value(scores) == sign_flip_p_value(scores) < 0.01
-        assert sign_flip_p_value(-scores) > 0.99
-        assert sign_flip_p_value(np.full(40, 0.1)) == 1 / 10_001
+    def test_it_is_the_binomial_tail(self):
+        for parted, differing, chance in ((3, 3, TWO_AGAINST_TWO), (2, 9, TWO_AGAINST_TWO), (5, 7, ONE_AGAINST_TWO)):
+            tail = sum(math.comb(differing, k) * chance**k * (1 - chance) ** (differing - k) for k in range(parted, differing + 1))
+            assert parting_p_value(parted, differing, chance) == pytest.approx(tail)
+
+    def test_where_nothing_can_be_told_nothing_is(self):
+        assert parting_p_value(0, 9, TWO_AGAINST_TWO) == parting_p_value(0, 0, 1.0) == parting_p_value(9, 9, 1.0) == 1.0
 
 
 def test_the_odd_one_out_has_mean_0_over_the_three_places():
@@ -103,18 +114,20 @@ def test_the_scores_of_sequences_are_means_in_the_order_seen():
 
 
 class TestSparseCorruption:
+    def test_answers_far_off_in_opposite_directions_are_seen(self):
+        """Neither is nearer to what was recorded, and D is below 0."""
+        d, kl = np.zeros(40), np.zeros((40, 2))
+        d[7], kl[7] = -0.1, (0.2, 0.21)
+        found = sparse_corruption(d, kl, np.full(40, 1e-4), margin=1e-4)
+
+        assert (found.persistent, found.transient, found.is_alarm) == ((), (7,), True)
+
     def test_the_highest_of_n_is_above_the_highest_of_n_half_the_time(self):
         """So a conformal p-value of a maximum is never small, however many prefixes there are."""
         generator = np.random.Generator(np.random.Philox(key=4))
         recorded, live = generator.gamma(1.5, 1.0, (2, 4000, 200)).max(axis=2)
 
         assert abs((live > recorded).mean() - 0.5) < 3 * 0.5 / math.sqrt(4000)
-
-    def test_a_conformal_p_value_of_one_score_is_valid(self):
-        generator = np.random.Generator(np.random.Philox(key=5))
-        p_values = [conformal_p_value(*np.split(generator.gamma(1.5, 1.0, 100), [1])) for _ in range(3000)]
-
-        assert abs((np.array(p_values) <= 0.1).mean() - 0.1) < 3 * math.sqrt(0.09 / 3000)
 
     def test_noise_with_a_tail_of_power_2_seldom_fires(self):
         """The worst that is allowed for: Pareto noise of tail index 2 in everything."""

@@ -71,6 +71,7 @@ def test_bans_that_leave_nothing_say_whose_doing_it_was():
         lambda: BadWords([5]),
         lambda: BadWords(5),
         lambda: BadWords([[1]], "prompt"),
+        lambda: BadWords([[1]], 64),
         lambda: BadWords([[True]]),
         lambda: MinTokens(-1, [0]),
         lambda: MinTokens(2, []),

@@ -64,6 +64,7 @@ def test_samplers_that_are_equal_read_alike_whatever_the_type_of_their_numbers(o
         ("Sampler(chain=[__import__('os').getcwd()])", "is no processor that a text can bring back"),
         ("Sampler(chain=[Custom(function=<function <lambda> at 0x7f>)])", "no sampler can be made of"),
         ("Sampler(chain=[TopK(k=-3)])", "k"),
+        ("Sampler(chain=[Temperature(t=inf)])", "temperature must be in"),
         ("Sampler(chain=[LogitBias(bias={1: inf})])", "inf"),
         ("Sampler(chain=[TopK(k=open('x'))])", "malformed node"),
         ("Sampler(chain=[], draw='x')", "draw must be one of"),

@@ -1,11 +1,13 @@
 """A processor of your own: what it is given, what it may return, and whose name an error bears."""
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
 
 from seedbed.errors import InvalidSampler, NonFiniteLogits, NothingToDraw
 from seedbed.llm import TopLogprobs
-from seedbed.sampling import Custom, Sampler, TopK
+from seedbed.sampling import Custom, Processor, Sampler, TopK
 
 
 def test_it_is_given_the_whole_prefix_and_the_logits_at_its_point_of_the_chain():
@@ -75,3 +77,18 @@ def test_its_own_errors_come_out_as_they_are():
 def test_what_cannot_be_called_is_refused():
     with pytest.raises(InvalidSampler, match="a processor is a function of"):
         Sampler(processors=[5])
+
+
+@dataclass(frozen=True)
+class Shifted(Processor):
+    by: float
+
+    def apply(self, candidates, history):
+        return replace(candidates, values=candidates.logits + self.by)
+
+
+def test_the_numbers_of_a_class_of_ones_own_become_python_s_floats():
+    assert repr(Shifted(np.float32(2))) == repr(Shifted(2)) == "Shifted(by=2.0)"
+    assert Shifted(2)([1.0, 0.0]).tolist() == [3.0, 2.0]
+    with pytest.raises(InvalidSampler, match="by is larger than any float"):
+        Shifted(10**400)

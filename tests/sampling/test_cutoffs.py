@@ -121,6 +121,10 @@ def test_xtc_drops_the_top_choices_but_the_least_probable_of_them(row, threshold
     assert kept(Xtc(1.0, threshold), row) == [i for i, logit in enumerate(row) if i not in above[:-1] and logit > -math.inf]
 
 
+def test_xtc_at_threshold_0_keeps_the_least_probable_of_those_that_are_possible():
+    assert kept(Xtc(1.0, 0.0), [0.0, 1.0, -math.inf]) == [0]
+
+
 def test_equal_tokens_are_taken_by_id():
     """Fifty of them: enough for a sort that is not stable to mix them up."""
     even = np.zeros(50, dtype=np.float32)

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from decimal import Decimal, localcontext
+from decimal import ROUND_UP, Context, Decimal, FloatOperation, Inexact, Rounded, Subnormal, localcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seedbed.llm import TopLogprobs
-from seedbed.sampling import Address, Purpose, Sampler
+from seedbed.sampling import Address, Custom, History, Mirostat, Purpose, Sampler, Temperature, TopK, portable
 from seedbed.sampling import draw as draw_module
 from seedbed.sampling.candidates import Candidates
 from seedbed.sampling.draw import gumbel_argmax, gumbel_max
@@ -157,8 +157,17 @@ def test_a_token_alone_has_an_infinite_margin_unless_it_was_chosen_greedily():
     row = np.array([0.0, 2.5, 1.0], dtype=np.float32)
 
     assert Sampler(top_k=1).sample(row, Address(7)).margin == np.inf
-    assert Sampler(temperature=0).sample(row, Address(7)).margin == 1.5
+    for scheme in ("gumbel", "inverse-cdf", "vllm", "sglang", "llama.cpp"):
+        assert Sampler(temperature=0, draw=scheme).sample(row, Address(7)).margin == 1.5
+        assert Sampler(chain=[Temperature(0.0), TopK(1)], draw=scheme).sample(row, Address(7)).margin == 1.5
     assert Sampler(temperature=0).sample(np.float32([0.0, -np.inf]), Address(7)).margin == np.inf
+
+
+def test_a_function_that_brings_tokens_back_after_a_greedy_choice_is_drawn_from():
+    sampler = Sampler(chain=[Temperature(0.0), Custom(lambda prefix, logits: np.zeros_like(logits))])
+    row = np.array([0.0, 2.5, 1.0], dtype=np.float32)
+
+    assert {sampler.draw(row, seed=seed) for seed in range(20)} == {0, 1, 2}
 
 
 def test_a_longer_vocabulary_or_a_list_gives_the_same_noise_to_the_same_id():
@@ -203,6 +212,31 @@ def test_a_very_long_row_is_drawn_from_without_keeping_scratch_for_it(monkeypatc
     row = np.zeros(9_000, dtype=np.float32)
 
     assert Sampler().draw(row, seed=7) == by_the_book(row, Address(7))[0]
+
+
+HOSTILE = [
+    Context(prec=1),
+    Context(prec=6, rounding=ROUND_UP),
+    Context(prec=28, Emin=-1, Emax=1),
+    Context(traps=[FloatOperation, Inexact, Rounded, Subnormal]),
+]
+
+
+@pytest.mark.parametrize("context", HOSTILE, ids=repr)
+def test_digits_and_traps_that_the_caller_s_decimals_have_change_no_token(context):
+    """Six digits called the scores of two words equal, and a trap for inexact results came out of the draw."""
+    words = np.array([WORD, WORD + 4096], dtype=np.uint64)
+    zipf = -1.2 * np.log(np.arange(1, 501))
+    portable.ln.cache_clear()
+
+    with localcontext(context):
+        assert gumbel_argmax(np.zeros(2), uniform(words)).position == 1
+        assert gumbel_argmax(np.zeros(2), np.array([0.0, 1.0]), 2.0**-53).position == 1
+        kept = [np.isfinite(Mirostat()(zipf, History(state=mu))).sum() for mu in (4.5, 6.0, 8.0)]
+        assert portable.ln(3.0) == 1.0986122886681098
+        assert portable.power(3.0, 0.3) == 1.3903891703159093
+
+    assert kept == [4, 11, 35]  # by hand: (0.2 * 2**mu / (1 - 500**-0.2)) ** (1 / 1.2)
 
 
 def test_a_near_tie_of_an_engine_whose_u_reaches_1_is_settled_by_the_rates_themselves() -> None:

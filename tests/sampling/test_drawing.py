@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from seedbed import sampling
 from seedbed.errors import UsageError
-from seedbed.sampling import Address, Custom, Drawing, Processor, Sampler, StatefulProcessor
+from seedbed.sampling import Address, Custom, Drawing, History, Processor, Sampler, StatefulProcessor
 from seedbed.sampling.configuration import NAMED
 
 EACH = [
@@ -106,6 +107,14 @@ def test_a_processor_that_only_bears_a_known_name_does_not_travel() -> None:
     assert Drawing(Sampler(chain=[Temperature()]), Address(7), None).take(np.float32([0, 9]), [1])[0] == 1
 
 
+@pytest.mark.parametrize("state", [math.nan, -math.inf, "warm", True], ids=str)
+def test_a_state_that_is_none_is_refused_at_once(state: object) -> None:
+    with pytest.raises(UsageError, match="state must be None or the number that Draw"):
+        Drawing(Sampler(mirostat=1), Address(7), state)
+    with pytest.raises(UsageError, match="state must be None or the number that Draw"):
+        History(state=state)
+
+
 GOOD = Drawing(Sampler(0.5), Address(7)).to_dict()
 assert GOOD is not None
 
@@ -121,6 +130,13 @@ assert GOOD is not None
         {"prompt_index": True},
         {"state": "warm"},
         {"state": []},
+        {"state": float("nan")},
+        {"state": float("inf")},
+        {"state": True},
+        {"state": 10**400},
+        {"seed": float("inf")},
+        {"seed": 1.5},
+        {"seed": "9" * 5000},
         {"draw": "dice"},
         {"draw": ["gumbel"]},
         {"chain": None},

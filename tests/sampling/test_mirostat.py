@@ -67,6 +67,15 @@ def test_a_token_as_surprising_as_the_target_changes_nothing(version):
     assert step.after(4.0, 1.0) == 5.5
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_state_is_finite_at_any_rate(version):
+    step = (Mirostat if version == 1 else MirostatV2)(tau=1e308, eta=1e308)
+    state = step.after(step.after(None, 1.0), 0.5)
+
+    assert math.isfinite(state)
+    assert 0 in kept(step, [1.0, 0.0], state)
+
+
 def run(sampler, steps, state=None, start=0):
     tokens = []
     for step in range(start, start + steps):

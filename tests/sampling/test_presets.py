@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from seedbed.errors import InvalidSampler
+from seedbed.llm.token_ids import shown
 from seedbed.sampling import (
     BadWords,
     DynamicTemperature,
@@ -181,6 +182,15 @@ def test_off_is_off_in_every_spelling(off):
     assert Sampler(**off) == Sampler()
 
 
+@pytest.mark.parametrize("order", [None, "hf", "vllm", "sglang", "llama.cpp"])
+def test_numpy_s_numbers_are_numbers(order):
+    given = {"temperature": np.float32(0.5), "top_k": np.int64(3), "top_p": np.float32(0.75), "min_p": np.float16(0.25)}
+
+    assert Sampler(order=order, **given) == Sampler(order=order, **{name: value.item() for name, value in given.items()})
+    assert Sampler(order=order, top_n_sigma=np.float32(0), mirostat=np.int64(0), dynatemp_range=np.float64(0)) == Sampler()
+    assert Sampler(order="llama.cpp", temperature=np.float32(-1)) == Sampler(temperature=0)
+
+
 def test_sglang_judges_top_p_before_top_k():
     """On the whole distribution, not renormalised after top_k: p = 0.6 of the whole is more than the two best hold."""
     row = [math.log(p) for p in (0.3, 0.2, 0.2, 0.2, 0.1)]
@@ -235,6 +245,23 @@ def test_llamacpp_heats_last_so_its_top_p_keeps_fewer_at_high_temperature():
         {"stop_token_ids": [1]},
         {"mirostat_tau": -1},
         {"temperature": 10**400},
+        {"temperature": -(10**5000)},
+        {"temperature": np.complex64(1)},
+        {"top_k": 10**5000},
+        {"top_k": -(10**5000)},
+        {"order": 10**5000},
+        {"draw": 10**5000},
+        {"mirostat": 10**5000},
+        {"chain": 10**5000},
+        {"chain": [10**5000]},
+        {"logit_bias": 10**5000},
+        {"logit_bias": {1: 10**400}},
+        {"logit_bias": {1: -(10**400)}},
+        {"logit_bias": {10**5000: 1.0}},
+        {"allowed_token_ids": [10**5000]},
+        {"bad_words": 10**5000},
+        {"dry_breakers": [[10**5000]]},
+        {"processors": 10**5000},
         {"top_n_sigma": 10**400},
         {"dry_breakers": np.array(3)},
         {"bad_words": np.array(3)},
@@ -244,8 +271,10 @@ def test_llamacpp_heats_last_so_its_top_p_keeps_fewer_at_high_temperature():
         {"processors": len},
         {"processors": np.array(3)},
     ],
-    ids=str,
+    ids=lambda wrong: ",".join(f"{name}={shown(value)}" for name, value in wrong.items()),
 )
 def test_every_wrong_parameter_is_refused_at_construction(wrong):
-    with pytest.raises(InvalidSampler):
+    with pytest.raises(InvalidSampler) as raised:
         Sampler(**wrong)
+
+    assert len(str(raised.value)) < 250

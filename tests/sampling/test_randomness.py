@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seedbed.errors import InvalidSeed
+from seedbed.llm.token_ids import shown
 from seedbed.sampling import Address, Purpose, check_seed, fresh_seed
 from seedbed.sampling.randomness import uniform
 
@@ -144,7 +145,7 @@ def test_a_uniform_is_the_top_52_bits_and_a_half_exactly(value):
     assert Fraction(float(uniform(np.array([value], dtype=np.uint64))[0])) == Fraction(2 * (value >> 12) + 1, 2**53)
 
 
-@pytest.mark.parametrize("seed", [-1, 2**128, 1.0, "7", True, None, np.float64(3)])
+@pytest.mark.parametrize("seed", [-1, 2**128, 10**5000, 1.0, "7", True, None, np.float64(3)], ids=shown)
 def test_a_seed_that_is_none_is_refused(seed):
     with pytest.raises(InvalidSeed):
         check_seed(seed)

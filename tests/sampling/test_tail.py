@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seedbed.llm import TopLogprobs
-from seedbed.sampling import portable
+from seedbed.sampling import Address, History, LogitBias, Sampler, Temperature, portable
 from seedbed.sampling.candidates import Candidates
 from seedbed.sampling.tail import Tail
 
@@ -118,6 +118,20 @@ def test_heating_tokens_that_are_impossible_leaves_them_so():
 
     assert tail.heated(0.5, 0.0).weight_bounds(0.0) == (0.0, 0.0)
     assert tail.heated(2.0, 0.0).weight_bounds(0.0) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("temperature", [1e-9, 0.5, 2.0])
+@pytest.mark.parametrize("bias", [9.0, 1000.0])
+def test_what_overflows_is_unbounded_and_no_error(temperature, bias):
+    """Fifty digits have an end too: 100**1e9 was one of decimal's own errors."""
+    row = TopLogprobs([0, 1], np.log([0.5, 0.25]), 4)
+    candidates = LogitBias({3: bias}).apply(Candidates.of(row), History())
+
+    low, high = Temperature(temperature).apply(candidates, History()).tail.weight_bounds(0.0)
+
+    assert 0.0 <= low < high
+    assert high > 1.0
+    assert Sampler(chain=[LogitBias({3: bias})]).sample(row, Address(7)).tail_mass > 0.99
 
 
 class TestTheBoundsAreAsNarrowAsCanBe:

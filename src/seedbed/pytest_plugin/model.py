@@ -22,7 +22,7 @@ from seedbed.recording.format import MANIFEST, Recording, open_recording
 from seedbed.recording.merge import replace_recording, restore_interrupted
 from seedbed.recording.record import Recorder, RecordingLLM, kept_of, recorded_info, token_texts
 from seedbed.recording.replay import ReplayLLM, mock_transport
-from seedbed.recording.write import RecordingWriter
+from seedbed.recording.write import RecordingWriter, refuse_other_files
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -85,6 +85,8 @@ class RecordedModel(LLM):
         return self.may_write and self._source is not None
 
     def _opened(self) -> Recording:
+        if self._session.mode != "none":
+            refuse_other_files(self.settings.path)  # before anybody is asked, and before anything is removed
         if self._path != self.settings.path and self._path not in self._session.made:
             shutil.rmtree(self._path, ignore_errors=True)  # of a session that was killed
         if not (self._path / MANIFEST).exists() and self._session.mode != "none":

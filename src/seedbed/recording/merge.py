@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from seedbed.errors import RecordingError, RecordingExists
 from seedbed.recording.format import MANIFEST, Recording, open_recording
 from seedbed.recording.manifest import read_manifest, write_manifest
-from seedbed.recording.write import RecordingWriter
+from seedbed.recording.write import RecordingWriter, refuse_other_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from seedbed.recording.steps import Step
 
 __all__ = ["Merged", "put_in_place", "replace_recording", "restore_interrupted"]
+
+
+# The files that ``format`` names, and a manifest that is being written.
+OF_A_RECORDING = re.compile(r"\.?manifest\.json|(steps|runs|texts)\.jsonl|logits-\d+\.safetensors")
 
 
 class Merged(NamedTuple):
@@ -37,10 +42,11 @@ def replace_recording(path: Path, fresh: Path, *, keep_unasked: bool) -> Merged:
         keep_unasked: whether steps stay that only the old one has.
 
     Raises:
-        RecordingExists: steps are to be kept, and they are another model's.
+        RecordingExists: steps are to be kept, and they are another model's; or there is something else in that place.
         RecordingError: one of them cannot be read, the disk is full, or the directory cannot be written; the old one is as it was.
     """
     restore_interrupted(path)
+    refuse_other_files(path)
     new = open_recording(fresh)
     old = open_recording(path) if (path / MANIFEST).exists() else None
     if keep_unasked and old is not None and (old.info, old.top_k) != (new.info, new.top_k):
@@ -56,13 +62,18 @@ def replace_recording(path: Path, fresh: Path, *, keep_unasked: bool) -> Merged:
 def put_in_place(path: Path, new: Path) -> None:
     """Give a recording's directory the name of another, which goes; killed at any moment, one of the two is there, whole.
 
+    What else somebody put into the old one, such as a README.md, is in the new one too.
+
     Raises:
+        RecordingExists: what is there is no recording.
         RecordingError: the system does not let it; the old one is as it was.
     """
     aside = _aside(path)
     try:
         restore_interrupted(path)
+        refuse_other_files(path)
         if path.exists():
+            _copy_other_files(path, new)
             if aside.exists():
                 shutil.rmtree(aside)
             path.rename(aside)
@@ -71,6 +82,16 @@ def put_in_place(path: Path, new: Path) -> None:
         restore_interrupted(path)
         raise RecordingError(f"{path} cannot be replaced, and is as it was: {error.strerror} ({error.filename})") from error
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _copy_other_files(path: Path, new: Path) -> None:
+    for entry in path.iterdir():
+        if OF_A_RECORDING.fullmatch(entry.name) or (new / entry.name).exists():
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, new / entry.name, symlinks=True)
+        else:
+            shutil.copy2(entry, new / entry.name, follow_symlinks=False)
 
 
 def restore_interrupted(path: Path) -> None:

@@ -13,7 +13,7 @@ import trio
 from seedbed.errors import RowError, UsageError
 from seedbed.llm.base import LLM, Ahead, ModelInfo, Row, as_ahead, as_row
 from seedbed.llm.company import Company
-from seedbed.llm.running import require_trio
+from seedbed.llm.running import require_trio, together
 from seedbed.llm.threads import as_llm
 from seedbed.protocols.rows import full_row, top_logprobs
 from seedbed.recording.runs import Run, default_name
@@ -322,7 +322,7 @@ class Recorder:
         while missing:
             size = chance.choice(CONCURRENCIES)
             group, missing = missing[:size], missing[size:]
-            await self._repeat_together(group)
+            await together([partial(self._repeat, step) for step in group])
 
     async def ask_for_scores(self, count: int) -> None:
         """Have the rows of every sequence in one request, until each of its steps has ``count`` answers so.
@@ -343,23 +343,10 @@ class Recorder:
                     if step is not None and step.scored < count:
                         self.writer.append_repeat(step, self._kept(row), Asked(phase="scored"))
 
-    async def _repeat_together(self, group: list[Step]) -> None:
-        errors: list[Exception] = []
-
-        async def repeat(step: Step) -> None:
-            try:
-                answer, asked = await self._ask(partial(self.model.next_token_logits, step.prefix), step)
-                self.writer.append_repeat(step, self._kept(answer), asked)
-                self._asked.add(step.number)
-            except Exception as error:
-                errors.append(error)
-                nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            for step in group:
-                nursery.start_soon(repeat, step)
-        if errors:
-            raise errors[0]
+    async def _repeat(self, step: Step) -> None:
+        answer, asked = await self._ask(partial(self.model.next_token_logits, step.prefix), step)
+        self.writer.append_repeat(step, self._kept(answer), asked)
+        self._asked.add(step.number)
 
     async def _ask(self, question: Callable[[], Awaitable[T]], beginning: Step | None) -> tuple[T, Asked]:
         began = trio.current_time()

@@ -25,12 +25,28 @@ if TYPE_CHECKING:
     from seedbed.llm.base import ModelInfo
     from seedbed.recording.runs import Run
 
-__all__ = ["RecordingWriter"]
+__all__ = ["RecordingWriter", "refuse_other_files"]
 
 UNKNOWN = Asked()
 
 WRITTEN = {STEPS: "an answer", RUNS: "a run", TEXTS: "an answer of the tokenizer"}
 """What a line of a text file is, to say which could not be written."""
+
+
+def refuse_other_files(path: Path) -> None:
+    """Whether a recording may be written where this path leads: to nothing yet, a recording, or what is left of one that was just begun.
+
+    Raises:
+        RecordingExists: to a file, or to a directory with other things in it, which would be lost or mixed up with it.
+    """
+    if path.is_file():
+        raise RecordingExists(f"{path} is a file, and a recording a directory; give another path")
+    # A recorder that was killed between its first two files leaves an empty steps.jsonl, and perhaps half a manifest.
+    remains = {STEPS, f".{MANIFEST}"}
+    if not path.is_dir() or (path / MANIFEST).exists():
+        return
+    if any(entry.name not in remains or _size(path / STEPS) for entry in path.iterdir()):
+        raise RecordingExists(f"{path} holds files that are no recording; give another path")
 
 
 class RecordingWriter:
@@ -81,14 +97,9 @@ class RecordingWriter:
             raise
 
     def _begin(self, wanted: Manifest, extend: bool, max_shard: int) -> None:
-        if self.path.is_file():
-            raise RecordingExists(f"{self.path} is a file, and a recording a directory; give another path")
+        refuse_other_files(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         manifest, steps = self.path / MANIFEST, self.path / STEPS
-        # A recorder that was killed between its first two files leaves an empty steps.jsonl, and perhaps half a manifest.
-        remains = {STEPS, f".{MANIFEST}"}
-        if not manifest.exists() and any(entry.name not in remains or _size(self.path / STEPS) for entry in self.path.iterdir()):
-            raise RecordingExists(f"{self.path} holds files that are no recording; give another path")
         self._descriptors[STEPS] = open_regular(steps, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         lock(self._descriptors[STEPS], steps)
         if manifest.exists():

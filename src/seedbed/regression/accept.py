@@ -29,6 +29,7 @@ from seedbed.regression.verdict import EXIT_CODES, Verdict
 if TYPE_CHECKING:
     import os
 
+    from seedbed.recording.texts import Texts
     from seedbed.regression.free_run import Way
     from seedbed.regression.result import CheckReport
 
@@ -99,7 +100,7 @@ async def accept(path: str | os.PathLike[str], llm: object, report: CheckReport,
 
 async def _record(old: Recording, model: LLM, path: Path) -> None:
     repeats = max(step.asked_alone for step in old.steps)
-    scored = getattr(model, "can_score", False) and any(step.asked_alone < len(step.observations) for step in old.steps)
+    scored = getattr(model, "can_score", False) and any(step.scored for step in old.steps)
     ways, _ = ways_of(old)
     top_k = old.top_k if old.top_k is not None else DEFAULT_TOP_K
     async with RecordingLLM(model, path, old.tier, top_k, repeats, scored=scored) as recorded:
@@ -109,6 +110,15 @@ async def _record(old: Recording, model: LLM, path: Path) -> None:
             again = [await _sampled(recorded, way) for way in ways if way.run == run.name]
             # A run that the recording alone does not give again depends on something else, which is as it was.
             recorded.keep(replace(run, token_ids=tuple(again)) if len(again) == len(run.token_ids) else run)
+        await _ask_tokenizer(old.texts, recorded)
+
+
+async def _ask_tokenizer(texts: Texts, recorded: RecordingLLM) -> None:
+    """What the old baseline knows of a tokenizer, asked of the new model."""
+    for text in texts.tokenized:
+        await recorded.tokenize(text)
+    for token_ids in texts.detokenized:
+        await recorded.detokenize(token_ids)
 
 
 async def _sampled(model: LLM, way: Way) -> tuple[int, ...]:

@@ -66,7 +66,7 @@ class Target:
     @property
     def is_scored(self) -> bool:
         """Whether any recorded answer came with those to all beginnings of a longer prefix."""
-        return self.step.asked_alone < len(self.step.observations)
+        return self.step.scored > 0
 
 
 def targets_of(recording: Recording) -> list[Target]:

@@ -17,12 +17,12 @@ from seedbed.regression.asking import Asking, OtherVocabulary, Target, refuse_sh
 from seedbed.regression.causes import Case, Finding, find_causes
 from seedbed.regression.compared import Answer, Compared, compare
 from seedbed.regression.continued import Evidence
-from seedbed.regression.evidence import EProcess, sequence_scores, sparse_corruption
+from seedbed.regression.evidence import EProcess, parting_p_value, sequence_scores, sparse_corruption
 from seedbed.regression.free_run import run_freely, ways_of
 from seedbed.regression.metrics import common_logprobs, kl_of_logprobs
 from seedbed.regression.profiles import noise_levels
 from seedbed.regression.result import CheckReport, Prefix, Worst
-from seedbed.regression.statistics import Statistics
+from seedbed.regression.statistics import Statistics, gap_sigma
 from seedbed.regression.verdict import Verdict, judge
 
 if TYPE_CHECKING:
@@ -159,9 +159,7 @@ async def check(
     off = [row for row in rows if not all(row.identical)]
     report.worst = tuple(Worst.of(row, recording.manifest.token_texts) for row in sorted(off, key=lambda row: -max(row.kl))[:WORST])
     if ways or skipped:
-        # Of single answers, while flips are counted between the means of all.
-        sigma = report.statistics.flips.sigma * math.sqrt(passes)
-        report.free_run = await run_freely(model, ways, skipped, sigma=sigma, answered=counter.answered)
+        report.free_run = await run_freely(model, ways, skipped, sigma=gap_sigma(rows), answered=counter.answered)
     return report
 
 
@@ -186,19 +184,16 @@ def report_of(
     noises = noises or [0.0 for row in rows if any(row.alike)]
     width = max(len(row.kl) for row in rows)
     kl = [[*row.kl, *[math.nan] * (width - len(row.kl))] for row in rows]
-    is_noisy = any(kl > 0 for row in rows for kl in row.live_noise)
     sparse = sparse_corruption([row.d for row in rows], kl, noises, margin=margin)
-    is_identical = all(all(row.identical) for row in rows)
-    was_exact = not any(kl > 0 for row in rows for kl in row.noise)
-    is_exact = was_exact and not is_noisy and any(row.live_noise or row.alike[1] for row in rows)
-    repeats_itself = was_exact and any(row.noise or row.alike[0] for row in rows)
+    is_exact = not any(False in row.repeated for row in rows) and any(row.repeated[1] or row.alike[1] for row in rows)
+    is_parted = _parting(rows) <= evidence.alpha
     verdict = judge(
         statistics.drift,
         margin=margin,
         alpha=evidence.alpha,
-        is_identical=is_identical,
-        is_exact=is_exact,
-        is_changed=evidence.is_alarm or (repeats_itself and not is_identical),
+        is_identical=all(all(row.identical) for row in rows),
+        is_exact=is_exact and is_parted,
+        is_changed=evidence.is_alarm or is_parted,
         is_corrupt=sparse.is_alarm,
     )
     causes: tuple[Finding, ...] = ()
@@ -206,6 +201,13 @@ def report_of(
         causes = find_causes(Case(rows, noise_levels(rows), asked_instead or {}))
     prefixes = tuple(Prefix(row.position, row.sequence, row.d, max(row.kl), row.gap, row.flipped) for row in rows)
     return CheckReport(verdict, statistics, margin, evidence.alpha, is_exact, evidence, sparse, causes, prefixes, _conditions(rows))
+
+
+def _parting(rows: Sequence[Compared]) -> float:
+    """The p-value of "nothing changed", by which prefixes differ in bits and how; 1 when none tells."""
+    telling = [row for row in rows if row.differs and row.parting < 1]
+    parted = sum(row.is_parted for row in telling)
+    return parting_p_value(parted, len(telling), max((row.parting for row in telling), default=1.0))
 
 
 class _Counter:

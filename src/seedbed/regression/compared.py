@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seedbed.llm.base import Row, TopLogprobs
-from seedbed.regression.evidence import odd_one_out
-from seedbed.regression.metrics import FLOOR, common_logprobs, kl_of_logprobs, noise_free_drift
+from seedbed.recording.compare import same_row
+from seedbed.regression.evidence import ONE_AGAINST_TWO, TWO_AGAINST_TWO, odd_one_out
+from seedbed.regression.metrics import common_logprobs, kl_of_logprobs, noise_free_drift, normalised
 from seedbed.regression.precision import Precision, precision_of
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Answer", "Compared", "compare", "same_row"]
+__all__ = ["Answer", "Compared", "compare"]
 
 KEPT = 512
 """How many tokens of a prefix are kept for the causes: the others have no weight there, and 600 prefixes must fit into memory."""
@@ -56,14 +57,18 @@ class Compared:
         identical: of each pair, whether all bits are equal.
         kl: of each pair, KL(recorded || live) in nats.
         noise: KL of each two recorded answers under one condition; ``live_noise``: of each two live ones.
-        alike: whether all recorded answers, and all live ones, are the same in every bit, whatever their conditions; of one alone False.
-        d, rho: the drift free of noise, and its direction (``metrics.noise_free_drift``); where only one answer was recorded, less what the
-            live answers' own noise adds.
+        alike: whether all recorded answers, and all live ones, are the same in every bit, whatever their conditions; None of one alone.
+        repeated: the same of those had under one condition; None where no two were.
+        d, rho: the drift free of noise, and its direction (``metrics.noise_free_drift``); where one side has one answer only, less what the
+            noise of the other side's adds.
+        is_noise_free: whether that could be had; of one answer on either side ``d`` is KL(recorded || live), noise and all.
+        parting: the most that the chance of ``is_parted`` can be where answers differ and nothing changed; 1 when they cannot tell.
         ids: the tokens that any row lists, the most probable first; ``before``, ``after``: their log-probabilities among themselves, mean
             of all recorded and of all live answers.
         listed: probability of these tokens, before.
         gap: how far the best leads the next before, nats; ``flipped``: whether another one is best after.
-        gap_noise: squared difference of that lead between recorded answers; nan without two.
+        gap_noise: squared difference of that lead between two recorded answers under one condition, or else two live ones, in the mean; nan
+            without two.
         token_before, token_after: log-probability of ``next_token``, or else of the best before.
         support: how many tokens are listed and have any probability, before and after.
         tail: probability of what is not listed, before and after.
@@ -79,9 +84,12 @@ class Compared:
     kl: tuple[float, ...]
     noise: tuple[float, ...]
     live_noise: tuple[float, ...]
-    alike: tuple[bool, bool]
+    alike: tuple[bool | None, bool | None]
+    repeated: tuple[bool | None, bool | None]
     d: float
     rho: float
+    is_noise_free: bool
+    parting: float
     ids: NDArray[np.int64]
     before: NDArray[np.float64]
     after: NDArray[np.float64]
@@ -100,12 +108,15 @@ class Compared:
         """Length of the prefix, in tokens."""
         return len(self.prefix)
 
+    @property
+    def differs(self) -> bool:
+        """Whether any two of its answers that should be the same are not."""
+        return not all(self.identical) or False in self.repeated
 
-def same_row(one: Row, other: Row) -> bool:
-    """Whether two rows are equal in every bit."""
-    if isinstance(one, TopLogprobs) or isinstance(other, TopLogprobs):
-        return isinstance(one, TopLogprobs) and isinstance(other, TopLogprobs) and one == other
-    return np.array_equal(one, other)
+    @property
+    def is_parted(self) -> bool:
+        """Whether the recorded answers are one and the same, and so are the live ones, but another: as when an exact server changed."""
+        return self.differs and self.parting < 1 and False not in self.alike
 
 
 def compare(
@@ -133,11 +144,12 @@ def compare(
         return None
     ids, values = common_logprobs([answer.row for answer in (*recorded, *live)], union=True)
     a, b = values[: len(recorded)], values[len(recorded) :]
-    d, rho = _drift(a, b, pairs, live)
+    d, rho, is_noise_free = _drift(a, b, pairs, recorded, live)
+    repeated = _repeated(recorded), _repeated(live)
     has_tail = values.shape[1] > (values.shape[1] if ids is None else ids.size)
     inside = values[:, : values.shape[1] - has_tail]
     ids = np.arange(inside.shape[1]) if ids is None else ids
-    first, then = (_normalised(rows.mean(axis=0)) for rows in (inside[: len(recorded)], inside[len(recorded) :]))
+    first, then = (normalised(rows.mean(axis=0)) for rows in (inside[: len(recorded)], inside[len(recorded) :]))
     best = np.argsort(-first, kind="stable")
     kept = best[:KEPT]
     token = next_token if next_token is not None and next_token in ids else int(ids[best[0]])
@@ -153,15 +165,18 @@ def compare(
         noise=_noise(recorded, a),
         live_noise=_noise(live, b),
         alike=(_alike(recorded), _alike(live)),
+        repeated=repeated,
         d=d,
         rho=rho,
+        is_noise_free=is_noise_free,
+        parting=_parting(len(_apart(pairs)), repeated),
         ids=ids[kept],
-        before=_normalised(first[kept]),
-        after=_normalised(then[kept]),
+        before=normalised(first[kept]),
+        after=normalised(then[kept]),
         listed=float(np.exp(inside[: len(recorded)]).sum(axis=1).mean()),
         gap=float(first[best[0]] - first[best[1]]) if best.size > 1 else math.inf,
         flipped=int(then.argmax()) != int(best[0]),
-        gap_noise=_gap_noise(inside[: len(recorded)], best),
+        gap_noise=_gap_noise(recorded, inside[: len(recorded)], live, inside[len(recorded) :], best),
         token_before=float(a[:, place].mean()),
         token_after=float(b[:, place].mean()),
         support=(_support(recorded), _support(live)),
@@ -183,52 +198,82 @@ def _pairs(recorded: Sequence[Answer], live: Sequence[Answer]) -> list[tuple[int
     return pairs
 
 
-def _drift(a: NDArray[np.float64], b: NDArray[np.float64], pairs: list[tuple[int, int]], live: Sequence[Answer]) -> tuple[float, float]:
-    """D and rho from two pairs with nothing in common, or what can be had instead."""
-    apart = []
-    used: set[int] = set()
-    for i, j in pairs:
-        if i not in used:
-            used.add(i)
-            apart.append((i, j))
+def _apart(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The pairs that have no answer in common."""
+    apart: dict[int, tuple[int, int]] = {}
+    for pair in pairs:
+        apart.setdefault(pair[0], pair)  # a live answer is in one pair only
+    return list(apart.values())
+
+
+def _drift(
+    a: NDArray[np.float64], b: NDArray[np.float64], pairs: list[tuple[int, int]], recorded: Sequence[Answer], live: Sequence[Answer]
+) -> tuple[float, float, bool]:
+    """D and rho from two pairs with nothing in common, or what can be had instead; and whether D is free of noise."""
+    apart = _apart(pairs)
     if len(apart) > 1:
         couples = list(itertools.pairwise(apart))[::2]
         drifts = [noise_free_drift(a[i], a[k], b[j], b[m]) for (i, j), (k, m) in couples]
-        return float(np.mean([drift.d for drift in drifts])), float(np.mean([drift.rho for drift in drifts]))
-    first = apart[0]
-    second = next(((i, j) for i, j in pairs if i == first[0] and j != first[1] and live[j].is_comparable(live[first[1]])), None)
-    if second is None:
-        return float(kl_of_logprobs(a[first[0]], b[first[1]])), 0.0
-    # x and y share the recorded answer's noise, half of whose variance enters D; taken off is as much, as the live answers show it.
-    i, j, m = first[0], first[1], second[1]
-    shared = noise_free_drift(a[i], a[i], b[j], b[m])
-    own = noise_free_drift(b[j], b[j], b[m], b[m])
-    distances = [math.sqrt(float(noise_free_drift(one, one, other, other).d)) for one, other in ((a[i], b[j]), (a[i], b[m]))]
+        return float(np.mean([drift.d for drift in drifts])), float(np.mean([drift.rho for drift in drifts])), True
+    i, j = apart[0]
+    for lone, several, place, answers in ((a[i], b, j, live), (b[j], a, i, recorded)):
+        second = next((k for k in _comparable(answers, place) if _is_comparable_to_all(answers[k], recorded[i], live[j])), None)
+        if second is not None:
+            return (*_one_against_two(lone, several[place], several[second]), True)
+    return float(kl_of_logprobs(a[i], b[j])), 0.0, False
+
+
+def _one_against_two(lone: NDArray[np.float64], first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float]:
+    # Both differences share the lone answer's noise, half of whose variance enters D; taken off is as much, as the other two show it.
+    shared = noise_free_drift(lone, lone, first, second)
+    own = noise_free_drift(first, first, second, second)
+    distances = [math.sqrt(float(noise_free_drift(lone, lone, other, other).d)) for other in (first, second)]
     return float(shared.d - own.d / 2), odd_one_out(distances, math.sqrt(float(own.d)))
 
 
+def _comparable(answers: Sequence[Answer], place: int) -> list[int]:
+    """Places of the others had under the condition of the one at ``place``."""
+    return [k for k, answer in enumerate(answers) if k != place and answer.is_comparable(answers[place])]
+
+
+def _is_comparable_to_all(answer: Answer, *others: Answer) -> bool:
+    return all(answer.is_comparable(other) for other in others)
+
+
 def _noise(answers: Sequence[Answer], logprobs: NDArray[np.float64]) -> tuple[float, ...]:
-    return tuple(
-        float(kl_of_logprobs(logprobs[i], logprobs[j]))
-        for i, j in itertools.combinations(range(len(answers)), 2)
-        if answers[i].is_comparable(answers[j])
-    )
+    return tuple(float(kl_of_logprobs(logprobs[i], logprobs[j])) for i, j in _couples(answers))
 
 
-def _alike(answers: Sequence[Answer]) -> bool:
-    return len(answers) > 1 and all(same_row(answers[0].row, answer.row) for answer in answers[1:])
+def _couples(answers: Sequence[Answer]) -> list[tuple[int, int]]:
+    """Places of each two had under one condition."""
+    return [(i, j) for i, j in itertools.combinations(range(len(answers)), 2) if answers[i].is_comparable(answers[j])]
 
 
-def _gap_noise(logprobs: NDArray[np.float64], best: NDArray[np.intp]) -> float:
-    if len(logprobs) < 2 or best.size < 2:
-        return math.nan
-    gaps = logprobs[:, best[0]] - logprobs[:, best[1]]
-    return float((gaps[1] - gaps[0]) ** 2)
+def _alike(answers: Sequence[Answer]) -> bool | None:
+    return all(same_row(answers[0].row, answer.row) for answer in answers[1:]) if len(answers) > 1 else None
 
 
-def _normalised(logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
-    top = logprobs.max()
-    return np.asarray(np.maximum(logprobs - top - np.log(np.exp(logprobs - top).sum()), FLOOR))
+def _repeated(answers: Sequence[Answer]) -> bool | None:
+    couples = _couples(answers)
+    return all(same_row(answers[i].row, answers[j].row) for i, j in couples) if couples else None
+
+
+def _parting(apart: int, repeated: tuple[bool | None, bool | None]) -> float:
+    """See ``evidence.parting_p_value``."""
+    if apart > 1:
+        return TWO_AGAINST_TWO
+    return 1.0 if repeated == (None, None) else ONE_AGAINST_TWO
+
+
+def _gap_noise(
+    recorded: Sequence[Answer], before: NDArray[np.float64], live: Sequence[Answer], after: NDArray[np.float64], best: NDArray[np.intp]
+) -> float:
+    for answers, logprobs in ((recorded, before), (live, after)):
+        couples = _couples(answers)
+        if couples and best.size > 1:
+            gaps = logprobs[:, best[0]] - logprobs[:, best[1]]
+            return float(np.mean([(gaps[i] - gaps[j]) ** 2 for i, j in couples]))
+    return math.nan
 
 
 def _support(answers: Sequence[Answer]) -> int:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seedbed.errors import UsageError
-from seedbed.regression.quantiles import clopper_pearson
+from seedbed.regression.quantiles import beta_cdf, clopper_pearson
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import ArrayLike
 
-__all__ = ["EProcess", "Sparse", "conformal_p_value", "odd_one_out", "sign_flip_p_value", "sparse_corruption"]
+__all__ = ["ONE_AGAINST_TWO", "TWO_AGAINST_TWO", "EProcess", "Sparse", "odd_one_out", "parting_p_value", "sparse_corruption"]
 
 BETS = (0.1, 0.2, 0.35, 0.5, 0.8)
 """The stakes lambda that are averaged over: whatever the drift, one of them is near the best."""
@@ -96,31 +96,6 @@ def exp(log: float) -> float:
     return math.exp(log) if log < 709 else math.inf
 
 
-def sign_flip_p_value(scores: ArrayLike, *, draws: int = 10_000, seed: int = 0) -> float:
-    """The one-sided p-value of "the scores are symmetric about 0" against "they tend to be above", exact for any number of them.
-
-    Up to 12 scores all signs are tried, above that ``draws`` random ones, and the observed one is counted in.
-
-    Args:
-        scores: one a sequence, shape (n,).
-        draws, seed: how many random signs, and from where; the same arguments give the same value.
-
-    Example:
-        >>> sign_flip_p_value([0.5, 0.4, 0.6])
-        0.125
-
-    Source: Fisher 1935, section 21; Phipson and Smyth 2010 for counting the observed one.
-    """
-    w = np.asarray(scores, dtype=np.float64)
-    observed = float(w.sum())
-    slack = 1e-12 * float(np.abs(w).sum())
-    if w.size <= 12:
-        signs = 1 - 2 * ((np.arange(1 << w.size)[:, None] >> np.arange(w.size)) & 1)
-        return float((signs @ w >= observed - slack).mean())
-    signs = 1 - 2 * np.random.Generator(np.random.Philox(key=seed)).integers(0, 2, (draws, w.size))
-    return float((1 + (signs @ w >= observed - slack).sum()) / (1 + draws))
-
-
 def odd_one_out(recorded: Sequence[float], live: float) -> float:
     """The score of a sequence of which one answer a prefix was recorded, in [-1, 1/2]; mean 0 when nothing changed.
 
@@ -141,20 +116,28 @@ def odd_one_out(recorded: Sequence[float], live: float) -> float:
     return min(0.5, to_recorded / mean - 1) if mean else 0.0
 
 
-def conformal_p_value(score: float, calibration: ArrayLike) -> float:
-    """How unusual one new score is among exchangeable earlier ones: ``(1 + how many are as high) / (1 + n)``.
+ONE_AGAINST_TWO, TWO_AGAINST_TWO = 1 / 3, 1 / 6
 
-    For one score that was not chosen for being high. The highest of n new scores must be held against the highest of n earlier ones, and
-    is above it half the time when nothing changed: see ``sparse_corruption``.
+
+def parting_p_value(parted: int, differing: int, chance: float) -> float:
+    """How probable it is, when nothing changed, that so many of the differing prefixes are parted: old answers all the same, new ones too.
+
+    A server that now and then gives other bits does so among recorded and live answers alike. Each answer being had anew, some value a with
+    probability p_s(a) under condition s, let u and v be the chances that the live answer of a first and of a second pair is not the
+    recorded one. Then any answers of two pairs differ with probability ``u + v - u v`` or more, and are parted with probability
+    ``sum over a != b of p_1(a) p_1(b) p_2(a) p_2(b)``, at most ``min(u, v) / 2`` times the smaller of ``max(u, v)``, 1/2 and
+    ``1 - max(u, v)``: never more than 1/6 of the former, as of two equally probable values. Of three answers under one condition the lone
+    one is the odd one out in 1/3 of all cases. So as many prefixes, or more, are parted with the probability of a binomial variable.
+
+    Args:
+        parted, differing: how many prefixes are parted, of those whose answers are not all the same.
+        chance: the greatest of these bounds that holds for one of them.
 
     Example:
-        >>> conformal_p_value(9.0, [1.0, 2.0, 3.0])
-        0.25
-
-    Source: Vovk, Gammerman and Shafer 2005, Algorithmic Learning in a Random World, chapter 2.
+        >>> round(parting_p_value(3, 3, TWO_AGAINST_TWO), 4), parting_p_value(0, 3, TWO_AGAINST_TWO)
+        (0.0046, 1.0)
     """
-    earlier = np.asarray(calibration)
-    return float((1 + (earlier >= score).sum()) / (1 + earlier.size))
+    return beta_cdf(chance, parted, differing - parted + 1) if parted and chance < 1 else 1.0
 
 
 PERSISTENT, TRANSIENT = 20.0, 25.0
@@ -172,7 +155,7 @@ class Sparse:
 
     Attributes:
         persistent: places of prefixes that are off in both pairs of answers.
-        transient: places of prefixes off in one answer only.
+        transient: places of prefixes off in some answers, and not in all of them in the same way.
         threshold: the KL beyond which a row is far off, in nats; None where too little is known of the noise to say.
         answers: how many live answers were looked at.
         rate: 95 % confidence interval of how often an answer is off (Clopper-Pearson).
@@ -224,7 +207,7 @@ def sparse_corruption(d: ArrayLike, kl: ArrayLike, noise: ArrayLike, *, margin: 
     floor = SPARSE_FLOOR * margin
     persistent = drift > max(PERSISTENT * greatest, floor)
     off = pairs > max(TRANSIENT * greatest, floor)
-    transient = off.any(axis=1) & ~persistent & ~(off | np.isnan(pairs)).all(axis=1)
+    transient = off.any(axis=1) & ~persistent
     wrong = int(off[persistent | transient].sum())
     return Sparse(
         tuple(np.flatnonzero(persistent).tolist()),

@@ -18,7 +18,7 @@ from seedbed.http.model import HTTPModel
 from seedbed.llm.base import LLM, Row, as_row
 from seedbed.llm.running import require_trio, together
 from seedbed.llm.threads import as_llm
-from seedbed.regression.compared import same_row
+from seedbed.recording.compare import same_row
 from seedbed.regression.metrics import common_logprobs, kl_of_logprobs
 from seedbed.regression.probe_report import CONDITIONS, Break, Condition, ProbeProgress, ProbeReport, place_of
 from seedbed.sampling.randomness import Address, Purpose, check_seed, fresh_seed

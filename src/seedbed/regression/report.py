@@ -34,6 +34,8 @@ def sentence(report: CheckReport) -> str:
         words += f" About {report.needed} prefixes in place of {report.drift.rows} would settle it: record more sequences."
     elif report.verdict is Verdict.INCONCLUSIVE and report.drift.clusters == 1:
         words += " One sequence holds nearly all prefixes, and shows nothing of its own error: record more sequences."
+    elif report.verdict is Verdict.INCONCLUSIVE and not math.isfinite(report.drift.standard_error):
+        words += " One answer was held against one, which shows nothing of the noise: ask with repeats=2 or more."
     return words
 
 

@@ -1,4 +1,5 @@
-"""What the check promises, kept by simulation: false alarms, honest intervals, drift below the noise, one wrong row in two hundred.
+"""What the check promises, kept by simulation: false alarms, honest intervals, drift below the noise, one wrong row in two hundred,
+bits that flicker.
 
 Rows are simulated, statistics and verdicts are the check's own. Logits are normal with standard deviation 3 over 256 tokens, an entropy of
 about 2 nats. Half of the variance of the noise is shared by all prefixes of one sequence, as in a server that computes them in one cache.
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from seedbed.regression.check import report_of
+from seedbed.regression.compared import Answer, compare
+from seedbed.regression.continued import Evidence
 from seedbed.regression.estimates import Estimate, clustered_mean
 from seedbed.regression.evidence import EProcess, sequence_scores, sparse_corruption
 from seedbed.regression.metrics import TAIL_RESOLUTION, kl_of_logprobs, noise_free_drift
@@ -28,6 +32,8 @@ __all__ = ["Promise", "selftest"]
 VOCAB_SIZE, PREFIXES = 256, 8  # prefixes of a sequence
 UNEVEN = ((1, 1, 20), (10, 10, 60), (4, 4, 4, 4, 60), (1, 2, 4, 8, 16, 32), (1,) * 6 + (40,))
 """Prefixes of the sequences of recordings in which one holds most of them."""
+FLICKER = ((0.003, 9), (0.01, 9), (0.03, 9), (0.1, 1), (0.5, 1))
+"""How often an answer is another one, and of how many others: of one, half the time, is what looks most like a change."""
 NOISE, GREAT_NOISE = 1.5e-4, 1.5e-2
 ALPHA, MARGIN = 0.01, 1e-4
 DOSES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -100,6 +106,7 @@ def _promises(checks: int) -> Iterator[Callable[[np.random.Generator], Promise]]
         yield lambda chance, k=top_k, rows=rows: _doses(chance, k, rows, few)  # type: ignore[misc]
         yield lambda chance, k=top_k, rows=rows: _below_noise(chance, k, rows, few)  # type: ignore[misc]
         yield lambda chance, k=top_k, rows=rows: _one_in_two_hundred(chance, k, rows, few)  # type: ignore[misc]
+    yield partial(_flickering, checks=few)
 
 
 def _false_alarms(
@@ -155,6 +162,28 @@ def _one_in_two_hundred(chance: np.random.Generator, top_k: int | None, rows: st
         check = _Check.of(answers, _even(25), top_k)
         found += check.verdict is Verdict.DRIFT and check.wrong == (int(wrong),)
     return Promise(f"one wrong answer in 200, {rows}: found", found, checks, 0.99, False)
+
+
+def _flickering(chance: np.random.Generator, checks: int) -> Promise:
+    """A server that now and then gives one of few other rows, an ulp or far off: by its bits alone neither DRIFT nor CHANGED."""
+    alarms = 0
+    for number in range(checks):
+        rate, others = FLICKER[number % len(FLICKER)]
+        process, rows = EProcess(), []
+        for sequence in range(6):
+            for position in range(PREFIXES // 2):
+                row = chance.normal(0, 3, 64).astype(np.float32)
+                flickers = np.nextafter(row, chance.choice([-99, 99], (others, row.size)).astype(np.float32))
+                choices = np.where(chance.random(4) < rate, chance.integers(1, others + 1, 4), 0)
+                answers = [Answer(row if choice == 0 else flickers[choice - 1]) for choice in choices]
+                compared = compare((sequence, position), answers[:2], answers[2:], sequence=sequence)
+                assert compared is not None
+                rows.append(compared)
+        for score in sequence_scores([row.rho for row in rows], [row.sequence for row in rows]):
+            process.add(score)
+        evidence = Evidence("0" * 64, ALPHA, 2, False, (0.0,), 0).after(process)
+        alarms += report_of(rows, evidence, margin=MARGIN).verdict in (Verdict.DRIFT, Verdict.CHANGED)
+    return Promise("same server whose bits flicker: DRIFT or CHANGED", alarms, checks, ALPHA, True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from seedbed.regression.compared import Compared
 
-__all__ = ["Flips", "Statistics"]
+__all__ = ["Flips", "Statistics", "gap_sigma"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Statistics:
     """What the compared prefixes say together; see ``estimates`` for each formula.
 
     Attributes:
-        drift: mean D, the drift free of noise, nats.
+        drift: mean D, the drift free of noise, nats; without an error where nothing is known of the noise.
         kl: mean KL(recorded || live), nats: drift and noise together.
         noise: mean KL between two answers of one server to one question, nats.
         same_top: share of prefixes whose most probable token is the same.
@@ -71,7 +71,7 @@ class Statistics:
         values, of = zip(*noise, strict=True) if noise else ((0.0,), (0,))
         before, after = np.array([(row.token_before, row.token_after) for row in rows]).T
         return cls(
-            drift=clustered_mean([row.d for row in rows], sequences),
+            drift=_drift(rows),
             kl=clustered_mean([np.mean(row.kl) for row in rows], sequences),
             noise=clustered_mean(values, of),
             same_top=clustered_mean([float(not row.flipped) for row in rows], sequences),
@@ -109,15 +109,26 @@ class Statistics:
         return cls(**found)
 
 
+def gap_sigma(rows: Sequence[Compared]) -> float:
+    """Standard deviation, in nats, of the difference of the two best tokens' gap between two single answers; 0 when nothing shows it."""
+    squares = np.array([row.gap_noise for row in rows])
+    return math.sqrt(float(np.nanmean(squares))) if np.isfinite(squares).any() else 0.0
+
+
+def _drift(rows: Sequence[Compared]) -> Estimate:
+    known = [row for row in rows if row.is_noise_free]
+    drift = clustered_mean([row.d for row in known or rows], [row.sequence for row in known or rows])
+    return drift if known else replace(drift, standard_error=math.inf)
+
+
 def _flips(rows: Sequence[Compared]) -> Flips:
     gaps = np.array([row.gap for row in rows])
     flipped = np.array([row.flipped for row in rows])
-    squares = np.array([row.gap_noise for row in rows])
-    sigma = math.sqrt(float(np.nanmean(squares))) if np.isfinite(squares).any() else 0.0
+    observed, ties = int(flipped.sum()), int((gaps == 0).sum())
+    if not np.isfinite([row.gap_noise for row in rows]).any():
+        return Flips(observed, 0.0, ties, 0, 1.0, 0.0)  # what noise explains is not known
     # The means of R answers on either side are compared, whose noise is smaller than that of single ones.
-    answers = np.mean([len(row.kl) for row in rows])
-    sigma /= math.sqrt(float(answers))
+    sigma = gap_sigma(rows) / math.sqrt(float(np.mean([len(row.kl) for row in rows])))
     expected = expected_flips(gaps, sigma)
-    observed = int(flipped.sum())
     beyond = int((flipped & ~is_near_tie(gaps, sigma)).sum())
-    return Flips(observed, float(expected.sum()), int((gaps == 0).sum()), beyond, flip_tail(expected, observed), sigma)
+    return Flips(observed, float(expected.sum()), ties, beyond, flip_tail(expected, observed), sigma)

@@ -67,7 +67,7 @@ def judge(
 
         every bit equal                                             IDENTICAL
         single rows far off                                         DRIFT
-        both servers repeat themselves bit by bit                   DRIFT when D > margin, else CHANGED
+        both servers repeat themselves bit by bit, and differ       DRIFT when D > margin, else CHANGED
         lower bound of D at 1 - alpha > margin                      DRIFT
         upper bound of D at 95 % < margin                           CHANGED when that is certain, else PASS
         otherwise                                                   INCONCLUSIVE
@@ -77,8 +77,9 @@ def judge(
         margin: what matters, nats.
         alpha: how often DRIFT may be said of an unchanged server.
         is_identical: every live row equals its recorded one.
-        is_exact: no answer to one question ever differed on either server, so that D has no error on these prefixes.
-        is_changed: the e-process is beyond 1/alpha, or the recorded server repeats itself and the live one gives other rows.
+        is_exact: no answer to one question ever differed on either server, so that D has no error on these prefixes; and recorded and live
+            ones differ for certain.
+        is_changed: the e-process is beyond 1/alpha, or the answers part into recorded and live ones more often than by chance.
         is_corrupt: the test for single rows fired.
 
     Example:

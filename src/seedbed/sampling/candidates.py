@@ -33,7 +33,8 @@ class Candidates:
         values: the logits, shape (k,), -inf = excluded: float32 as the model gave them, float64 once something was computed. For
             comparing only; whoever computes takes ``logits``. Never modified in place: processors hand on a new array.
         vocab_size: length of the full row.
-        tail: the tokens a server did not list, or None when there are none or a filter has excluded them for certain.
+        tail: the tokens a server did not list, or None when there are none or all are excluded for certain.
+        unlisted: how many such tokens the whole row would still hold at this point, excluded ones too.
         gap: set by greedy choice: how far the best logit was ahead of the next.
     """
 
@@ -41,6 +42,7 @@ class Candidates:
     values: NDArray[np.float32] | NDArray[np.float64]
     vocab_size: int
     tail: Tail | None = None
+    unlisted: int = 0
     gap: float | None = None
 
     @classmethod
@@ -53,7 +55,7 @@ class Candidates:
         """
         if isinstance(row, TopLogprobs):
             order = np.argsort(row.token_ids, kind="stable")
-            candidates = cls(row.token_ids[order], row.logprobs[order], row.vocab_size, Tail.of(row))
+            candidates = cls(row.token_ids[order], row.logprobs[order], row.vocab_size, Tail.of(row), row.vocab_size - len(row))
         else:
             candidates = cls(None, row, row.shape[0])
         candidates.refuse_unusable()
@@ -64,7 +66,22 @@ class Candidates:
         """The logits as float64: a new array while they are still the model's, so ask once."""
         return self.values.astype(np.float64, copy=False)
 
-    def refuse_unusable(self, culprit: str = "the model's row") -> None:
+    @property
+    def count(self) -> int:
+        """How many tokens the whole row would hold at this point: all that no filter has dropped, excluded ones too, as engines count."""
+        return self.values.size + self.unlisted
+
+    def outranked(self, kept: NDArray[np.bool_]) -> bool:
+        """Whether a token that is not listed may come before one of ``kept``, in descending order, equal ones by lowest id."""
+        if self.tail is None:
+            return False
+        least = self.values[kept].min()
+        if self.tail.ceiling != least:
+            return bool(self.tail.ceiling > least)
+        assert self.ids is not None
+        return bool(self.ids[kept & (self.values == least)].max() > self.tail.after)
+
+    def refuse_unusable(self, culprit: object = "the model's row") -> None:
         """Raise unless a token can be drawn; ``culprit`` says who made the row what it is."""
         top = self.values.max()
         if np.isfinite(top):
@@ -82,6 +99,11 @@ class Candidates:
         needed = self.vocab_size if more is None else min(self.vocab_size, self.tail.listed + more)
         ask = "full rows, or put a top_k first" if needed == self.vocab_size else f"top_k={needed} or more"
         return TruncatedRow(f"{reason}; the server listed {self.tail.listed} of {self.vocab_size} tokens: ask it for {ask}", needed=needed)
+
+    def refuse_tail(self, reason: str) -> None:
+        """Raise unless every token that is still in the race is listed; ``reason`` says who needs that."""
+        if self.tail is not None:
+            raise self.truncated(reason, more=None)
 
     def token_id(self, position: int) -> int:
         """The id of the token at ``position``."""
@@ -128,17 +150,17 @@ class Candidates:
     def keep(self, kept: NDArray[np.bool_], *, tail: bool = False) -> Candidates:
         """Drop every token that is not ``kept``; ``tail`` says whether the unseen ones stay in the race."""
         places = np.flatnonzero(kept)
-        if places.size == kept.size and (tail or self.tail is None):
+        if places.size == kept.size and (tail or not self.unlisted):
             return self
         unseen = self.tail if tail else None
         if unseen is not None and self.ids is not None:
             unseen = replace(unseen, out=unseen.out.union(self.ids[~kept].tolist()))
-        return replace(self.keep_at(places), tail=unseen)
+        return replace(self.keep_at(places), tail=unseen, unlisted=self.unlisted if tail else 0)
 
     def keep_at(self, places: NDArray[np.intp]) -> Candidates:
         """Drop every token that does not stand at one of ``places``, ascending, and the unseen ones."""
         ids = places.astype(np.int64, copy=False) if self.ids is None else self.ids[places]
-        return replace(self, ids=ids, values=self.values[places], tail=None)
+        return replace(self, ids=ids, values=self.values[places], tail=None, unlisted=0)
 
     def full_row(self) -> NDArray[np.float64]:
         """A new array of float64 logits over the whole vocabulary, -inf for what is dropped or not listed."""

@@ -13,12 +13,12 @@ machines agree; if not, the few contenders are scored again with 50 decimal digi
 from __future__ import annotations
 
 import threading
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from seedbed.sampling.portable import DIGITS
+from seedbed.sampling.portable import DIGITS, LARGEST
 from seedbed.sampling.randomness import Address, Purpose, uniform
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ LUCKY_WORD = np.uint64(2**64 - 2**54)
 UNLUCKY_GAIN = 6.94
 PRUNE_FROM = 4096  # below, the bookkeeping costs more than the logarithms
 KEEP_SCRATCH = 2**20  # words; a thread that once drew from a longer row does not hold on to it
-LARGEST = float(np.finfo(np.float64).max)
 
 
 class _Scratch(threading.local):
@@ -74,7 +73,7 @@ def gumbel_max(candidates: Candidates, address: Address) -> Winner:
     """Draw from softmax(candidates.values). The tokens of an unseen tail take no part."""
     values, ids = candidates.values, candidates.ids
     if values.size == 1:
-        return Winner(0, candidates.gap if candidates.gap is not None else np.inf)
+        return Winner(0, np.inf)
     # A row with much excluded (by a grammar, say) needs few words; whether it is one shows in a sample of it.
     if ids is None and values.size >= PRUNE_FROM and values[::64].min() > -np.inf:
         return _gumbel_max_whole(values, address)
@@ -132,5 +131,6 @@ def gumbel_argmax(z: NDArray[np.float64], u: NDArray[np.float64], least_rate: fl
 
 
 def _score_decimal(z: float, u: float, least_rate: float) -> Decimal:
-    rate = Decimal(LARGEST) if u == 0.0 else min(max(-DIGITS.ln(Decimal(float(u))), Decimal(least_rate)), Decimal(LARGEST))
-    return DIGITS.subtract(Decimal(float(z)), DIGITS.ln(rate))
+    with localcontext(DIGITS):
+        rate = Decimal(LARGEST) if u == 0.0 else min(max(-Decimal(u).ln(), Decimal(least_rate)), Decimal(LARGEST))
+        return Decimal(z) - rate.ln()

@@ -14,6 +14,7 @@ import numpy as np
 
 from seedbed.errors import InvalidSampler, UsageError
 from seedbed.sampling.configuration import NAMED
+from seedbed.sampling.processors.base import check_state
 from seedbed.sampling.randomness import Address
 from seedbed.sampling.sampler import Sampler
 
@@ -37,6 +38,9 @@ class Drawing:
         address: the randomness of the next token.
         state: what the chain's stateful processor (mirostat) knows before it; None without one, or at the first step.
 
+    Raises:
+        UsageError: ``state`` is neither None nor a finite number, when constructed.
+
     Example:
         >>> drawing = Drawing(Sampler(), Address(seed=7))
         >>> token_id, drawing = drawing.take(np.float32([0.0, 1.0, 2.0]), [1])
@@ -47,6 +51,9 @@ class Drawing:
     sampler: Sampler
     address: Address
     state: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state", check_state(self.state))
 
     def take(self, row: Row, prefix: Sequence[int]) -> tuple[int, Self]:
         """The token it draws from the row that follows ``prefix``, and what it draws the one after that with.
@@ -91,10 +98,11 @@ class Drawing:
             UsageError: not such a dict, or none that can be drawn with.
         """
         try:
-            address = Address(int(values["seed"]), values["prompt_index"], values["index"], values["step"])
+            seed = values["seed"]
+            seed = int(seed) if isinstance(seed, str) else seed
+            address = Address(seed, values["prompt_index"], values["index"], values["step"])
             chain = [_processor_from_dict(processor) for processor in values["chain"]]
-            state = values["state"]
-            return cls(Sampler(chain=chain, draw=values["draw"]), address, None if state is None else float(state))
+            return cls(Sampler(chain=chain, draw=values["draw"]), address, values["state"])
         except UsageError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -81,6 +81,24 @@ class Mass:
                 raise candidates.truncated(f"{what} cuts where the mass of the tokens that are not listed decides")
         return kept
 
+    def at_least_or_best(self, candidates: Candidates, probability: float, what: str, *, ties: bool = False) -> NDArray[np.bool_]:
+        """As ``at_least``, and where that is none, the most probable of all: with its ``ties``, or the one of the lowest id.
+
+        Raises:
+            TruncatedRow: as ``at_least``, or the most probable may not be listed.
+        """
+        kept = self.at_least(candidates, probability, what)
+        if kept.any():
+            return kept
+        best: NDArray[np.bool_] = self.depth == 0.0
+        unsure = self.ceiling >= 1.0
+        if not ties:
+            best[int(best.argmax()) + 1 :] = False
+            unsure = candidates.outranked(best)
+        if unsure:
+            raise candidates.truncated(f"{what} may keep the best token alone, which may be one that is not listed")
+        return best
+
 
 def fast_total(values: NDArray[np.float32] | NDArray[np.float64], top: float) -> float:
     """The sum of e**(value - top), right to ``FAST_ERROR``, without an array as long as the row."""

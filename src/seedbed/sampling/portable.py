@@ -3,12 +3,15 @@
 ``numpy.exp`` differs between its dispatch levels in 5 % of float64 values by one unit in the last place, and ``math.log`` follows the
 platform's libm. What is portable by argument: elementwise ``+ - * /``, ``rint`` and integer operations as *separate* ufunc calls (so
 nothing can be fused into an FMA), sequential ``cumsum``, and ``decimal``, which is correctly rounded by specification.
+
+A ``Decimal``'s operators and methods, and the making of one from a float, obey the calling thread's context, whose digits and traps are
+the caller's own: so all of it happens within ``localcontext(DIGITS)``.
 """
 
 from __future__ import annotations
 
 import math
-from decimal import Context, Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, InvalidOperation, localcontext
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,10 +22,12 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", np.float32, np.float64)
 
-__all__ = ["DIGITS", "LN2", "chunks", "exp", "exp_scalar", "ln", "log_softmax", "power", "total"]
+__all__ = ["DIGITS", "LARGEST", "LN2", "chunks", "exp", "exp_scalar", "ln", "log_softmax", "power", "total"]
 
 CHUNK = 16_384
-DIGITS = Context(prec=50)
+# All of it said, since what is not comes from decimal.DefaultContext, which a program may change; what overflows is infinite.
+DIGITS = Context(50, ROUND_HALF_EVEN, Emin=-999_999, Emax=999_999, capitals=1, clamp=0, traps=[DivisionByZero, InvalidOperation])
+LARGEST = float(np.finfo(np.float64).max)
 LN2 = float.fromhex("0x1.62e42fefa39efp-1")
 
 # ln(2)/32 in two parts: the high one has its low 24 bits zero, so k * high is exact for every k that occurs (|k| < 2**16).
@@ -30,7 +35,8 @@ _STEP_HIGH = float.fromhex("0x1.62e42ff000000p-6")
 _STEP_LOW = -float.fromhex("0x1.718432a1b0e26p-40")
 _STEPS_PER_UNIT = float.fromhex("0x1.71547652b82fep+5")  # 32/ln(2)
 # 2**(j/32) for j in 0..31, correctly rounded.
-_POWERS_OF_TWO = [float(DIGITS.power(Decimal(2), DIGITS.divide(Decimal(j), Decimal(32)))) for j in range(32)]
+with localcontext(DIGITS):
+    _POWERS_OF_TWO = [float(Decimal(2) ** (Decimal(j) / 32)) for j in range(32)]
 _POWERS = np.array(_POWERS_OF_TWO)
 _TAYLOR = (1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0)
 _LOWEST = -708.0  # exp of this is still a normal number, so flush-to-zero modes do not matter
@@ -128,14 +134,16 @@ def ln(x: float) -> float:
         >>> ln(1.0)
         0.0
     """
-    return float(DIGITS.ln(Decimal(x)))
+    with localcontext(DIGITS):
+        return float(Decimal(x).ln())
 
 
 def power(x: float, exponent: float) -> float:
-    """x**exponent for x >= 0, correctly rounded; 0**0 is 1."""
+    """x**exponent for x >= 0, correctly rounded; 0**0 is 1, and what no float64 can hold is inf."""
     if x == 0.0:
         return 1.0 if exponent == 0.0 else 0.0
-    return float(DIGITS.power(Decimal(x), Decimal(exponent)))
+    with localcontext(DIGITS):
+        return float(Decimal(x) ** Decimal(exponent))
 
 
 def log_softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -19,7 +19,8 @@ temperature   0 is greedy           same            below 1e-5 greedy  below 1e-
 ============  ====================  ==============  =================  ====================  ==================
 
 "vllm" is its default (V2) model runner; the V1 sampler differs in keeping ties at top_k. "llama.cpp" heats last, so at a high
-temperature its top_p keeps far fewer tokens than the others'. With mirostat it skips every filter; here giving both is an error.
+temperature its top_p keeps far fewer tokens than the others'. With mirostat it skips every filter; here giving both is an error. Under
+"hf" a row of top logprobs must list at least one token more than top_k, mostly: the next may equal the last one kept.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from seedbed.errors import InvalidSampler
-from seedbed.llm.token_ids import is_iterable
+from seedbed.llm.token_ids import is_iterable, shown
 from seedbed.sampling.processors import (
     AllowedTokenIds,
     BadWords,
@@ -57,7 +58,7 @@ from seedbed.sampling.processors import (
     TypicalP,
     Xtc,
 )
-from seedbed.sampling.processors.base import require, require_int
+from seedbed.sampling.processors.base import number, require_in, require_int
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -116,7 +117,7 @@ class Parameters:
 def _is_off(value: object, default: object) -> bool:
     if isinstance(default, tuple):
         return is_iterable(value) and not isinstance(value, str) and isinstance(value, Sized) and len(value) == 0
-    return value is default or (isinstance(value, (int, float)) and not isinstance(value, bool) and value == default)
+    return value is default or (default is not None and number(value) == default)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +218,7 @@ def chain_of(parameters: Parameters, order: Order | None) -> tuple[Processor, ..
         InvalidSampler: a parameter outside its range, one the engine does not have, or two that exclude each other.
     """
     if order not in (None, *get_args(Order)):
-        raise InvalidSampler(f"order must be None or one of {', '.join(map(repr, get_args(Order)))}, not {order!r}")
+        raise InvalidSampler(f"order must be None or one of {', '.join(map(repr, get_args(Order)))}, not {shown(order)}")
     rules = _RULES[order]
     changed = parameters.changed()
     _refuse_foreign(changed, order, rules)
@@ -240,7 +241,7 @@ def _refuse_foreign(changed: list[str], order: Order | None, rules: _Rules) -> N
 
 def _refuse_contradictions(parameters: Parameters, changed: list[str]) -> None:
     if parameters.mirostat not in (0, 1, 2) or isinstance(parameters.mirostat, bool):
-        raise InvalidSampler(f"mirostat must be 0, 1 or 2, not {parameters.mirostat!r}")
+        raise InvalidSampler(f"mirostat must be 0, 1 or 2, not {shown(parameters.mirostat)}")
     filters = {"top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h", "top_n_sigma", "xtc_probability"}
     if parameters.mirostat and (both := filters.intersection(changed)):
         raise InvalidSampler(f"mirostat is itself the filter; it excludes {', '.join(sorted(both))}")
@@ -258,7 +259,7 @@ Steps: TypeAlias = "dict[str, list[Processor]]"
 def _before_filters(parameters: Parameters, rules: _Rules) -> Steps:
     of = parameters
     if not is_iterable(of.processors):
-        raise InvalidSampler(f"processors must be several functions or processors, as in processors=[mine], not {of.processors!r:.80}")
+        raise InvalidSampler(f"processors must be several functions or processors, as in processors=[mine], not {shown(of.processors)}")
     steps: Steps = {"processors": [step if isinstance(step, Processor) else Custom(step) for step in of.processors]}
     last_n = of.repeat_last_n
     if of.allowed_token_ids is not None:
@@ -294,7 +295,7 @@ def _filters(parameters: Parameters, rules: _Rules) -> Steps:
         steps["top_k"] = [TopK(of.top_k, rules.ties)]
     if of.top_p != 1.0:
         if not rules.top_p_zero:
-            require(isinstance(of.top_p, (int, float)) and of.top_p > 0.0, "top_p", of.top_p, "in (0, 1]")
+            require_in("top_p", of.top_p, 0, 1, "(]")
         steps["top_p"] = [TopP(of.top_p, rules.top_p, least)]
     if of.min_p != 0.0:
         steps["min_p"] = [MinP(of.min_p, least)]
@@ -319,7 +320,7 @@ def _filters(parameters: Parameters, rules: _Rules) -> Steps:
 
 def _temperature(of: Parameters, rules: _Rules) -> list[Processor]:
     t = of.temperature
-    if rules.negative_is_greedy and isinstance(t, (int, float)) and t < 0.0:
+    if rules.negative_is_greedy and (known := number(t)) is not None and known < 0.0:
         t = 0.0
     step = Temperature(t)
     if t > rules.most_temperature:

@@ -32,6 +32,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seedbed.errors import InvalidSeed
+from seedbed.llm.base import whole_number
+from seedbed.llm.token_ids import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -200,8 +202,9 @@ _EMPTY_BUFFER = np.zeros(4, dtype=np.uint64)
 
 
 def _field(name: str, value: object, bits: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise InvalidSeed(f"{name} must be an int, not {type(value).__name__}: {value!r}")
-    if not 0 <= value < 1 << bits:
-        raise InvalidSeed(f"{name} must be in [0, 2**{bits}), not {value}")
-    return int(value)
+    whole = whole_number(value)
+    if whole is None:
+        raise InvalidSeed(f"{name} must be an int, not {type(value).__name__}: {shown(value)}")
+    if not 0 <= whole < 1 << bits:
+        raise InvalidSeed(f"{name} must be in [0, 2**{bits}), not {shown(whole)}")
+    return whole

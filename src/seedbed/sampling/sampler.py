@@ -17,7 +17,6 @@ from seedbed.sampling.draw import Winner, gumbel_max
 from seedbed.sampling.mass import Mass
 from seedbed.sampling.presets import Order, Parameters, chain_of
 from seedbed.sampling.processors import History, MinP, Processor, StatefulProcessor, TopK, TopP, TypicalP, Xtc
-from seedbed.sampling.processors.base import finite
 from seedbed.sampling.randomness import Address
 
 if TYPE_CHECKING:
@@ -38,7 +37,8 @@ class Draw:
         token_id: the token.
         logprob: its log-probability under the model itself, in nats; None when the row's normaliser is unknown.
         processed_logprob: its log-probability under what was drawn from, after the whole chain; None when that is unknown.
-        margin: how far it led the runner-up (see ``draw.Winner``); inf when it was the only one.
+        margin: how far it led the runner-up (see ``draw.Winner``); inf when it was the only one. Of a greedy choice,
+            under every draw, how far its logit did.
         tail_mass: probability, at most, of the unlisted tokens that should have taken part and could not; 0 for an exact step.
         state: what the chain's stateful processor (mirostat) knows now: hand it to the sequence's next step. None without one.
     """
@@ -172,15 +172,15 @@ class Sampler:
         if chain is not None and (order is not None or parameters.changed()):
             raise InvalidSampler("give either a chain or its parameters, not both")
         if chain is not None and not is_iterable(chain):
-            raise InvalidSampler(f"a chain holds processors, as in chain=[Temperature(0.8), TopP(0.95)], not {chain!r:.80}")
+            raise InvalidSampler(f"a chain holds processors, as in chain=[Temperature(0.8), TopP(0.95)], not {shown(chain)}")
         self.chain = chain_of(parameters, order) if chain is None else tuple(chain)
         for processor in self.chain:
             if not isinstance(processor, Processor):
-                raise InvalidSampler(f"a chain holds processors, not {processor!r}; wrap a function in Custom()")
+                raise InvalidSampler(f"a chain holds processors, not {shown(processor)}; wrap a function in Custom()")
         if any(isinstance(processor, StatefulProcessor) for processor in self.chain[:-1]):
             raise InvalidSampler("mirostat learns from what is drawn, so it must be the last of the chain")
         if draw not in get_args(DrawScheme):
-            raise InvalidSampler(f"draw must be one of {', '.join(map(repr, get_args(DrawScheme)))}, not {draw!r}")
+            raise InvalidSampler(f"draw must be one of {', '.join(map(repr, get_args(DrawScheme)))}, not {shown(draw)}")
         self.scheme = draw
         self._refuse_unknown_order()
 
@@ -212,11 +212,12 @@ class Sampler:
 
         Raises:
             RowError: the row cannot be drawn from; ``TruncatedRow`` when tokens that are not listed would take part.
+            InvalidSampler: a bias or an allowed token is outside the row's vocabulary; a processor of the caller's own returned no row; or
+                xtc, which fires at random, has no ``address``.
             UsageError: what came before are no token ids, or the address or state is none.
         """
         candidates = self._run(Candidates.of(as_row(logits)), _history(prompt_token_ids, token_ids, address, state))
-        if candidates.tail is not None:
-            raise candidates.truncated("the normaliser is unknown", more=None)
+        candidates.refuse_tail("the normaliser is unknown")
         values = portable.log_softmax(candidates.logits)
         if candidates.ids is None:
             return values
@@ -240,6 +241,7 @@ class Sampler:
 
         Raises:
             RowError: the row cannot be drawn from; names the step and index.
+            InvalidSampler: a bias or an allowed token is outside the row's vocabulary, or a processor of the caller's own returned no row.
             InvalidSeed: an address outside its fields.
             UsageError: what came before are no token ids, or the state is none.
         """
@@ -260,6 +262,9 @@ class Sampler:
 
         Args:
             state: ``Draw.state`` of the sequence's step before; None at its first.
+
+        Raises:
+            RowError, InvalidSampler, InvalidSeed, UsageError: as ``draw``, but what came before must be token ids.
         """
         raw, candidates, (position, margin) = self._drawn(row, History(prompt_token_ids, token_ids, address, state))
         token_id = candidates.token_id(position)
@@ -289,10 +294,12 @@ class Sampler:
     def _run(self, candidates: Candidates, history: History) -> Candidates:
         for processor in self.chain:
             candidates = processor.apply(candidates, history)
-            candidates.refuse_unusable(repr(processor))
+            candidates.refuse_unusable(processor)
         return candidates
 
     def _choose(self, candidates: Candidates, address: Address, prompt_length: int) -> Winner:
+        if candidates.gap is not None and candidates.values.size == 1:
+            return Winner(0, candidates.gap)
         # Without a prompt, as in a single draw, the step says where the token stands: as after a prompt of one.
         position = max(1, prompt_length) - 1 + address.step
         match self.scheme:
@@ -330,8 +337,6 @@ def _history(prompt_token_ids: Sequence[int], token_ids: Sequence[int], address:
     """What a caller of ours says came before; where it is ours, as in ``Sampler.sample``, nobody has to look."""
     if address is not None and not isinstance(address, Address):
         raise UsageError(f"address must be an Address, as in Address(seed=7), not {shown(address)}")
-    if state is not None and not (finite(state) and not isinstance(state, bool)):
-        raise UsageError(f"state must be None or the number that Draw.state was, not {shown(state)}")
     prompt = check_token_ids(prompt_token_ids, "prompt_token_ids", may_be_empty=True)
     return History(prompt, check_token_ids(token_ids, "token_ids", may_be_empty=True), address, state)
 
@@ -357,7 +362,7 @@ def _tail_mass(candidates: Candidates) -> float:
     if candidates.tail is None:
         return 0.0
     mass = Mass.of(candidates)
-    return (mass.high - mass.listed) / mass.high
+    return 1.0 - mass.listed / mass.high
 
 
 def _raw_logprob(raw: Candidates, token_id: int) -> float:

@@ -34,6 +34,7 @@ class Tail:
         listed: how many tokens the server listed.
         count: how many it did not and are still in the race.
         ceiling: none of them has a logit above this one.
+        after: those that reach the ceiling have higher ids than this one, since of equals a list holds the lowest; -1: any ids.
         reference: the logit that counts as weight 1 in ``low`` and ``high``: the best listed one as the server gave it, heated along.
         low, high: bounds of the sum of e**(logit - reference) over them.
         out: ids not listed that were excluded, and listed ones that a filter dropped without excluding the tail.
@@ -48,6 +49,7 @@ class Tail:
     high: float
     out: frozenset[int] = frozenset()
     only: frozenset[int] | None = None
+    after: int = -1
 
     @classmethod
     def of(cls, row: TopLogprobs) -> Tail | None:
@@ -61,7 +63,7 @@ class Tail:
             return None
         finite = row.logprobs[row.logprobs > -np.inf]
         if not finite.size:
-            return cls(len(row), count, -math.inf, 0.0, 0.0, 0.0)
+            return cls(len(row), count, -math.inf, 0.0, 0.0, 0.0, after=int(row.token_ids[-1]))
         reference = float(finite[0])
         weights = portable.exp(finite.astype(np.float64) - reference)
         whole, listed = portable.exp_scalar(-reference), portable.total(weights)
@@ -70,14 +72,15 @@ class Tail:
         slack = max(rounding + missing * UNSEEN_ROUNDING, listed - whole)
         ceiling = float(row.logprobs[-1])
         most = count * portable.exp_scalar(ceiling - reference)
-        return cls(len(row), count, ceiling, reference, min(max(0.0, missing - slack), most), min(missing + slack, most))
+        low, high = min(max(0.0, missing - slack), most), min(missing + slack, most)
+        return cls(len(row), count, ceiling, reference, low, high, after=int(row.token_ids[-1]))
 
     def weight_bounds(self, top: float) -> tuple[float, float]:
         """Least and most that the sum of e**(logit - top) over the unseen tokens can be."""
         scale = portable.exp_scalar(self.reference - top)
         most = self.count * portable.exp_scalar(self.ceiling - top)
-        # What has underflowed is not nothing once the listed tokens have been pushed down that far.
-        high = min(max(self.high, _LEAST) * scale, most)
+        # What has underflowed is not nothing once the listed tokens have been pushed down that far; what has overflowed is unknown.
+        high = min(max(self.high, _LEAST) * scale, most) if self.high < math.inf else most
         return min(self.low * scale if self.low else 0.0, high), high
 
     def heated(self, temperature: float, shift: float) -> Tail:
@@ -103,11 +106,11 @@ class Tail:
         return self.count * portable.power(weight / self.count, exponent)
 
     def _packed(self, weight: float, ceiling: float, exponent: float) -> float:
-        if ceiling == 0.0:
-            return 0.0
+        if ceiling == 0.0 or weight == math.inf:
+            return min(ceiling, weight)
         full = min(self.count, math.floor(weight / ceiling))
         rest = 0.0 if full == self.count else max(0.0, weight - full * ceiling)
-        return full * portable.power(ceiling, exponent) + portable.power(rest, exponent)
+        return (full * portable.power(ceiling, exponent) if full else 0.0) + portable.power(rest, exponent)
 
     def holds(self, token_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of ``token_ids``, none of them listed, are still in the race."""
@@ -125,7 +128,8 @@ class Tail:
         added = sum(portable.exp_scalar(float(ceiling) - self.reference) for ceiling in raised)
         # The others, if there are any, stay below the old ceiling.
         ceiling = float(ceilings.max()) if ceilings.size == self.count else max(self.ceiling, float(ceilings.max()))
-        return replace(self, ceiling=ceiling, low=low, high=self.high + added)
+        after = -1 if ceiling > self.ceiling or ceilings.size == self.count else self.after
+        return replace(self, ceiling=ceiling, low=low, high=self.high + added, after=after)
 
     def without(self, token_ids: NDArray[np.int64]) -> Tail | None:
         """After ``token_ids``, none of them listed, were excluded."""

@@ -129,7 +129,7 @@ class Tree:
             return Choice(ids, exact, exact, 0.0, 0.0)
         mass = Mass.of(candidates)
         low, high = mass.weights / mass.high, np.minimum(mass.weights / mass.low, 1.0)
-        rest = (mass.high - mass.listed) / mass.high
+        rest = 1.0 - mass.listed / mass.high  # high may be inf
         return Choice(ids, low, high, rest, min(rest, mass.ceiling / mass.low))
 
     def is_finished(self, token_ids: tuple[int, ...]) -> bool:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from seedbed.errors import InvalidSampler
-from seedbed.llm.token_ids import is_iterable
-from seedbed.sampling.processors.base import History, Processor, check_scope, require_int, require_token_ids
+from seedbed.sampling.processors.base import History, Processor, require_int, require_one_of, require_sequences, require_token_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +67,7 @@ class BadWords(Processor):
         scope: "all": the beginning of a word may lie in the prompt (Hugging Face); "output": it may not (vLLM).
 
     Raises:
-        InvalidSampler: an empty word, or something that is no token id, when constructed.
+        InvalidSampler: an empty word, something that is no token id, or another scope, when constructed.
 
     Example:
         >>> BadWords([[1], [2, 0]])([1.0, 3.0, 2.0], History([2])).tolist()
@@ -79,13 +78,8 @@ class BadWords(Processor):
     scope: Literal["all", "output"] = "all"
 
     def _check(self) -> None:
-        if isinstance(self.words, (str, bytes)) or not is_iterable(self.words):
-            raise InvalidSampler(f"bad_words must be sequences of token ids, not {self.words!r}")
-        words = tuple(require_token_ids("bad_words", word) for word in self.words)
-        if not all(words):
-            raise InvalidSampler("a bad word must have at least one token")
-        check_scope("the scope of bad_words", self.scope)
-        object.__setattr__(self, "words", words)
+        require_one_of("the scope of bad_words", self.scope, "all", "output")
+        object.__setattr__(self, "words", require_sequences("bad_words", self.words))
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
         seen = tuple(history.token_ids) if self.scope == "output" else (*history.prompt_token_ids, *history.token_ids)

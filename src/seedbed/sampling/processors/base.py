@@ -9,20 +9,33 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from seedbed.errors import InvalidSampler
-from seedbed.llm.base import as_row
-from seedbed.llm.token_ids import is_iterable
+from seedbed.errors import InvalidSampler, UsageError
+from seedbed.llm.base import as_row, whole_number
+from seedbed.llm.token_ids import is_iterable, shown
 from seedbed.sampling.candidates import Candidates
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
     from seedbed.llm.base import TopLogprobs
     from seedbed.sampling.randomness import Address
 
-__all__ = ["History", "Processor", "Scope", "StatefulProcessor", "check_scope", "require", "require_token_ids"]
+__all__ = [
+    "History",
+    "Processor",
+    "Scope",
+    "StatefulProcessor",
+    "check_scope",
+    "check_state",
+    "number",
+    "require_in",
+    "require_int",
+    "require_one_of",
+    "require_sequences",
+    "require_token_ids",
+]
 
 Scope: TypeAlias = Literal["all", "output"] | int
 """Which tokens a processor looks back on: prompt and output, the output alone, or the last so many of both."""
@@ -37,12 +50,19 @@ class History:
         token_ids: what was generated so far.
         address: where this step's randomness lives; None when the row is only processed, not drawn from.
         state: what the chain's stateful processor knew after the step before; None at the first step.
+
+    Raises:
+        UsageError: ``state`` is neither None nor a finite number.
     """
 
     prompt_token_ids: Sequence[int] = ()
     token_ids: Sequence[int] = ()
     address: Address | None = None
     state: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.state is not None:
+            check_state(self.state)
 
     def within(self, scope: Scope) -> NDArray[np.int64]:
         """The token ids in ``scope``, oldest first."""
@@ -54,6 +74,7 @@ class History:
 
 
 NO_HISTORY = History()
+LARGEST_INT = 2**63 - 1
 
 
 class Processor(ABC):
@@ -84,9 +105,11 @@ class Processor(ABC):
         """Numbers become Python's own, and ints floats where floats are meant: what is equal must read alike wherever its repr is kept."""
         for field in fields(self):  # type: ignore[arg-type]  # called by dataclasses only
             value = getattr(self, field.name)
-            if isinstance(value, np.generic):
+            if (whole := whole_number(value)) is not None:
+                value = whole
+            elif isinstance(value, np.generic):
                 value = value.item()
-            if field.type in ("float", float) and isinstance(value, int):
+            if field.type in ("float", float) and isinstance(value, (int, np.floating)):
                 value = _as_float(field.name, value)
             object.__setattr__(self, field.name, value)
 
@@ -95,6 +118,7 @@ class Processor(ABC):
 
         Raises:
             RowError: the row cannot be drawn from, or the step cannot be taken on what is listed of it.
+            InvalidSampler: the step does not fit the row, as ids beyond its vocabulary do not, or needs an address, as xtc does.
         """
         return self.apply(Candidates.of(as_row(logits)), history).full_row()
 
@@ -119,50 +143,96 @@ class StatefulProcessor(Processor):
         """What it knows after a token of ``probability`` under the final distribution was drawn; ``state``: what it knew before."""
 
 
-def require(holds: object, name: str, value: object, where: str) -> None:
-    """Raise ``InvalidSampler`` unless ``value`` is a number for which the condition ``holds``."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not holds:
-        raise InvalidSampler(f"{name} must be {where}, not {value!r}")
+def number(value: object) -> float | None:
+    """``value`` as a float, if it is a number of Python's or numpy's that a float can hold, and no bool; else None.
+
+    Example:
+        >>> number(np.float32(0.5)), number(True), number(10**400)
+        (0.5, None, None)
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
 
 
-def require_int(name: str, value: object, least: int, most: float = math.inf) -> None:
-    """Raise ``InvalidSampler`` unless ``value`` is an int (a bool is none) of at least ``least``, and at most ``most``."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise InvalidSampler(f"{name} must be an int of at least {least}, not {value!r}")
-    if value > most:
-        raise InvalidSampler(f"{name} must be an int of at most {most}, not {value!r:.80}")
+def require_in(name: str, value: object, low: float, high: float, ends: Literal["[]", "[)", "(]", "()"] = "[]") -> None:
+    """Raise ``InvalidSampler`` unless ``value`` is a number from ``low`` to ``high``; ``ends``: a square one belongs to the interval."""
+    found = number(value)
+    above = found is not None and (low <= found if ends[0] == "[" else low < found)
+    below = found is not None and (found <= high if ends[1] == "]" else found < high)
+    if not (above and below):
+        raise InvalidSampler(f"{name} must be in {ends[0]}{low:g}, {high:g}{ends[1]}, not {shown(value)}")
 
 
-def require_token_ids(name: str, token_ids: Iterable[object]) -> tuple[int, ...]:
+def require_int(name: str, value: object, least: int) -> int:
+    """``value`` as a plain int.
+
+    Raises:
+        InvalidSampler: it is no int (a bool is none), below ``least``, or more than an int64 holds.
+    """
+    whole = whole_number(value)
+    if whole is None or whole < least:
+        raise InvalidSampler(f"{name} must be an int of at least {least}, not {shown(value)}")
+    if whole > LARGEST_INT:
+        raise InvalidSampler(f"{name} must be an int of at most {LARGEST_INT}, not {shown(value)}")
+    return whole
+
+
+def require_one_of(name: str, value: object, *choices: str) -> None:
+    """Raise ``InvalidSampler`` unless ``value`` is one of these words."""
+    if not (isinstance(value, str) and value in choices):
+        raise InvalidSampler(f"{name} must be {' or '.join(map(repr, choices))}, not {shown(value)}")
+
+
+def require_token_ids(name: str, token_ids: object) -> tuple[int, ...]:
     """``token_ids`` as a tuple of plain ints.
 
     Raises:
         InvalidSampler: not an iterable of ints, or one that is negative.
     """
     if isinstance(token_ids, (str, bytes)) or not is_iterable(token_ids):
-        raise InvalidSampler(f"{name} must be token ids, not {token_ids!r}")
-    ids = []
-    for token_id in token_ids:
-        require_int(f"a token id in {name}", token_id, 0, 2**63 - 1)
-        ids.append(int(token_id))
-    return tuple(ids)
+        raise InvalidSampler(f"{name} must be token ids, not {shown(token_ids)}")
+    return tuple(require_int(f"a token id in {name}", token_id, 0) for token_id in token_ids)
+
+
+def require_sequences(name: str, sequences: object) -> tuple[tuple[int, ...], ...]:
+    """``sequences`` of token ids, each of at least one, as tuples of plain ints.
+
+    Raises:
+        InvalidSampler: not an iterable of such, or one without a token.
+    """
+    if isinstance(sequences, (str, bytes)) or not is_iterable(sequences):
+        raise InvalidSampler(f"{name} must be sequences of token ids, not {shown(sequences)}")
+    found = tuple(require_token_ids(name, sequence) for sequence in sequences)
+    if not all(found):
+        raise InvalidSampler(f"each of {name} must have at least one token")
+    return found
 
 
 def check_scope(name: str, scope: object) -> None:
     """Raise ``InvalidSampler`` unless ``scope`` is a ``Scope``."""
-    if isinstance(scope, str):
-        if scope not in ("all", "output"):
-            raise InvalidSampler(f"{name} must be 'all', 'output' or a number of tokens, not {scope!r}")
-    else:
+    if not isinstance(scope, str):
         require_int(name, scope, 0)
+    elif scope not in ("all", "output"):
+        raise InvalidSampler(f"{name} must be 'all', 'output' or a number of tokens, not {shown(scope)}")
 
 
-def finite(value: float) -> bool:
-    """Whether ``value`` is a number that is neither NaN nor infinite; False for what is no number, so that ``require`` reports it."""
-    return isinstance(value, (int, float, np.number)) and -math.inf < value < math.inf
+def check_state(state: object) -> float | None:
+    """``state`` of a sequence as a float, or None.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    known = number(state)
+    if state is not None and (known is None or not math.isfinite(known)):
+        raise UsageError(f"state must be None or the number that Draw.state was, not {shown(state)}")
+    return known
 
 
-def _as_float(name: str, value: int) -> float:
+def _as_float(name: str, value: int | np.floating) -> float:
     try:
         return float(value)
     except OverflowError as error:

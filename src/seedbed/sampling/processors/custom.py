@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seedbed.errors import InvalidSampler
+from seedbed.llm.token_ids import shown
 from seedbed.sampling.processors.base import History, Processor
 
 if TYPE_CHECKING:
@@ -41,11 +42,10 @@ class Custom(Processor):
 
     def _check(self) -> None:
         if not callable(self.function):
-            raise InvalidSampler(f"a processor is a function of (prefix, logits), not {self.function!r}")
+            raise InvalidSampler(f"a processor is a function of (prefix, logits), not {shown(self.function)}")
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
-        if candidates.tail is not None:
-            raise candidates.truncated("a function of your own needs the whole row", more=None)
+        candidates.refuse_tail("a function of your own needs the whole row")
         prefix = [*history.prompt_token_ids, *history.token_ids]
         answer = self.function(prefix, candidates.full_row())
         try:
@@ -54,4 +54,4 @@ class Custom(Processor):
             raise InvalidSampler(f"{self.function!r} returned {type(answer).__name__}, not logits") from error
         if logits.shape != (candidates.vocab_size,):
             raise InvalidSampler(f"{self.function!r} returned shape {logits.shape} for logits of shape ({candidates.vocab_size},)")
-        return replace(candidates, ids=None, values=logits)
+        return replace(candidates, ids=None, values=logits, unlisted=0, gap=None)

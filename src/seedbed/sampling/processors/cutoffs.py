@@ -11,8 +11,8 @@ import numpy as np
 from seedbed.errors import InvalidSampler
 from seedbed.sampling import portable
 from seedbed.sampling.mass import Mass, lightest_first
-from seedbed.sampling.processors.base import History, Processor, finite, require, require_int
-from seedbed.sampling.processors.filters import TopK, check_rule
+from seedbed.sampling.processors.base import History, Processor, require_in, require_int, require_one_of
+from seedbed.sampling.processors.filters import TopK
 from seedbed.sampling.randomness import Purpose
 
 if TYPE_CHECKING:
@@ -53,16 +53,15 @@ class TypicalP(Processor):
     min_keep: int = 1
 
     def _check(self) -> None:
-        require(isinstance(self.p, (int, float, np.number)) and 0.0 < self.p <= 1.0, "typical_p", self.p, "in (0, 1]")
-        check_rule("typical_p", self.rule)
-        if self.ties not in ("exact", "keep"):
-            raise InvalidSampler(f"ties must be 'exact' or 'keep', not {self.ties!r}")
+        require_in("typical_p", self.p, 0, 1, "(]")
+        require_one_of("the rule of typical_p", self.rule, "<", "<=")
+        require_one_of("ties", self.ties, "exact", "keep")
         require_int("min_keep", self.min_keep, 0)
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
         if self.p == 1.0:
             return candidates
-        _refuse_tail(candidates, "typical_p")
+        candidates.refuse_tail("typical_p needs the whole row")
         mass = Mass.of(candidates)
         scores = np.abs(mass.depth + (portable.ln(mass.listed) - mass.entropy()))
         limit = self.p * mass.listed
@@ -81,7 +80,7 @@ class EpsilonCutoff(Processor):
 
     Raises:
         InvalidSampler: ``epsilon`` outside [0, 1), when constructed.
-        TruncatedRow: a token that is not listed might be probable enough, or the unseen mass decides.
+        TruncatedRow: a token that is not listed might be probable enough, or the most probable; or the unseen mass decides.
 
     Example:
         >>> EpsilonCutoff(0.25)([3.0, 3.0, 3.0, 0.0]).tolist()
@@ -93,13 +92,13 @@ class EpsilonCutoff(Processor):
     epsilon: float
 
     def _check(self) -> None:
-        _require_share("epsilon_cutoff", self.epsilon)
+        require_in("epsilon_cutoff", self.epsilon, 0, 1, "[)")
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
         if self.epsilon == 0.0:
             return candidates
-        mass = Mass.of(candidates)
-        return candidates.keep(mass.at_least(candidates, float(self.epsilon), f"epsilon_cutoff={self.epsilon}") | (mass.depth == 0.0))
+        what = f"epsilon_cutoff={self.epsilon}"
+        return candidates.keep(Mass.of(candidates).at_least_or_best(candidates, float(self.epsilon), what, ties=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +122,16 @@ class EtaCutoff(Processor):
     epsilon: float
 
     def _check(self) -> None:
-        _require_share("eta_cutoff", self.epsilon)
+        require_in("eta_cutoff", self.epsilon, 0, 1, "[)")
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
         if self.epsilon == 0.0:
             return candidates
-        _refuse_tail(candidates, "eta_cutoff")
+        candidates.refuse_tail("eta_cutoff needs the whole row")
         mass = Mass.of(candidates)
         epsilon = float(self.epsilon)
         threshold = min(epsilon, math.sqrt(epsilon) * portable.exp_scalar(-mass.entropy()))
-        return candidates.keep(mass.at_least(candidates, threshold, f"eta_cutoff={self.epsilon}") | (mass.depth == 0.0))
+        return candidates.keep(mass.at_least_or_best(candidates, threshold, f"eta_cutoff={self.epsilon}", ties=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +146,7 @@ class TopH(Processor):
 
     Raises:
         InvalidSampler: ``h`` outside (0, 1], when constructed.
-        TruncatedRow: fewer than 100 tokens are listed.
+        TruncatedRow: fewer than 100 tokens are listed, or of a smaller vocabulary not all.
 
     Example:
         >>> TopH(0.5)([0.0, 0.0, 0.0, 0.0]).tolist()
@@ -159,10 +158,11 @@ class TopH(Processor):
     h: float
 
     def _check(self) -> None:
-        require(isinstance(self.h, (int, float, np.number)) and 0.0 < self.h <= 1.0, "top_h", self.h, "in (0, 1]")
+        require_in("top_h", self.h, 0, 1, "(]")
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
         best = TopK(100).apply(candidates, history)
+        best.refuse_tail("top_h needs the 100 best tokens")
         mass = Mass.of(best)
         order = np.argsort(mass.depth, kind="stable")
         # -p ln p for p = w/W is w (depth + ln W) / W; the common W cancels.
@@ -195,10 +195,10 @@ class TopNSigma(Processor):
     n: float
 
     def _check(self) -> None:
-        require(finite(self.n) and self.n > 0, "top_n_sigma", self.n, "in (0, inf)")
+        require_in("top_n_sigma", self.n, 0, math.inf, "()")
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
-        _refuse_tail(candidates, "top_n_sigma")
+        candidates.refuse_tail("top_n_sigma needs the whole row")
         logits = candidates.logits
         depth = logits.max() - logits[logits > -np.inf]
         mean = portable.total(depth) / depth.size
@@ -213,7 +213,7 @@ class Xtc(Processor):
     Args:
         probability: how often it fires, in [0, 1]; 0 is off. Decided by the step's own word of purpose XTC.
         threshold: in [0, 1]; above 0.5 it never finds two tokens and is off.
-        min_keep: do nothing rather than keep fewer.
+        min_keep: do nothing rather than keep fewer, tokens that are not listed counted too.
 
     Raises:
         InvalidSampler: a parameter outside [0, 1], when constructed; no address to decide by, when applied.
@@ -231,18 +231,18 @@ class Xtc(Processor):
     min_keep: int = 0
 
     def _check(self) -> None:
-        for name in ("probability", "threshold"):
-            value = getattr(self, name)
-            require(isinstance(value, (int, float, np.number)) and 0.0 <= value <= 1.0, f"xtc_{name}", value, "in [0, 1]")
+        require_in("xtc_probability", self.probability, 0, 1)
+        require_in("xtc_threshold", self.threshold, 0, 1)
         require_int("min_keep", self.min_keep, 0)
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
         if self.probability == 0.0 or self.threshold > 0.5 or not self._fires(history):
             return candidates
         mass = Mass.of(candidates)
-        above = np.flatnonzero(mass.at_least(candidates, float(self.threshold), f"xtc_threshold={self.threshold}"))
+        probable = mass.at_least(candidates, float(self.threshold), f"xtc_threshold={self.threshold}")
+        above = np.flatnonzero(probable & (mass.depth < np.inf))
         order = above[np.argsort(mass.depth[above], kind="stable")]
-        if order.size < 2 or mass.depth.size - (order.size - 1) < self.min_keep:
+        if order.size < 2 or candidates.count - (order.size - 1) < self.min_keep:
             return candidates
         kept = np.ones(mass.depth.shape, dtype=bool)
         kept[order[:-1]] = False
@@ -254,12 +254,3 @@ class Xtc(Processor):
         if history.address is None:
             raise InvalidSampler("whether xtc fires is drawn at each step: draw a token, or process with an address")
         return history.address.uniform(Purpose.XTC) <= self.probability
-
-
-def _require_share(name: str, value: float) -> None:
-    require(isinstance(value, (int, float, np.number)) and 0.0 <= value < 1.0, name, value, "in [0, 1)")
-
-
-def _refuse_tail(candidates: Candidates, what: str) -> None:
-    if candidates.tail is not None:
-        raise candidates.truncated(f"{what} needs the whole row", more=None)

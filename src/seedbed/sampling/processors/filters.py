@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from seedbed.errors import InvalidSampler
 from seedbed.sampling import portable
 from seedbed.sampling.mass import FAST_ERROR, Mass, best_few, fast_total, kth_largest, lightest_first
-from seedbed.sampling.processors.base import History, Processor, require, require_int
+from seedbed.sampling.processors.base import History, Processor, require_in, require_int, require_one_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,11 +30,13 @@ class TopK(Processor):
         k: at least 1; at or above vocab_size keeps every token.
         ties: at the k-th value: "exact" keeps exactly k, lowest ids first; "keep" keeps them all.
 
-    On a row of top logprobs the cut is exact when k tokens are listed.
+    On a row of top logprobs the cut is exact when k tokens are listed, of equal ones those with the lowest ids. Ties "keep" mostly takes
+    one more: as long as the last one listed equals the k-th best, some that are not listed may too.
 
     Raises:
         InvalidSampler: k < 1, when constructed.
-        TruncatedRow: fewer than k tokens are listed, or a bias or penalty has moved one of the k below tokens that are not listed.
+        TruncatedRow: fewer than k tokens are listed, or a bias or penalty has moved one of the k below tokens that are not listed; with
+            ties "keep", or to the same height.
 
     Example:
         >>> TopK(2)([1.0, 3.0, 2.0, 2.0]).tolist()
@@ -52,25 +53,27 @@ class TopK(Processor):
 
     def _check(self) -> None:
         require_int("top_k", self.k, 1)
-        if self.ties not in ("exact", "keep"):
-            raise InvalidSampler(f"ties must be 'exact' or 'keep', not {self.ties!r}")
+        require_one_of("ties", self.ties, "exact", "keep")
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
         values, k = candidates.values, self.k
         if k >= candidates.vocab_size:
             return candidates
+        keep_ties = self.ties == "keep"
         if candidates.tail is not None and k > values.size:
-            raise candidates.truncated(f"top_k={k} needs {k} tokens", more=k - values.size)
+            raise candidates.truncated(f"top_k={k} needs {k} tokens", more=k - values.size + keep_ties)
         if k > values.size:
-            return candidates
+            return candidates if keep_ties else replace(candidates, unlisted=min(candidates.unlisted, k - values.size))
         threshold = kth_largest(values, k)
-        if candidates.tail is not None and candidates.tail.ceiling > threshold:
-            raise candidates.truncated(f"after the biases and penalties, a token that is not listed may be among the top_k={k}")
-        if self.ties == "keep":
-            return candidates.keep(values >= threshold)
+        if keep_ties:
+            if candidates.tail is not None and candidates.tail.ceiling >= threshold:
+                raise candidates.truncated(f"a token that is not listed may be as probable as the last of the top_k={k}, and ties are kept")
+            return candidates.keep(values >= threshold) if threshold > -np.inf else candidates
         kept = values > threshold
         missing = k - np.count_nonzero(kept)
         kept[np.flatnonzero(values == threshold)[:missing]] = True
+        if candidates.outranked(kept):
+            raise candidates.truncated(f"after the biases and penalties, a token that is not listed may be among the top_k={k}")
         return candidates.keep(kept)
 
 
@@ -107,8 +110,8 @@ class TopP(Processor):
     min_keep: int = 1
 
     def _check(self) -> None:
-        require(isinstance(self.p, (int, float, np.number)) and 0.0 <= self.p <= 1.0, "top_p", self.p, "in [0, 1]")
-        check_rule("top_p", self.rule)
+        require_in("top_p", self.p, 0, 1)
+        require_one_of("the rule of top_p", self.rule, "<", "<=")
         require_int("min_keep", self.min_keep, 0)
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
@@ -155,7 +158,7 @@ class TopP(Processor):
         enough = np.count_nonzero(kept) >= self.min_keep
         weight = portable.total(mass.weights[kept])
         reached = weight > target if self.rule == "<=" else weight >= target
-        outranked = candidates.tail.ceiling > candidates.values[kept].min()
+        outranked = candidates.outranked(kept)
         same = np.array_equal(kept, self._kept(mass, mass.low))
         if reached and enough and same and not outranked:
             return
@@ -192,7 +195,7 @@ class MinP(Processor):
     min_keep: int = 1
 
     def _check(self) -> None:
-        require(isinstance(self.p, (int, float, np.number)) and 0.0 <= self.p <= 1.0, "min_p", self.p, "in [0, 1]")
+        require_in("min_p", self.p, 0, 1)
         require_int("min_keep", self.min_keep, 0)
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
@@ -208,9 +211,3 @@ class MinP(Processor):
         if self.min_keep > 1 and np.count_nonzero(kept) < self.min_keep:
             return TopK(self.min_keep).apply(candidates, history)
         return candidates.keep(kept)
-
-
-def check_rule(name: str, rule: object) -> None:
-    """Raise ``InvalidSampler`` unless ``rule`` says what happens at equality."""
-    if rule not in ("<", "<="):
-        raise InvalidSampler(f"the rule of {name} must be '<' or '<=', not {rule!r}")

@@ -5,15 +5,16 @@ The state is one number, mu: the most surprise allowed at the next step, in bits
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from seedbed.sampling import portable
 from seedbed.sampling.mass import Mass
-from seedbed.sampling.processors.base import History, StatefulProcessor, finite, require
+from seedbed.sampling.processors.base import History, StatefulProcessor, require_in
 from seedbed.sampling.processors.filters import TopK
 
 if TYPE_CHECKING:
@@ -32,15 +33,16 @@ class _Feedback(StatefulProcessor):
     eta: float = 0.1
 
     def _check(self) -> None:
-        require(finite(self.tau) and self.tau >= 0, "mirostat_tau", self.tau, "in [0, inf)")
-        require(finite(self.eta) and self.eta >= 0, "mirostat_eta", self.eta, "in [0, inf)")
+        require_in("mirostat_tau", self.tau, 0, math.inf, "[)")
+        require_in("mirostat_eta", self.eta, 0, math.inf, "[)")
 
     def _mu(self, state: float | None) -> float:
         return 2.0 * self.tau if state is None else state
 
     def after(self, state: float | None, probability: float) -> float:
         surprise = -portable.ln(probability) / portable.LN2
-        return self._mu(state) - self.eta * (surprise - self.tau)
+        mu = self._mu(state) - self.eta * (surprise - self.tau)
+        return min(max(mu, -portable.LARGEST), portable.LARGEST)  # a state is finite, whatever the rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Mirostat(_Feedback):
 
     Raises:
         InvalidSampler: a parameter that is negative or no number, when constructed.
-        TruncatedRow: fewer tokens are listed than the estimate or k needs.
+        TruncatedRow: fewer tokens are listed than the estimate or k needs; of a vocabulary of at most 100, not all.
 
     Example:
         >>> Mirostat(tau=0.0)([4.0, 3.0, 1.0, 0.0]).tolist()
@@ -67,23 +69,25 @@ class Mirostat(_Feedback):
     """
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
-        best = TopK(ZIPF_TOKENS).apply(candidates, history).logits
-        exponent = _zipf_exponent(np.sort(best[best > -np.inf])[::-1])
+        best = TopK(ZIPF_TOKENS).apply(candidates, history)
+        best.refuse_tail(f"mirostat needs the {ZIPF_TOKENS} best tokens")
+        logits = best.logits
+        exponent = _zipf_exponent(np.sort(logits[logits > -np.inf])[::-1])
         return TopK(self._k(exponent, self._mu(history.state), candidates.vocab_size)).apply(candidates, history)
 
     def _k(self, exponent: float, mu: float, vocab_size: int) -> int:
         if vocab_size == 1:
             return 1
         # In decimal: near s = 1 or s = 0 this is a ratio of small numbers, and k must not depend on a platform's pow.
-        digits = portable.DIGITS
-        s, ln_size = Decimal(exponent), digits.ln(Decimal(vocab_size))
-        excess = s - 1
-        share = digits.divide(excess, 1 - digits.exp(-excess * ln_size)) if excess else 1 / ln_size
-        ln_k = digits.ln(share) + Decimal(mu) * digits.ln(Decimal(2))
-        ln_k = digits.divide(ln_k, s) if s else ln_k * 10**6
-        if ln_k >= ln_size:
-            return vocab_size
-        return int(digits.exp(ln_k)) if ln_k > 0 else 1
+        with localcontext(portable.DIGITS):
+            s, ln_size = Decimal(exponent), Decimal(vocab_size).ln()
+            excess = s - 1
+            share = excess / (1 - (-excess * ln_size).exp()) if excess else 1 / ln_size
+            ln_k = share.ln() + Decimal(mu) * Decimal(2).ln()
+            ln_k = ln_k / s if s else ln_k * 10**6
+            if ln_k >= ln_size:
+                return vocab_size
+            return int(ln_k.exp()) if ln_k > 0 else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ class MirostatV2(_Feedback):
 
     Raises:
         InvalidSampler: a parameter that is negative or no number, when constructed.
-        TruncatedRow: a token that is not listed might be probable enough, or the unseen mass decides.
+        TruncatedRow: a token that is not listed might be probable enough, or the most probable; or the unseen mass decides.
 
     Example:
         >>> MirostatV2(tau=1.0)([2.0, 2.0, 2.0, -4.0]).tolist()
@@ -108,11 +112,9 @@ class MirostatV2(_Feedback):
     """
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
-        mass = Mass.of(candidates)
-        least = min(1.0, portable.exp_scalar(-self._mu(history.state) * portable.LN2))
-        kept = mass.at_least(candidates, least, f"mirostat at mu={self._mu(history.state):.3f}")
-        kept[candidates.values.argmax()] = True
-        return candidates.keep(kept)
+        mu = self._mu(history.state)
+        least = min(1.0, portable.exp_scalar(-mu * portable.LN2))
+        return candidates.keep(Mass.of(candidates).at_least_or_best(candidates, least, f"mirostat at mu={mu:.3f}"))
 
 
 def _zipf_exponent(logits: NDArray[np.float64]) -> float:

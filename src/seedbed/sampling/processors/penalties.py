@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seedbed.errors import InvalidSampler
-from seedbed.llm.token_ids import is_iterable
+from seedbed.llm.token_ids import shown
 from seedbed.sampling import portable
 from seedbed.sampling.processors.base import (
     History,
     Processor,
     Scope,
     check_scope,
-    finite,
-    require,
+    require_in,
     require_int,
+    require_sequences,
     require_token_ids,
 )
 
@@ -54,12 +54,12 @@ class LogitBias(Processor):
         try:
             pairs = [(token_id, value) for token_id, value in (self.bias.items() if isinstance(self.bias, Mapping) else self.bias)]
         except (TypeError, ValueError) as error:
-            raise InvalidSampler(f"logit_bias must map token ids to numbers, not {self.bias!r}") from error
+            raise InvalidSampler(f"logit_bias must map token ids to numbers, not {shown(self.bias)}") from error
         ids = require_token_ids("logit_bias", [token_id for token_id, _ in pairs])
         if len(set(ids)) != len(ids):
             raise InvalidSampler("logit_bias gives a token id twice")
         for _, value in pairs:
-            require(isinstance(value, (int, float, np.number)) and value < math.inf, "a logit bias", value, "a number below +inf")
+            require_in("a logit bias", value, -math.inf, math.inf, "[)")
         object.__setattr__(self, "bias", tuple(sorted((token_id, float(value)) for token_id, (_, value) in zip(ids, pairs, strict=True))))
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
@@ -102,7 +102,7 @@ class RepetitionPenalty(Processor):
     scope: Scope = "all"
 
     def _check(self) -> None:
-        require(finite(self.penalty) and self.penalty > 0, "repetition_penalty", self.penalty, "in (0, inf)")
+        require_in("repetition_penalty", self.penalty, 0, math.inf, "()")
         check_scope("the scope of repetition_penalty", self.scope)
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
@@ -133,7 +133,7 @@ class FrequencyPenalty(Processor):
     scope: Scope = "output"
 
     def _check(self) -> None:
-        require(finite(self.penalty), "frequency_penalty", self.penalty, "a finite number")
+        require_in("frequency_penalty", self.penalty, -math.inf, math.inf, "()")
         check_scope("the scope of frequency_penalty", self.scope)
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
@@ -163,7 +163,7 @@ class PresencePenalty(Processor):
     scope: Scope = "output"
 
     def _check(self) -> None:
-        require(finite(self.penalty), "presence_penalty", self.penalty, "a finite number")
+        require_in("presence_penalty", self.penalty, -math.inf, math.inf, "()")
         check_scope("the scope of presence_penalty", self.scope)
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
@@ -203,17 +203,12 @@ class Dry(Processor):
     breakers: Sequence[Sequence[int]] = ()
 
     def _check(self) -> None:
-        require(finite(self.multiplier) and self.multiplier >= 0, "dry_multiplier", self.multiplier, "in [0, inf)")
-        require(finite(self.base) and self.base > 0, "dry_base", self.base, "in (0, inf)")
+        require_in("dry_multiplier", self.multiplier, 0, math.inf, "[)")
+        require_in("dry_base", self.base, 0, math.inf, "()")
         require_int("dry_allowed_length", self.allowed_length, 0)
         if self.last_n is not None:
             require_int("dry_last_n", self.last_n, 0)
-        if isinstance(self.breakers, (str, bytes)) or not is_iterable(self.breakers):
-            raise InvalidSampler(f"dry_breakers must be sequences of token ids, not {self.breakers!r}")
-        breakers = tuple(require_token_ids("dry_breakers", breaker) for breaker in self.breakers)
-        if not all(breakers):
-            raise InvalidSampler("a dry breaker must have at least one token")
-        object.__setattr__(self, "breakers", breakers)
+        object.__setattr__(self, "breakers", require_sequences("dry_breakers", self.breakers))
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
         window = history.within("all" if self.last_n is None else self.last_n)

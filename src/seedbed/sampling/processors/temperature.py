@@ -10,7 +10,7 @@ import numpy as np
 
 from seedbed.sampling import portable
 from seedbed.sampling.mass import Mass
-from seedbed.sampling.processors.base import History, Processor, require
+from seedbed.sampling.processors.base import History, Processor, require_in
 
 if TYPE_CHECKING:
     from seedbed.sampling.candidates import Candidates
@@ -41,10 +41,10 @@ class Temperature(Processor):
     t: float
 
     def _check(self) -> None:
-        require(isinstance(self.t, (int, float, np.number)) and 0.0 <= self.t < math.inf, "temperature", self.t, "in [0, inf)")
+        require_in("temperature", self.t, 0, math.inf, "[)")
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
-        return heat(candidates, float(self.t))
+        return _heat(candidates, float(self.t))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +75,19 @@ class DynamicTemperature(Processor):
 
     def _check(self) -> None:
         for name in ("t", "range", "exponent"):
-            value = getattr(self, name)
-            require(isinstance(value, (int, float, np.number)) and 0.0 <= value < math.inf, f"dynatemp {name}", value, "in [0, inf)")
+            require_in(f"dynatemp {name}", getattr(self, name), 0, math.inf, "[)")
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
-        count = candidates.values.size
+        count = candidates.count
         if self.range == 0.0 or count == 1:
-            return heat(candidates, float(self.t))
-        if candidates.tail is not None:
-            raise candidates.truncated("a dynamic temperature needs the entropy of the whole row", more=None)
+            return _heat(candidates, float(self.t))
+        candidates.refuse_tail("a dynamic temperature needs the entropy of the whole row")
         low, high = max(0.0, self.t - self.range), self.t + self.range
         share = min(1.0, Mass.of(candidates).entropy() / portable.ln(float(count)))
-        return heat(candidates, low + (high - low) * portable.power(share, float(self.exponent)))
+        return _heat(candidates, low + (high - low) * portable.power(share, float(self.exponent)))
 
 
-def heat(candidates: Candidates, t: float) -> Candidates:
+def _heat(candidates: Candidates, t: float) -> Candidates:
     """Divide by ``t``, or choose greedily when it is 0."""
     if t == 0.0:
         return _greedy(candidates)
@@ -115,7 +113,7 @@ def _greedy(candidates: Candidates) -> Candidates:
     top = float(values[best])
     others = [float(values[part].max()) for part in (slice(best), slice(best + 1, None)) if values[part].size]
     if candidates.tail is not None:
-        if candidates.tail.ceiling > top:
+        if candidates.outranked(kept):
             raise candidates.truncated("after the biases and penalties, the most probable token may be one that is not listed")
         others.append(candidates.tail.ceiling)
     return replace(candidates.keep(kept), gap=top - max(others, default=-math.inf))
