@@ -16,7 +16,7 @@ import trio.testing
 from trio._core import _run as _trio_run  # private: see _run_scheduled()
 
 from seedbed.errors import MalformedRow
-from seedbed.llm.base import LLM, ModelInfo, Row, TopLogprobs, as_ahead, as_row
+from seedbed.llm.base import LLM, ModelInfo, Row, TopLogprobs, as_ahead, as_row, row_length
 from seedbed.llm.threads import as_llm
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ async def check_llm(llm: object, prefixes: Sequence[Sequence[int]] = ((1,), (1, 
 
 async def _check_llm(llm: LLM, prefixes: Sequence[Sequence[int]], patience: float) -> None:
     alone = [await _asked_alone(llm, prefix) for prefix in prefixes]
-    lengths = {_length(row) for row in alone}
+    lengths = {row_length(row) for row in alone}
     assert len(lengths) == 1, f"rows of several lengths: {sorted(lengths)}"
     first = dict(zip(map(tuple, reversed(prefixes)), reversed(alone), strict=True))
     for prefix, row in zip(prefixes, alone, strict=True):
@@ -353,10 +353,6 @@ def _chi_square_tail(statistic: float, degrees: int) -> float:
         if abs(c * d - 1) < 1e-15:
             break
     return scale * fraction
-
-
-def _length(row: Row) -> int:
-    return row.vocab_size if isinstance(row, TopLogprobs) else row.size
 
 
 def _assert_same(want: Row, have: Row, where: str) -> None:

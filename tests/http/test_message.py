@@ -176,10 +176,19 @@ def test_what_follows_a_chunked_body_is_not_lost() -> None:
     assert body.excess == b"GET /"
 
 
-@pytest.mark.parametrize("size", [b"", b"x", b"-1", b"+1", b"0x1", b"1_0", b" 1", b"11111111111111111", b"1 2", b"\xff"])
+@pytest.mark.parametrize(
+    "size", [b"", b"x", b"-1", b"+1", b"0x1", b"1_0", b" 1", b"11111111111111111", b"1 2", b"\xff", b"1;a\nb", b"1;a\rb"]
+)
 def test_a_size_that_is_no_hexadecimal_number_is_malformed(size: bytes) -> None:
     with pytest.raises(Malformed):
         ChunkedBody(1 << 70).feed(size + b"\r\n")
+
+
+@pytest.mark.parametrize("line", [b"a: b\nc: d", b"a: b\rc: d", b"\n"])
+def test_a_trailer_with_a_line_end_of_its_own_is_malformed(line: bytes) -> None:
+    """Who reads it as two has another request in front of them than we."""
+    with pytest.raises(Malformed):
+        ChunkedBody(100).feed(b"0\r\n" + line + b"\r\n\r\n")
 
 
 def test_a_chunk_longer_than_its_size_is_malformed() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import threading
 import traceback
 from dataclasses import replace
 
@@ -40,6 +41,7 @@ from seedbed.http import Retry, TrioTransport
 from seedbed.http.endpoint import DISCOVERY_BOUND
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import HttpRequest, Sample
+from seedbed.protocols.vllm import VLLM
 from seedbed.server import answer
 from seedbed.testing import ScriptedLLM, cancel_at_each_step, check_llm
 
@@ -255,6 +257,7 @@ async def test_the_probe_catches_a_server_that_gives_probabilities_for_logits(pr
         ([URL, "http://"], {}),
         (URL, {"top_k": "3"}),
         (URL, {"max_connections": None}),
+        (URL, {"max_connections": 8.0}),
         (URL, {"max_connections": "3"}),
         (URL, {"request_timeout": None}),
         (URL, {"request_timeout": "60"}),
@@ -277,6 +280,10 @@ async def test_the_probe_catches_a_server_that_gives_probabilities_for_logits(pr
         (URL, {"eos_token_ids": []}),
         (URL, {"eos_token_ids": [0.5]}),
         (URL, {"eos_token_ids": [True]}),
+        (URL, {"eos_token_ids": np.array([[256]])}),
+        (URL, {"eos_token_ids": np.array(256)}),
+        (URL, {"top_k": np.array([5])}),
+        (URL, {"top_k": np.array(["all", "all"])}),
         (URL, {"vocab_size": 0}),
         (URL, {"vocab_size": "257"}),
     ],
@@ -332,6 +339,26 @@ async def test_the_key_goes_with_every_request(url: str, arguments: dict[str, st
     assert [request.headers.get("authorization") for request in host.asked] == [authorization] * 3
     assert {request.headers["x-team"] for request in host.asked} == {"seedbed"}
     assert {request.headers["accept-encoding"] for request in host.asked} == {"identity"}
+
+
+@pytest.mark.parametrize(("url", "arguments"), [(URL, {"api_key": "k-hunter22"}), ("http://user:hunter22@model.test", {})])
+async def test_two_authorizations_are_one_too_many(url: str, arguments: dict[str, str]) -> None:
+    """Which of them a server reads is its own affair."""
+    with pytest.raises(UsageError, match="Authorization") as caught:
+        async with model_behind(FakeHost(), url=url, headers={"AUTHORIZATION": "Bearer hunter33"}, **arguments):
+            pass
+    assert "hunter" not in str(caught.value)
+
+    host = FakeHost()
+    async with model_behind(host, headers={"AUTHORIZATION": "Bearer hunter33"}):
+        assert {request.headers["authorization"] for request in host.asked} == {"Bearer hunter33"}
+
+
+async def test_ints_of_numpys_are_ints() -> None:
+    arguments = {"top_k": np.int64(2), "vocab_size": np.uint16(4), "eos_token_ids": np.array([3])}
+    async with model_behind(FakeHost(), **arguments) as model:
+        assert (model.top_k, model.info.vocab_size, model.eos_token_ids) == (2, 4, (3,))
+        assert {type(n) for n in (model.top_k, model.info.vocab_size, *model.eos_token_ids)} == {int}
 
 
 async def test_headers_may_be_a_mapping() -> None:
@@ -525,6 +552,38 @@ async def test_a_large_row_is_decoded_in_a_thread_and_is_the_same() -> None:
         assert row.tolist() == (await HashLM(1000).next_token_logits([1, 2])).tolist()
         with pytest.raises(BadRequest):
             await model.next_token_logits([1001])
+
+
+async def test_whatever_is_long_is_decoded_in_a_thread() -> None:
+    """The answers to scores are the longest of all."""
+    seen = []
+
+    class Watched(VLLM):
+        def decode_response(self, *question):
+            seen.append(("row", threading.current_thread() is threading.main_thread()))
+            return super().decode_response(*question)
+
+        def decode_scores(self, *question):
+            seen.append(("scores", threading.current_thread() is threading.main_thread()))
+            return super().decode_scores(*question)
+
+        def decode_samples(self, *question):
+            seen.append(("samples", threading.current_thread() is threading.main_thread()))
+            return super().decode_samples(*question)
+
+        def decode_tokens(self, response):
+            seen.append(("tokens", threading.current_thread() is threading.main_thread()))
+            return super().decode_tokens(response)
+
+    async with serve(TinyLM()) as server:
+        for above in (0, math.inf):
+            seen.clear()
+            async with connect(server.url, Watched(), eos_token_ids=[256], decode_in_thread_above=above) as model:
+                await model.score([84, 104])
+                await model.sample(Sample((84,)))
+                await model.tokenize("The")
+            assert {name for name, _ in seen} == {"row", "scores", "samples", "tokens"}
+            assert {in_main for _, in_main in seen} == {above > 0}
 
 
 async def test_a_compressed_answer_is_refused() -> None:

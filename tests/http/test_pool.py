@@ -193,6 +193,14 @@ def test_cancelled_at_any_step_no_connection_and_no_count_is_leaked() -> None:
     check()
 
 
+@pytest.mark.parametrize("name", ["content-length", "Transfer-Encoding"])
+async def test_where_a_body_ends_is_not_for_the_caller_to_say(name: str) -> None:
+    pool = FakeServer(answers(1)).pool()
+    with pytest.raises(UsageError, match=f"{name}.* says where a request's body ends"):
+        await pool.send(HttpRequest("POST", "/", ((name, "1"),), b"{}"), BOUND)
+    assert pool.statistics().opened == 0
+
+
 async def test_closing_closes_what_is_idle_and_what_is_in_use() -> None:
     """A request under way ends as closed, not as lost: it was our doing, and is not to be tried again."""
     server = FakeServer(answers(2), FakeChannel(HANG))

@@ -204,6 +204,21 @@ async def test_a_client_that_was_closed_is_a_mistake_of_the_callers() -> None:
             await model.next_token_logits(PROMPT)
 
 
+async def test_a_model_is_not_to_be_used_after_its_block_even_where_the_client_lives_on() -> None:
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answered)) as client:
+        async with connect(URL, client=client, decode_in_thread_above=math.inf) as model:
+            pass
+        with pytest.raises(UsageError, match="a model is used after its connect"):
+            await model.next_token_logits(PROMPT)
+        assert not client.is_closed
+
+
+async def test_a_length_that_is_none_is_refused() -> None:
+    sender = sender_of(lambda request: httpx.Response(200, headers={"content-length": "1" * 5000}, content=b"{}"))
+    with pytest.raises(BrokenAnswer, match="no number of octets"):
+        await sender.send(HttpRequest("GET", "/"), 100)
+
+
 async def test_a_sender_closes_its_own_transport() -> None:
     class Transport(httpx.MockTransport):
         is_closed = False
@@ -340,6 +355,45 @@ def test_no_number_of_connections_is_refused(number: object) -> None:
     """With none at all a request would wait for ever."""
     with pytest.raises(UsageError, match="max_connections"):
         TrioTransport(number)
+
+
+async def test_closing_closes_all_also_when_cancelled_and_for_good() -> None:
+    transport = TrioTransport()
+    async with serve(MODEL) as one, serve(MODEL) as other, serve(MODEL) as third:
+        for server in (one, other):
+            await transport.handle_async_request(httpx.Request("GET", server.url + "/health"))
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await transport.aclose()
+        assert scope.cancelled_caught
+        assert {(state.active, state.idle) for state in transport.statistics().values()} == {(0, 0)}
+        for server in (one, third):
+            with pytest.raises(httpx.LocalProtocolError, match="closed"):
+                await transport.handle_async_request(httpx.Request("GET", server.url + "/health"))
+        await transport.aclose()
+
+
+async def test_a_request_under_way_when_it_is_closed_ends_with_an_error_of_httpx() -> None:
+    asked = trio.Event()
+
+    async def hang(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        asked.set()
+        await trio.sleep_forever()
+
+    transport = TrioTransport()
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, hang, 0)
+        url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}/"
+
+        async def send() -> None:
+            with pytest.raises(httpx.LocalProtocolError, match="closed"):
+                await transport.handle_async_request(httpx.Request("GET", url))
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(send)
+        await asked.wait()
+        await transport.aclose()
 
 
 async def test_it_shows_its_connections() -> None:

@@ -188,11 +188,64 @@ def test_octets_that_are_not_what_was_asked_are_named(headers: tuple[tuple[str, 
         NATIVE.decode_response(Ask((1,), None, ahead=2), INFO, response)
 
 
-@pytest.mark.parametrize("ahead", [0, 65, True, "2", 1.5])
+@pytest.mark.parametrize("said", ["1" * 5000, "+1", "1, 2", "\u0661", "1,", "-1"])
+def test_proposals_that_are_no_token_ids_are_named(said: str) -> None:
+    headers = (("content-type", "application/octet-stream"), ("seedbed-dtype", "float32"), ("seedbed-proposed", said))
+    with pytest.raises(BrokenAnswer, match="Seedbed-Proposed must be token ids"):
+        NATIVE.decode_response(Ask((1,), None, ahead=2), INFO, HttpResponse(200, headers, bytes(400)))
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        ({"tokens": [], "completion_probabilities": [], "tokens_evaluated": 1}, BrokenAnswer),
+        ({"tokens": [5], "completion_probabilities": [], "tokens_evaluated": 1}, RowWithheld),
+        ({"tokens": [5], "tokens_evaluated": 1}, RowWithheld),
+    ],
+)
+def test_an_answer_of_no_rows_is_named(data: dict[str, Any], kind: type[Exception]) -> None:
+    """All of them may be those of tokens that end in the middle of a character."""
+    with pytest.raises(kind) as caught:
+        protocol_named("llama.cpp").decode_response(Ask((1,), 5, ahead=4), SMOL, HttpResponse(200, (), json.dumps(data).encode()))
+
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("ahead", [0, -1, True, "2", 1.5])
 def test_what_the_server_half_does_not_do_it_refuses(ahead: object) -> None:
     request = HttpRequest("POST", "/v1/next_token_logits", (), json.dumps({"token_ids": [1], "ahead": ahead}).encode())
 
     assert wire.respond(TINY, request, NATIVE).status == 400
+
+
+@pytest.mark.parametrize("name", AHEAD)
+async def test_more_rows_than_a_server_in_the_box_has_are_as_many_as_it_has(name: str) -> None:
+    """Whoever asks gets what there is; and no client of ours asks for more than 64."""
+    model = HashLM(40)
+    async with serve(model) as server, connect(server.url, name, eos_token_ids=[0], vocab_size=40, top_k=3) as client:
+        proposed, rows = await client.logits_ahead([1], 100)
+        result = await generate([1], client, seed=7, lookahead=100, max_new_tokens=100)
+
+    assert len(rows) <= 64 <= len(proposed) + 1 or 0 in proposed
+    assert result.sequences[0].finish_reason in ("stop", "length")
+
+
+def test_natively_no_number_of_rows_is_too_many() -> None:
+    """It says how many at most; a hundred are no mistake."""
+    request = HttpRequest("POST", "/v1/next_token_logits", (), b'{"token_ids": [1], "ahead": 100}')
+
+    assert NATIVE.decode_request(request) == Ask((1,), ahead=64)
+
+
+@pytest.mark.parametrize("name", AHEAD)
+async def test_an_answer_of_many_long_rows_has_fewer_of_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request of a few octets must not cost gigabytes."""
+    monkeypatch.setattr("seedbed.server.ahead.MAX_VALUES", 100)
+    protocol, info = protocol_named(name), replace(HashLM(40).info, protocol=name, kind="logits" if name == "native" else "logprobs")
+    for top_k, count in ((None, 2), (30, 3), (1, 9)):
+        ask = Ask((1,), top_k, ahead=9)
+        answer = protocol.decode_response(ask, info, await answer_of(HashLM(40), [protocol], protocol.encode_request(ask, info)))
+        assert 1 + len(answer.beyond) == count
 
 
 def test_protocols_that_cannot_look_ahead_say_so() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +27,7 @@ from seedbed.errors import (
     UsageError,
 )
 from seedbed.llm.base import ModelInfo
+from seedbed.protocols import PROTOCOLS
 from seedbed.protocols.exchange import Ask, Describe, Health, HttpRequest, HttpResponse
 from seedbed.protocols.kserve_v2 import KServeV2, Layout, Tensor
 from seedbed.protocols.rows import top_logprobs
@@ -530,6 +532,24 @@ def test_a_length_that_contradicts_the_prompt_is_refused(more: dict[str, Tensor]
         question({"data": [1, 2.5]}),
         question({"data": [1, 99]}),
         question({"data": None}),
+        question({"data": [1, None]}),
+        question({"data": [1, math.nan]}),
+        question({"shape": [1] * 98 + [2]}),
+        question({"shape": [0, 2**39, 2**39], "data": []}),
+        HttpRequest(
+            "POST",
+            "/v2/models/m/infer",
+            (),
+            json.dumps(
+                {
+                    "inputs": [
+                        {"name": "input_ids", "datatype": "INT32", "shape": [1, 1], "data": [1]},
+                        {"name": "x", "datatype": "FP32", "shape": [2], "data": [1e308, None]},
+                    ]
+                }
+            ).encode(),
+        ),
+        HttpRequest("POST", "/v2/models/m/infer", (("inference-header-content-length", "1" * 5000),), b"{}"),
         question({}, outputs=[{"name": "nope"}]),
         HttpRequest("POST", "/v2/models/m/infer", (("inference-header-content-length", "x"),), b"{}"),
         HttpRequest("POST", "/v2/models/m/infer", (), b"{}"),
@@ -579,6 +599,25 @@ def test_there_is_no_tokenizer() -> None:
     ):
         with pytest.raises(UsageError, match="no tokenizer"):
             call()
+
+
+@pytest.mark.parametrize("shape", [[1] * 99 + [12], [0, 2**39, 2**39]])
+def test_a_shape_that_no_array_has_is_named(shape: list[int]) -> None:
+    with pytest.raises(BrokenAnswer, match="the shape of 'logits' is"):
+        PROTOCOL.decode_response(FULL, INFO, in_json([0.5] * 12 if 0 not in shape else [], shape))
+
+
+@pytest.mark.parametrize("token_ids", [(True,), (True, 2), (2, False)])
+def test_true_and_false_are_no_token_ids(token_ids: tuple[int, ...]) -> None:
+    """Python and numpy take them for 1 and 0, also among ints."""
+    for name in ("kserve-v2", "llama.cpp", "sglang"):
+        with pytest.raises(InvalidPrompt):
+            PROTOCOLS[name].encode_request(Ask(token_ids, None if name == "kserve-v2" else 3), INFO)
+
+
+def test_a_vocabulary_beyond_what_the_input_can_hold_is_no_leave_to_send_it() -> None:
+    with pytest.raises(InvalidPrompt):
+        PROTOCOL.encode_request(Ask((1, 2**31)), replace(INFO, vocab_size=2**40))
 
 
 @pytest.mark.parametrize("token_id", [12, 2**31])

@@ -194,6 +194,8 @@ def test_discovery_of_something_else_finds_nothing(body: bytes, status: int) -> 
         (FULL, octets(b"12345"), BrokenAnswer, "5 octets are no row of float32"),
         (FULL, octets(bytes(44)), DishonestAnswer, "11 entries"),
         (FULL, octets(bytes(48), rows="2"), DishonestAnswer, "Seedbed-Rows says '2'"),
+        (FULL, octets(bytes(48), rows="1" * 5000), DishonestAnswer, "Seedbed-Rows says '111"),
+        (FULL, HttpResponse(200, (), b'{"logits": [-Infinity, 1%b]}' % (b"0" * 400)), NonFiniteLogits, "value 1 of 2 is beyond float32"),
         (FULL, octets(bytes(48), dtype="float64"), BrokenAnswer, "Seedbed-Dtype must be one of"),
         (TOP2, octets(bytes(48)), DishonestAnswer, "the answer is a full row"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,8 @@ def test_numbers_are_rounded_once_and_sentinels_are_minus_infinity() -> None:
     assert numbers([-1e300, 0.5], -np.inf).tolist() == [-np.inf, 0.5]
     with pytest.raises(NonFiniteLogits, match="beyond float32"):
         numbers([0.5, 1e300])
+    with pytest.raises(NonFiniteLogits, match="value 1 of 2 is beyond float32"):
+        numbers([-math.inf, 10**400])
     assert float(LOWEST) == -3.4028234663852886e38
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from tests.protocols import wire
 
@@ -16,6 +20,7 @@ from seedbed.protocols.exchange import HttpResponse, Score
 from seedbed.protocols.rows import full_row, top_logprobs
 from seedbed.protocols.vllm import VLLM
 from seedbed.server import answer
+from seedbed.testing import ScriptedLLM
 
 INFO = ModelInfo(model="tiny", vocab_size=512, kind="logprobs")
 QUESTION = Score((10, 20, 30, 40), 2, None)
@@ -93,4 +98,49 @@ def test_the_others_say_that_they_cannot(protocol: Any) -> None:
         with pytest.raises(UsageError, match="one row a request"):
             protocol.decode_scores(QUESTION, INFO, HttpResponse(200, (), b"{}"))
         with pytest.raises(BadRequest, match="one row a request"):
-            protocol.encode_scores(QUESTION, None, [], TinyLM())
+            protocol.encode_place(QUESTION, np.zeros(4, np.float32), 1)
+        with pytest.raises(BadRequest, match="one row a request"):
+            protocol.encode_scores(QUESTION, None, [], np.zeros(4, np.float32), TinyLM())
+
+
+async def test_what_is_scored_is_not_held_row_by_row() -> None:
+    """A model that fails at the first question: nothing but the request is there."""
+    request = VLLM().encode_score(Score((1,) * 8000, 1), INFO)
+    tracemalloc.start()
+    response = await answer(ScriptedLLM({}, info=INFO), [VLLM()], request)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert response.status == 500
+    assert peak < 2_000_000
+
+
+@pytest.mark.parametrize(("top_k", "values"), [(None, 40), (9, 36)])
+async def test_an_answer_that_could_not_be_held_is_refused_after_one_row(top_k: int | None, values: int, monkeypatch) -> None:
+    monkeypatch.setattr(sys.modules[answer.__module__], "MAX_VALUES", values - 1)
+    model = ScriptedLLM({}, default=[0.0] * 10, info=replace(INFO, vocab_size=10))
+    info = replace(INFO, vocab_size=10)
+    question = Score((1, 2, 3, 4), top_k)
+    with pytest.raises(BadRequest, match=f"4 rows of {values // 4} tokens are {values} values, this server answers with {values - 1} at"):
+        VLLM().decode_scores(question, info, await answer(model, [VLLM()], VLLM().encode_score(question, info)))
+
+    assert len(model.asked) == 1
+
+
+async def test_the_token_that_stands_next_has_a_logit_where_logits_are_said() -> None:
+    """Not its logprob, beside the others' logits."""
+    protocol, model = VLLM(logprobs_mode="raw_logits"), wire.FixedLLM(np.float32([0, 1, 5, 2]), replace(INFO, vocab_size=4))
+    response = await answer(model, [protocol], protocol.encode_score(Score((1, 0, 3), 1), replace(INFO, vocab_size=4)))
+
+    assert orjson.loads(response.body)["choices"][0]["prompt_logprobs"] == [
+        None,
+        {"2": {"logprob": 5.0, "rank": 1}, "0": {"logprob": 0.0, "rank": 2}},
+        {"2": {"logprob": 5.0, "rank": 1}, "3": {"logprob": 2.0, "rank": 2}},
+    ]
+
+
+@pytest.mark.parametrize("listed", [b"[]", b"[null,{}]", b"{}", b'""', b"null", b"5"])
+def test_a_score_of_one_token_has_one_place(listed: bytes) -> None:
+    body = b'{"choices":[{"logprobs":{"tokens":["token_id:3"],"top_logprobs":[{"token_id:3":-0.01}]},"prompt_logprobs":%b}]}' % listed
+    with pytest.raises(BrokenAnswer):
+        VLLM().decode_scores(Score((1,), 1), INFO, HttpResponse(200, (), body))

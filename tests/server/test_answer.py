@@ -202,6 +202,42 @@ async def test_rows_ahead_end_with_the_token_that_ends_a_sequence(best: list[int
     assert len(ahead["ahead"]["rows"]) == len(llm.asked) == rows
 
 
+async def test_a_servers_own_draws_end_where_the_context_does() -> None:
+    llm = ScriptedLLM({}, default=[-50.0, 1.0, 1.0, 1.0], info=INFO)
+    request = HttpRequest("POST", "/v1/completions", (), b'{"prompt":[1,1,1,1,1,1],"max_tokens":9,"return_token_ids":true,"n":2}')
+    _, drawn = await said(llm, request, ALL)
+
+    assert [len(choice["token_ids"]) for choice in drawn["choices"]] == [2, 2]
+
+
+async def test_a_row_of_another_length_is_the_models_fault_in_draws_too() -> None:
+    llm = ScriptedLLM({}, default=[0.0] * 5, info=INFO)
+    request = HttpRequest("POST", "/v1/completions", (), b'{"prompt":[1],"max_tokens":1,"return_token_ids":true}')
+    status, body = await said(llm, request, ALL)
+
+    assert status == 500
+    assert "the row is for a vocabulary of 5 tokens" in body["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": [1], "max_tokens": 1, "logprobs": 1, "logit_bias": {"1" * 5000: 1}}),
+        ("/completion", {"prompt": [1], "n_predict": 1, "n_probs": 1, "logit_bias": [[True, 1000]]}),
+        ("/completion", {"prompt": [1], "n_predict": 1, "n_probs": 1, "logit_bias": [[2**62, 1000]]}),
+    ],
+    ids=["digits", "bool", "no such token"],
+)
+async def test_a_bias_for_what_is_no_token_is_not_the_models_fault(path: str, body: dict[str, object]) -> None:
+    """vLLM refuses it, llama.cpp passes over it."""
+    status, answered = await said(
+        ScriptedLLM({}, default=[0.0, 1.0, 2.0, 3.0], info=INFO), HttpRequest("POST", path, (), orjson.dumps(body)), ALL
+    )
+
+    assert status == (400 if path.startswith("/v1") else 200)
+    assert status == 400 or answered["completion_probabilities"][0]["id"] == 3
+
+
 async def test_rows_ahead_end_where_the_context_does() -> None:
     llm = ScriptedLLM({}, default=[0.0, 1.0, 0.0, 0.0], info=INFO)
     request = HttpRequest("POST", "/v1/next_token_logits", (), b'{"token_ids":[1,1,1,1,1,1],"ahead":4}')

@@ -113,9 +113,10 @@ async def test_a_web_socket_is_refused() -> None:
         await asgi_app(MODEL)({"type": "websocket"}, server.receive, server.send)
 
 
-def test_an_unknown_protocol_is_refused() -> None:
-    with pytest.raises(UsageError):
-        asgi_app(MODEL, protocols=["gopher"])
+@pytest.mark.parametrize("protocols", [["gopher"], (), "native", None, 5], ids=str)
+def test_an_unknown_protocol_is_refused_and_so_is_none_at_all(protocols: object) -> None:
+    with pytest.raises(UsageError, match="protocol"):
+        asgi_app(MODEL, protocols=protocols)
 
 
 def test_something_that_is_no_model_is_refused() -> None:

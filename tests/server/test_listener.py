@@ -294,6 +294,7 @@ async def test_a_cancellation_in_the_block_stays_one() -> None:
     [
         {"protocols": ["gopher"]},
         {"protocols": []},
+        {"protocols": "native"},
         {"host": "203.0.113.1"},
         {"port": 70_000},
         {"port": -1},
@@ -318,6 +319,17 @@ async def test_an_address_in_use_is_named() -> None:
         with pytest.raises(UsageError, match=f"cannot listen on 127.0.0.1:{port}: .*in use"):
             async with serve(MODEL, port=port):
                 pass
+
+
+async def test_something_that_is_no_model_leaves_nothing_open() -> None:
+    async with serve(MODEL) as server:
+        port = int(server.url.rpartition(":")[2])
+    with pytest.raises(UsageError, match="is no language model") as kept:
+        async with serve(object(), port=port):
+            pass
+    async with serve(MODEL, port=port) as server:
+        assert server.url.endswith(f":{port}")
+    del kept
 
 
 async def test_it_listens_on_ipv6_too() -> None:

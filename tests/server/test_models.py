@@ -69,7 +69,7 @@ async def test_tiny_lm_knows_no_octets_of_tokens_it_does_not_have() -> None:
 
 
 @pytest.mark.parametrize("llm", [TINY, HashLM(33)], ids=repr)
-@pytest.mark.parametrize("wrong", [None, "ab", ["x"], [2.5j], [2**70], {1: 2}], ids=repr)
+@pytest.mark.parametrize("wrong", [None, "ab", ["x"], [2.5j], [2**70], [2**63], [1.5], ["12"], [-1], {1: 2}], ids=repr)
 async def test_what_is_no_prefix_is_named(llm, wrong: object) -> None:
     with pytest.raises(InvalidPrompt, match="the prefix"):
         await llm.next_token_logits(wrong)
@@ -99,6 +99,21 @@ async def test_hash_lm_is_flat_enough_to_be_load() -> None:
 
     assert (rows.min() >= -8, rows.max() < 8) == (True, True)
     assert abs(rows.mean()) < 0.2
+
+
+async def test_a_prefix_may_be_an_array() -> None:
+    for llm in (TINY, HashLM(33)):
+        assert np.array_equal(await llm.next_token_logits(np.uint16([84, 104])), await llm.next_token_logits([84, 104]))
+
+
+@pytest.mark.parametrize("wrong", ["x", -1, 2.5, True, None], ids=repr)
+def test_tiny_lm_names_an_order_that_is_none(wrong: object) -> None:
+    with pytest.raises(UsageError, match="order must be an int of 0 or more"):
+        TinyLM(wrong)
+    with pytest.raises(UsageError, match="context_length must be an int of 1 or more"):
+        TinyLM(context_length=wrong)
+    with pytest.raises(UsageError, match="eos_token_id must be an int of 0 or more"):
+        HashLM(9, eos_token_id=wrong)
 
 
 @pytest.mark.parametrize("wrong", ["x", -1, 0, 2.5, True, None], ids=repr)

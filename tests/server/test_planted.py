@@ -14,6 +14,7 @@ from seedbed.sampling import softmax
 from seedbed.server.planted import (
     AboveConcurrency,
     AtMultiples,
+    Circumstances,
     CutTopK,
     CutTopP,
     DropBest,
@@ -26,7 +27,6 @@ from seedbed.server.planted import (
     OneIn,
     OnePrompt,
     PlantedLLM,
-    Question,
     RoundTo,
     Scaled,
     ShiftByOne,
@@ -64,7 +64,7 @@ async def test_the_same_question_gets_the_same_answer_and_a_changed_one(fault) -
 class TestRows:
     def test_bfloat16_is_the_nearest_one(self) -> None:
         row = np.float32([1.0, 1.00390625, 1.01171875, 1.004, -1.004, 0.0, -np.inf, 3.0e38])  # 1 + 2**-8 and 1 + 3 * 2**-8 are ties
-        rounded = RoundTo("bfloat16").distort(row, Question(PREFIX))
+        rounded = RoundTo("bfloat16").distort(row, Circumstances(PREFIX))
 
         assert rounded[:7].tolist() == [1.0, 1.0, 1.015625, 1.0078125, -1.0078125, 0.0, -math.inf]
         assert not (rounded.view(np.uint32) & 0xFFFF).any()
@@ -112,7 +112,7 @@ class TestRows:
         assert row.min() == -math.inf
 
     def test_noise_has_the_size_it_says(self) -> None:
-        added = Noise(0.25).distort(np.zeros(100_000, dtype=np.float32), Question(PREFIX))
+        added = Noise(0.25).distort(np.zeros(100_000, dtype=np.float32), Circumstances(PREFIX))
 
         assert abs(added.mean()) < 3 * 0.25 / math.sqrt(100_000)
         assert added.std() == pytest.approx(0.25, rel=0.01)
@@ -120,23 +120,23 @@ class TestRows:
     @pytest.mark.parametrize(
         ("by", "same", "other"),
         [
-            ("prefix", Question(PREFIX, 9, True, 4, 16), Question((1, 2))),
-            ("shape", Question(PREFIX, 9, True, 4, 1), Question(PREFIX, shape=2)),
-            ("cache", Question(PREFIX, 9, False, 4, 16), Question(PREFIX, is_warm=True)),
-            ("repeat", Question(PREFIX, 9, True, 0, 16), Question(PREFIX, repeat=1)),
+            ("prefix", Circumstances(PREFIX, 9, True, 4, 16), Circumstances((1, 2))),
+            ("shape", Circumstances(PREFIX, 9, True, 4, 1), Circumstances(PREFIX, shape=2)),
+            ("cache", Circumstances(PREFIX, 9, False, 4, 16), Circumstances(PREFIX, is_warm=True)),
+            ("repeat", Circumstances(PREFIX, 9, True, 0, 16), Circumstances(PREFIX, repeat=1)),
         ],
     )
     def test_noise_depends_on_what_it_says_and_on_the_seed(self, by, same, other) -> None:
         zeros = np.zeros(16, dtype=np.float32)
-        want = Noise(1.0, by).distort(zeros, Question(PREFIX))
+        want = Noise(1.0, by).distort(zeros, Circumstances(PREFIX))
 
         assert np.array_equal(Noise(1.0, by).distort(zeros, same), want)
         assert not np.array_equal(Noise(1.0, by).distort(zeros, other), want)
-        assert not np.array_equal(Noise(1.0, by, seed=1).distort(zeros, Question(PREFIX)), want)
+        assert not np.array_equal(Noise(1.0, by, seed=1).distort(zeros, Circumstances(PREFIX)), want)
 
     def test_growing_noise_grows_with_the_position(self) -> None:
         zeros = np.zeros(50_000, dtype=np.float32)
-        short, long = (Growing(0.01).distort(zeros, Question((7,) * length)).std() for length in (2, 200))
+        short, long = (Growing(0.01).distort(zeros, Circumstances((7,) * length)).std() for length in (2, 200))
 
         assert (short, long) == (pytest.approx(0.02, rel=0.02), pytest.approx(2.0, rel=0.02))
 
@@ -225,11 +225,11 @@ class TestPlaces:
 
     def test_one_in_so_many(self) -> None:
         prefixes = [(n, n + 1) for n in range(20_000)]
-        hit = sum(OneIn(200).holds(Question(prefix)) for prefix in prefixes)
-        answers = sum(OneIn(200, each_answer=True).holds(Question((1,), repeat=n)) for n in range(20_000))
+        hit = sum(OneIn(200).holds(Circumstances(prefix)) for prefix in prefixes)
+        answers = sum(OneIn(200, each_answer=True).holds(Circumstances((1,), repeat=n)) for n in range(20_000))
 
         assert (hit, answers) == (pytest.approx(100, abs=30), pytest.approx(100, abs=30))
-        assert OneIn(200).holds(Question((1,), repeat=5)) == OneIn(200).holds(Question((1,)))
+        assert OneIn(200).holds(Circumstances((1,), repeat=5)) == OneIn(200).holds(Circumstances((1,)))
 
 
 async def test_faults_nest() -> None:

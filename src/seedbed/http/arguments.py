@@ -12,6 +12,8 @@ import httpx
 from seedbed.errors import DishonestAnswer, UnknownModel, UsageError
 from seedbed.http.pool import check_headers
 from seedbed.http.retry import Retry
+from seedbed.llm.arguments import is_iterable, shown
+from seedbed.llm.base import whole_number
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.base import Protocol
 
@@ -19,9 +21,7 @@ if TYPE_CHECKING:
     from seedbed.llm.base import ModelInfo
     from seedbed.protocols.exchange import Headers
 
-__all__ = ["Wanted", "check_kinds", "checked_headers", "checked_urls"]
-
-_FRAMING = ("content-length", "transfer-encoding")
+__all__ = ["Wanted", "check_count", "check_kinds", "checked_headers", "checked_urls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +49,13 @@ class Wanted:
             raise UsageError(f"protocol must be 'auto', a protocol's name or a protocol, not {self.protocol!r:.80}")
         if self.model is not None and not isinstance(self.model, str):
             raise UsageError(f"model must be a name, not {self.model!r:.80}")
-        if self.top_k is not None and self.top_k != "all" and not _is_count(self.top_k):
-            raise UsageError(f"top_k must be an int of 1 or more, or 'all', not {self.top_k!r:.80}")
-        if self.vocab_size is not None and not _is_count(self.vocab_size):
-            raise UsageError(f"vocab_size must be an int of 1 or more, not {self.vocab_size!r:.80}")
-        ids = self.eos_token_ids
-        if ids is None:
-            return
-        if isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable):
-            raise UsageError(f"eos_token_ids must be a list of token ids, not {ids!r:.80}")
-        ids = tuple(ids)
-        if not ids:
-            raise UsageError(
-                "eos_token_ids is empty, and nothing would end a sequence: give at least one token id, or None for the server's"
-            )
-        for token_id in ids:
-            if isinstance(token_id, bool) or not hasattr(token_id, "__index__"):
-                raise UsageError(f"eos_token_ids holds {token_id!r:.40}, which is no token id")
-        object.__setattr__(self, "eos_token_ids", tuple(token_id.__index__() for token_id in ids))
+        # As plain ints, whosesoever ints they were.
+        if self.top_k is not None and not (isinstance(self.top_k, str) and self.top_k == "all"):
+            object.__setattr__(self, "top_k", check_count("top_k", self.top_k, ", or 'all'"))
+        if self.vocab_size is not None:
+            object.__setattr__(self, "vocab_size", check_count("vocab_size", self.vocab_size))
+        if self.eos_token_ids is not None:
+            object.__setattr__(self, "eos_token_ids", _end_token_ids(self.eos_token_ids))
 
     def protocols(self) -> list[Protocol]:
         """Which to try, in order."""
@@ -159,8 +148,6 @@ def checked_headers(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> H
     for name, value in pairs:
         if not isinstance(name, str) or not isinstance(value, str):
             raise UsageError(f"a header's name and value must be strings, not {type(name).__name__} and {type(value).__name__}")
-        if name.lower() in _FRAMING:
-            raise UsageError(f"the header {name!r} says where a request's body ends, which is not for the caller to say; leave it out")
     check_headers(pairs)
     return pairs
 
@@ -191,5 +178,30 @@ def check_kinds(
         raise UsageError(f"decode_in_thread_above must be a number of octets, or math.inf for never, not {above!r:.80}")
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _end_token_ids(ids: object) -> tuple[int, ...]:
+    """Raises UsageError: no list of ints, or an empty one. Whether the vocabulary has them is not known yet."""
+    if isinstance(ids, str | bytes | Mapping) or not is_iterable(ids):
+        raise UsageError(f"eos_token_ids must be a list of token ids, not {shown(ids)}")
+    checked = []
+    for token_id in ids:
+        if (number := whole_number(token_id)) is None:
+            raise UsageError(f"eos_token_ids holds {shown(token_id)}, which is no token id")
+        checked.append(number)
+    if not checked:
+        raise UsageError("eos_token_ids is empty, and nothing would end a sequence: give at least one token id, or None for the server's")
+    return tuple(checked)
+
+
+def check_count(name: str, value: object, otherwise: str = "") -> int:
+    """An argument that is a number of things, as a plain int.
+
+    Args:
+        otherwise: what else it may be, for the message.
+
+    Raises:
+        UsageError: it is none, or less than 1.
+    """
+    number = whole_number(value)
+    if number is None or number < 1:
+        raise UsageError(f"{name} must be an int of 1 or more{otherwise}, not {shown(value)}")
+    return number

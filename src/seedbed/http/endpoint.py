@@ -162,33 +162,34 @@ class Endpoint:
         protocol, info = self.protocol, self.info  # which may be found out anew meanwhile
         response = await self._send(protocol.encode_request(ask, info), protocol.answer_bound(ask, info))
         decode = protocol.decode_response
-        if len(response.body) <= self._decode_in_thread_above:
+        if len(response.body) <= self._decode_in_thread_above:  # as _decode asks again: awaiting it would cost every request
             return self._decoded(response, decode, ask, info)
-        return await trio.to_thread.run_sync(self._decoded, response, decode, ask, info, abandon_on_cancel=True)
+        return await self._decode(response, decode, ask, info)
 
     async def score(self, question: Score) -> tuple[Row, ...]:
         """As ``HTTPModel.score``."""
         protocol, info = self.protocol, self.info
         bound = protocol.answer_bound(Ask(question.token_ids, question.top_k), info) * (1 + len(question.token_ids))
         response = await self._send(protocol.encode_score(question, info), bound)
-        return self._decoded(response, protocol.decode_scores, question, info)
+        return await self._decode(response, protocol.decode_scores, question, info)
 
     async def sample(self, question: Sample) -> tuple[tuple[int, ...], ...]:
         """As ``HTTPModel.sample``."""
         protocol, info = self.protocol, self.info
         bound = SAMPLES_BOUND * question.n * max(1, question.tokens)
         response = await self._send(protocol.encode_sample(question, info), bound)
-        return self._decoded(response, protocol.decode_samples, question, info)
+        return await self._decode(response, protocol.decode_samples, question, info)
 
     async def tokenize(self, text: str) -> list[int]:
         """As ``HTTPModel.tokenize``."""
         protocol = self.protocol
-        return self._decoded(await self._send(protocol.encode_tokenize(text), TEXT_BOUND), protocol.decode_tokens)
+        return await self._decode(await self._send(protocol.encode_tokenize(text), TEXT_BOUND), protocol.decode_tokens)
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """As ``HTTPModel.detokenize``."""
         protocol = self.protocol
-        return self._decoded(await self._send(protocol.encode_detokenize(list(token_ids)), TEXT_BOUND), protocol.decode_text)
+        response = await self._send(protocol.encode_detokenize(list(token_ids)), TEXT_BOUND)
+        return await self._decode(response, protocol.decode_text)
 
     def turn_away(self) -> None:
         """Let those who wait for their turn fail at once, as if the connection were lost."""
@@ -226,6 +227,12 @@ class Endpoint:
             answer = await self.ask(Ask((end,), self.top_k, self._wanted.model, end))
         if self.info.kind == "logits":
             check_logits(answer.row)
+
+    async def _decode(self, response: HttpResponse, decode: Callable[..., T], *question: object) -> T:
+        """What an answer says, found out in a worker thread if it is long."""
+        if len(response.body) <= self._decode_in_thread_above:
+            return self._decoded(response, decode, *question)
+        return await trio.to_thread.run_sync(self._decoded, response, decode, *question, abandon_on_cancel=True)
 
     def _decoded(self, response: HttpResponse, decode: Callable[..., T], *question: object) -> T:
         """What an answer says; or why it says nothing, without a secret that it may repeat."""

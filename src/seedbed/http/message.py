@@ -23,7 +23,7 @@ __all__ = ["MAX_HEAD", "ChunkedBody", "Malformed", "RequestHead", "ResponseHead"
 
 MAX_HEAD = 65_536  # h11's default is 64 KiB too, nginx's 32 KiB, Node's 16 KiB
 MAX_LINE = 4096  # of a chunk's size with its extensions; an honest one has 4 octets, or some 90 with a signature
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?", re.DOTALL)
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?")
 
 
 # The headers that say something about the message's framing or the connection; of all others only what they are is kept.
@@ -103,7 +103,7 @@ class ResponseHead(_Head):
     """The head of a response.
 
     Attributes:
-        status: 101 also when the server switches protocols otherwise.
+        status: the number; 101 and others below 200 are not the answer yet.
         idle_seconds: how long the server keeps an idle connection; None when it does not say.
         max_requests: how many requests it takes on the connection; None when it does not say.
     """
@@ -285,6 +285,8 @@ class ChunkedBody:
 
     def _trailer(self) -> bool:
         line = self._line()
+        if line and (b"\r" in line or b"\n" in line):
+            raise Malformed("a trailer with a line end of its own")
         self.is_complete = line == b""
         return line is not None
 

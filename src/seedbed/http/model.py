@@ -20,7 +20,7 @@ from seedbed.http.transport import HttpxSender, origin_of
 from seedbed.llm.arguments import check_seconds, check_text, check_token_ids
 from seedbed.llm.base import LLM, Ahead, ModelInfo, Row
 from seedbed.llm.running import require_trio
-from seedbed.protocols.exchange import Answer, Ask, Sample, Score
+from seedbed.protocols.exchange import MAX_AHEAD, Answer, Ask, Sample, Score
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -209,7 +209,8 @@ class HTTPModel(LLM):
             raise
 
     async def logits_ahead(self, prev_token_ids: Sequence[int], count: int) -> Ahead:
-        """Up to ``count`` rows in one answer, along the tokens the server would take itself; one where its protocol has no way to ask.
+        """Up to ``count`` rows in one answer, along the tokens the server would take itself; one where its protocol has no way to ask,
+        and never more than 64, which every server in the box answers.
 
         Raises:
             ServerError, RowError: as ``next_token_logits``.
@@ -228,7 +229,8 @@ class HTTPModel(LLM):
             # What is wrong with one of them may be wrong with a later one only, which nobody may get to.
             with suppress(RowWithheld, RowError, NonFiniteAtServer):
                 prefix = check_token_ids(prev_token_ids, "the prefix")
-                answer = await self._servers.ask(Ask(prefix, self.top_k, self._model, None, count, self._reuse, drawing))
+                ahead = min(count, MAX_AHEAD)
+                answer = await self._servers.ask(Ask(prefix, self.top_k, self._model, None, ahead, self._reuse, drawing))
                 return Ahead(answer.proposed, (answer.row, *answer.beyond))
         return Ahead((), (await self.next_token_logits(prev_token_ids),))
 

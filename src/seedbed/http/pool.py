@@ -30,6 +30,7 @@ __all__ = ["Pool", "PoolStatistics", "check_headers"]
 
 CONNECT_TIMEOUT = 10.0
 MAX_HEADS = 64  # kept encoded; a model's requests have one or two kinds of head
+_FRAMING = ("content-length", "transfer-encoding")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(r"[\x21-\x7e]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -102,7 +103,7 @@ class Pool:
         on a new one, at once.
 
         Args:
-            request: path and body; ``Host``, ``Content-Length`` and ``Accept-Encoding: identity`` are added unless it has them.
+            request: path and body; ``Host`` and ``Accept-Encoding: identity`` are added unless it has them, ``Content-Length`` always.
             bound: the longest body accepted, in octets.
 
         Raises:
@@ -127,17 +128,18 @@ class Pool:
         self._resent += 1
         return await self._exchange(await self._open(due), data, bound, bodiless, due)
 
-    async def aclose(self) -> None:
-        """Close every connection, those in use too: their requests end with ``trio.ClosedResourceError``.
-
-        Idempotent; a checkpoint, but closes even when cancelled.
-        """
+    def close(self) -> None:
+        """Close every connection, those in use too: their requests end with ``trio.ClosedResourceError``. Idempotent."""
         self._is_closed = True
         if self._watch_scope is not None:
             self._watch_scope.cancel()
         for connection in (*self._idle, *self._active):
             connection.close()
         self._idle.clear()
+
+    async def aclose(self) -> None:
+        """As ``close``; a checkpoint, but closes even when cancelled."""
+        self.close()
         await trio.lowlevel.checkpoint()
 
     def statistics(self) -> PoolStatistics:
@@ -236,7 +238,7 @@ class Pool:
         if "accept-encoding" not in names:
             lines.append("accept-encoding: identity")
         lines += [f"{name}: {value}" for name, value in (*self._headers, *request.headers)]
-        if names & {"content-length", "transfer-encoding"} or (request.method in ("GET", "HEAD") and not request.body):
+        if request.method in ("GET", "HEAD") and not request.body:
             lines += ["", ""]
         else:
             lines.append("content-length: ")
@@ -247,9 +249,12 @@ def check_headers(headers: Headers) -> None:
     """Whether they can be sent as they are.
 
     Raises:
-        UsageError: a name or value holds a character HTTP does not allow; values are not shown, they may be secret.
+        UsageError: a name or value holds a character HTTP does not allow, or is about the framing, which is ours; values are not shown,
+            they may be secret.
     """
     for name, value in headers:
+        if name.lower() in _FRAMING:
+            raise UsageError(f"the header {name!r} says where a request's body ends, which is not for the caller to say; leave it out")
         if not _TOKEN.fullmatch(name):
             raise UsageError("a header's name holds a character that HTTP does not allow there")
         if not _VALUE.fullmatch(value):

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 import orjson
 
+from seedbed.errors import UsageError
 from seedbed.protocols.exchange import HttpResponse
 
 if TYPE_CHECKING:
@@ -108,7 +109,14 @@ def _in_json(text: str) -> bytes:
 
 
 def secret_headers(url: httpx.URL, headers: Headers, api_key: str | None) -> Headers:
-    """The headers a model is asked with: the caller's, and the key or else the URL's user info as an authorization."""
+    """The headers a model is asked with: the caller's, and the key or else the URL's user info as an authorization.
+
+    Raises:
+        UsageError: the caller's have an authorization already.
+    """
+    added = "api_key=" if api_key is not None else "the URL's user info" if url.userinfo else ""
+    if added and any(name.lower() == "authorization" for name, _ in headers):
+        raise UsageError(f"{added} is sent as an Authorization header, and headers= has another; give one of the two")
     if api_key is not None:
         return (*headers, ("authorization", f"Bearer {api_key}"))
     if url.userinfo:

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, cast
 import httpx
 import trio
 
-from seedbed.errors import AnswerTooLarge, ConnectionLost, RequestTimeout, ServerError, ServerUnreachable, UsageError
+from seedbed.errors import AnswerTooLarge, BrokenAnswer, ConnectionLost, RequestTimeout, ServerError, ServerUnreachable, UsageError
+from seedbed.http.arguments import check_count
 from seedbed.http.connection import Origin
 from seedbed.http.pool import CONNECT_TIMEOUT, Pool, PoolStatistics, check_headers
 from seedbed.protocols.exchange import HttpRequest, HttpResponse
+from seedbed.protocols.fields import count_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -67,14 +69,15 @@ class TrioTransport(httpx.AsyncBaseTransport):
         max_body: int = MAX_BODY,
         connect_timeout: float = CONNECT_TIMEOUT,
     ) -> None:
-        if isinstance(max_connections, bool) or not isinstance(max_connections, int) or max_connections < 1:
-            raise UsageError(f"max_connections must be an int of 1 or more, not {max_connections!r:.80}")
-        self._limiter = trio.CapacityLimiter(max_connections)
+        self._limiter = trio.CapacityLimiter(check_count("max_connections", max_connections))
         self._ssl_context, self._max_body, self._connect_timeout = ssl_context, max_body, connect_timeout
         self._pools: dict[Origin, Pool] = {}
+        self._is_closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request; called by httpx."""
+        if self._is_closed:
+            raise _closed(request)
         pool = self._pool(request.url)
         body = await request.aread()
         # The body goes out whole, so its length is known, whatever httpx thought.
@@ -98,6 +101,8 @@ class TrioTransport(httpx.AsyncBaseTransport):
             raise httpx.ReadTimeout(f"no whole answer within {timeouts['read']} s", request=request) from error
         except UsageError as error:
             raise httpx.LocalProtocolError(str(error), request=request) from error
+        except trio.ClosedResourceError as error:
+            raise _closed(request) from error
         except ServerError as error:
             raise _as_httpx(error, request) from error
         finally:
@@ -111,9 +116,14 @@ class TrioTransport(httpx.AsyncBaseTransport):
         return {str(origin): pool.statistics() for origin, pool in self._pools.items()}
 
     async def aclose(self) -> None:
-        """Close every connection. Idempotent."""
+        """Close every connection, those in use too: their requests end with ``httpx.LocalProtocolError``, as all later ones do.
+
+        Idempotent; a checkpoint, but closes even when cancelled.
+        """
+        self._is_closed = True
         for pool in self._pools.values():
-            await pool.aclose()
+            pool.close()
+        await trio.lowlevel.checkpoint()
 
     def __repr__(self) -> str:
         return f"<TrioTransport: {', '.join(map(repr, self._pools.values())) or 'no connections'}>"
@@ -139,6 +149,10 @@ def origin_of(url: httpx.URL) -> Origin:
 
 def _seconds(timeout: float | None) -> float:
     return math.inf if timeout is None else timeout
+
+
+def _closed(request: httpx.Request) -> httpx.LocalProtocolError:
+    return httpx.LocalProtocolError("this transport has been closed", request=request)
 
 
 def _as_httpx(error: ServerError, request: httpx.Request) -> httpx.TransportError:
@@ -215,8 +229,8 @@ class HttpxSender:
 
     async def aclose(self) -> None:
         """Close what is ours."""
-        if not self._is_closed and self._transport is not None:
-            self._is_closed = True
+        is_first, self._is_closed = not self._is_closed, True
+        if is_first and self._transport is not None:
             await self._transport.aclose()
 
     def __repr__(self) -> str:
@@ -225,8 +239,10 @@ class HttpxSender:
 
 async def _read(response: httpx.Response, bound: int, where: Origin) -> bytes:
     try:
-        announced = response.headers.get("content-length", "0")
-        if announced.isdecimal() and int(announced) > bound:
+        announced = count_in(response.headers.get("content-length", "0"))
+        if announced is None:
+            raise BrokenAnswer(f"{where} announced an answer of no number of octets")
+        if announced > bound:
             raise AnswerTooLarge(f"{where} announced an answer of {announced} octets; an honest one has at most {bound}")
         if response.is_stream_consumed or response.is_closed:  # a mock that was given its content whole
             parts, size = [response.content], len(response.content)

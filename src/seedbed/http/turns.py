@@ -1,8 +1,9 @@
 """How many requests may be under way at once: whoever comes when all turns are taken waits, first come, first served.
 
-How many turns there are is found by trying. At the beginning there are few, and each answer adds one; the first refusal ends that. From
-then on a refusal takes three tenths away, and as many answers as there are turns add one: a server is kept as busy as it can be, and is
-not stormed. Requests that were sent before the last cut say nothing new when they are refused too.
+How many turns there are is found by trying, as TCP finds its window. At the beginning there are few, and each answer adds one (slow
+start); the first refusal ends that. From then on a refusal takes three tenths away (multiplicative decrease), and as many answers as there
+are turns add one (additive increase): a server is kept as busy as it can be, and is not stormed. Requests that were sent before the last
+cut say nothing new when they are refused too.
 
 ``trio.CapacityLimiter`` cannot do that, and remembers who borrowed what; not remembering costs half.
 """
@@ -13,7 +14,7 @@ import math
 
 import trio
 
-from seedbed.errors import UsageError
+from seedbed.http.arguments import check_count
 
 __all__ = ["Turns"]
 
@@ -25,10 +26,10 @@ class Turns:
     """So many turns.
 
     Args:
-        most: at least 1; ``math.inf`` for no limit.
+        most: an int of 1 or more; ``math.inf`` for no limit.
 
     Raises:
-        UsageError: any other number.
+        UsageError: anything else.
 
     Attributes:
         most: how many there are at most.
@@ -47,10 +48,8 @@ class Turns:
     __slots__ = ("_is_refused", "_latest_at_cut", "_lot", "_parked", "_turned_away", "allowed", "most", "taken")
 
     def __init__(self, most: float) -> None:
-        if isinstance(most, bool) or not isinstance(most, int | float) or not most >= 1 or (most != math.inf and most != int(most)):
-            raise UsageError(f"max_connections must be an int of 1 or more, not {most!r:.80}")
         self.taken = 0
-        self.most = most
+        self.most = most if isinstance(most, float) and most == math.inf else check_count("max_connections", most)
         self._latest_at_cut = 0
         self._lot = trio.lowlevel.ParkingLot()
         self._parked = 0  # tasks in the lot or just woken: with none there is nobody to look for, which would cost every request

@@ -26,7 +26,19 @@ if TYPE_CHECKING:
 
     from seedbed.sampling.drawing import Drawing
 
-__all__ = ["LLM", "Ahead", "BlockingLLM", "ModelInfo", "Row", "TopLogprobs", "as_ahead", "as_row", "check_awaitable", "whole_number"]
+__all__ = [
+    "LLM",
+    "Ahead",
+    "BlockingLLM",
+    "ModelInfo",
+    "Row",
+    "TopLogprobs",
+    "as_ahead",
+    "as_row",
+    "check_awaitable",
+    "row_length",
+    "whole_number",
+]
 
 T = TypeVar("T")
 
@@ -72,7 +84,8 @@ class TopLogprobs:
 
     Args:
         token_ids: k distinct ids in [0, vocab_size), in any order; not modified.
-        logprobs: their natural-log probabilities under the *whole* vocabulary, float32; -inf is allowed, NaN and values above 0 are not.
+        logprobs: their natural-log probabilities under the *whole* vocabulary, float32; -inf is allowed; NaN is not, nor are values
+            above 1e-3: up to there rounding explains them.
         vocab_size: length of the full row, k <= vocab_size.
 
     Attributes:
@@ -152,6 +165,16 @@ class TopLogprobs:
 
 Row: TypeAlias = NDArray[np.float32] | TopLogprobs
 """One answer: float32 logits of shape (vocab_size,), or the k best."""
+
+
+def row_length(row: Row) -> int:
+    """Of how many tokens' vocabulary a row is, whether or not it lists them all.
+
+    Example:
+        >>> row_length(TopLogprobs([7, 2], [-1.5, -0.5], vocab_size=100))
+        100
+    """
+    return row.vocab_size if isinstance(row, TopLogprobs) else int(row.size)
 
 
 class Ahead(NamedTuple):

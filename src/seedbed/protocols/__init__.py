@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from seedbed.errors import UsageError
@@ -15,7 +16,7 @@ from seedbed.protocols.vllm_generate import VLLMGenerate
 if TYPE_CHECKING:
     from seedbed.protocols.base import Protocol
 
-__all__ = ["PROTOCOLS", "protocol_named"]
+__all__ = ["PROTOCOLS", "protocol_named", "protocols_named"]
 
 _SPOKEN: tuple[Protocol, ...] = (Native(), LlamaCpp(), VLLM(), VLLMGenerate(), SGLang(), KServeV2())
 
@@ -39,3 +40,21 @@ def protocol_named(name: str | Protocol) -> Protocol:
         return PROTOCOLS[name]
     except KeyError:
         raise UsageError(f"unknown protocol {name!r}; known are {', '.join(PROTOCOLS)}") from None
+
+
+def protocols_named(names: Iterable[str | Protocol]) -> list[Protocol]:
+    """What a server speaks, given by name.
+
+    Raises:
+        UsageError: a name that is none, or no names at all.
+
+    Example:
+        >>> [protocol.name for protocol in protocols_named(["vllm", "native"])]
+        ['vllm', 'native']
+    """
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise UsageError(f"protocols must be a list of names, such as ['native'], not {names!r:.80}")
+    speaks = [protocol_named(name) for name in names]
+    if not speaks:
+        raise UsageError("a server needs at least one protocol")
+    return speaks

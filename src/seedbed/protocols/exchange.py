@@ -9,9 +9,25 @@ if TYPE_CHECKING:
     from seedbed.llm.base import Row
     from seedbed.sampling.drawing import Drawing
 
-__all__ = ["Answer", "Ask", "Describe", "Detokenize", "Health", "HttpRequest", "HttpResponse", "Question", "Sample", "Score", "Tokenize"]
+__all__ = [
+    "MAX_AHEAD",
+    "Answer",
+    "Ask",
+    "Describe",
+    "Detokenize",
+    "Health",
+    "HttpRequest",
+    "HttpResponse",
+    "Question",
+    "Sample",
+    "Score",
+    "Tokenize",
+]
 
 Headers: TypeAlias = tuple[tuple[str, str], ...]
+
+MAX_AHEAD = 64
+"""The most rows that a client of ours asks for at once, and that a server in the box answers with; real ones have no bound."""
 
 # HttpRequest, HttpResponse, Ask and Answer are not to be changed. That Python should refuse it, with frozen=True, would make them five
 # times as dear; one of each is made for every request, of which that would be a twentieth.

@@ -8,39 +8,36 @@ from __future__ import annotations
 import json
 import math
 import re
-from array import array
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer, InvalidPrompt, NonFiniteLogits, UsageError
+from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer, NonFiniteLogits, UsageError
 from seedbed.protocols.exchange import HttpRequest, HttpResponse
 from seedbed.protocols.refusal import refusal
 
 if TYPE_CHECKING:
-    from seedbed.llm.base import ModelInfo
     from seedbed.protocols.exchange import Ask
 
 __all__ = [
     "JSON",
-    "WORD",
     "as_count",
     "as_facts",
     "as_text",
     "as_version",
     "check_entries",
     "check_prompt_tokens",
-    "check_token_ids",
-    "entries_asked",
+    "count_in",
     "facts_in",
     "json_body",
     "json_request",
     "json_response",
-    "known_vocab_size",
     "listed_model",
     "loads",
+    "model_of",
     "parse_json",
+    "prompt_of",
     "text_in",
     "text_of",
     "token_ids_in",
@@ -48,8 +45,6 @@ __all__ = [
     "tokens_asked",
 ]
 
-WORD = 2**32
-"""One more than the largest id that 32 bits hold."""
 JSON = (("content-type", "application/json"),)
 _VERSION = re.compile(r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?")
 
@@ -149,6 +144,17 @@ def as_count(value: object) -> int | None:
     return value if type(value) is int and 0 < value < 2**63 else None
 
 
+def count_in(text: str) -> int | None:
+    """The number that a header or another text is, if it is one of 0 or more in decimal digits that 63 bits hold; else None. Python
+    itself takes blanks, signs and foreign digits for numbers, and refuses those of 4,300 digits with an error of its own.
+
+    Example:
+        >>> count_in("128"), count_in("+1"), count_in("1" * 5000)
+        (128, None, None)
+    """
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
+
+
 def as_text(value: object) -> str:
     """What a server says is a text, if it is one; else ""."""
     return value if isinstance(value, str) else ""
@@ -172,50 +178,6 @@ def listed_model(response: HttpResponse, model: str | None) -> dict[str, Any]:
     named = [entry for entry in entries if model is not None and entry.get("id") == model]
     bases = [entry for entry in entries if not entry.get("parent")]
     return next(iter(named or bases), {})
-
-
-def known_vocab_size(info: ModelInfo) -> int:
-    """The vocabulary's size, which a list of the k best cannot be judged without.
-
-    Raises:
-        UsageError: unknown.
-    """
-    if info.vocab_size is None:
-        raise UsageError("the vocabulary's size is unknown: give it with vocab_size=")
-    return info.vocab_size
-
-
-def entries_asked(ask: Ask, info: ModelInfo) -> int:
-    """How many tokens an honest answer lists: k, or the whole vocabulary.
-
-    Raises:
-        UsageError: the vocabulary's size is unknown.
-    """
-    vocab_size = known_vocab_size(info)
-    return vocab_size if ask.top_k is None else min(ask.top_k, vocab_size)
-
-
-def check_token_ids(token_ids: tuple[int, ...], limit: int, otherwise: str) -> None:
-    """Whether a prefix holds an id, and all are in [0, limit): for servers that would make something else of it than a refusal.
-
-    Args:
-        otherwise: what is wrong with an id that is not, behind its name.
-
-    Raises:
-        InvalidPrompt: no id, or one that is none or outside.
-    """
-    try:
-        # An array refuses what is no int, negative or too long, in a quarter of the time that min() and max() take.
-        array("I" if limit <= WORD else "Q", token_ids)
-        if token_ids and (limit == WORD or max(token_ids) < limit):
-            return
-    except (TypeError, OverflowError):
-        pass  # why is found out once more, below
-    try:
-        outside = next(token_id for token_id in token_ids if not 0 <= token_id < limit)
-    except (TypeError, StopIteration):
-        raise InvalidPrompt(f"a prefix is one token id or more, ints of 0 or more, and not {token_ids!r:.80}") from None
-    raise InvalidPrompt(f"token id {outside}{otherwise}")
 
 
 def check_entries(listed: int, asked: int) -> None:
@@ -270,6 +232,16 @@ def token_ids_of(data: Any, what: str) -> tuple[int, ...]:
     if not isinstance(data, list) or not data or not all(type(token_id) is int and 0 <= token_id < 2**63 for token_id in data):
         raise BadRequest(f"{what} must be a non-empty list of token ids, ints of 0 or more", status=400)
     return tuple(data)
+
+
+def prompt_of(data: Any) -> Any:
+    """What is to be one prompt, also where it is the only one in a list of several."""
+    return data[0] if isinstance(data, list) and len(data) == 1 and isinstance(data[0], list) else data
+
+
+def model_of(data: Any) -> str | None:
+    """The model a request names; None when it names none, or something that is no name."""
+    return data if isinstance(data, str) else None
 
 
 def text_of(data: Any, what: str) -> str:

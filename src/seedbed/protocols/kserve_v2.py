@@ -32,15 +32,26 @@ from seedbed.errors import (
     ContextOverflow,
     DishonestAnswer,
     FeatureOff,
-    InvalidPrompt,
+    NonFiniteLogits,
     SeedbedError,
     UnknownModel,
     UsageError,
 )
 from seedbed.llm.base import ModelInfo, Row
-from seedbed.protocols.base import Discovery, Protocol
+from seedbed.protocols import bfloat16
+from seedbed.protocols.base import Discovery, Protocol, check_ids_below
 from seedbed.protocols.exchange import Answer, Ask, Describe, Health, HttpRequest, HttpResponse, Question
-from seedbed.protocols.fields import as_count, as_facts, as_text, check_token_ids, facts_in, json_body, json_request, json_response, loads
+from seedbed.protocols.fields import (
+    as_count,
+    as_facts,
+    as_text,
+    count_in,
+    facts_in,
+    json_body,
+    json_request,
+    json_response,
+    loads,
+)
 from seedbed.protocols.refusal import refusal, retry_after_header, status_for, told
 from seedbed.protocols.rows import check_choice, full_row, numbers, token_id_array, top_logprobs
 
@@ -142,15 +153,12 @@ class KServeV2(Protocol):
 
     def encode_request(self, ask: Ask, info: ModelInfo) -> HttpRequest:
         layout = self.layout or Layout()
-        limit = info.vocab_size or layout.row_length or np.iinfo(INTEGERS[layout.token_ids.datatype]).max + 1
-        check_token_ids(ask.token_ids, limit, f" is outside the vocabulary of {limit}")
-        ids = np.array(ask.token_ids)
-        if ids.dtype.kind not in "iu":  # True would be taken for 1
-            raise InvalidPrompt(f"token ids must be ints, not {ask.token_ids!r:.80}")
+        dtype = INTEGERS[layout.token_ids.datatype]
+        limit = min(info.vocab_size or layout.row_length or 2**63, np.iinfo(dtype).max + 1)
+        check_ids_below(limit, ask.token_ids, f" is outside the vocabulary of {limit}")
+        ids = np.array(ask.token_ids, dtype)
         n, one = len(ask.token_ids), (1,) if layout.batched else ()
-        inputs: list[tuple[Tensor, list[int], NDArray[Any]]] = [
-            (layout.token_ids, [*one, n], ids.astype(INTEGERS[layout.token_ids.datatype]))
-        ]
+        inputs: list[tuple[Tensor, list[int], NDArray[Any]]] = [(layout.token_ids, [*one, n], ids)]
         for tensor, value in ((layout.lengths, n), (layout.output_length, 1)):
             if tensor is not None:
                 inputs.append((tensor, [*one, 1], np.array([value], INTEGERS[tensor.datatype])))
@@ -213,7 +221,10 @@ class KServeV2(Protocol):
 
     def _ask_from(self, model: str, request: HttpRequest) -> Ask:
         layout = self.layout or Layout()
-        tensors = _tensors(request.body, request.header(HEADER_LENGTH), "inputs", _bad_request)
+        try:
+            tensors = _tensors(request.body, request.header(HEADER_LENGTH), "inputs", _bad_request)
+        except NonFiniteLogits as error:  # of the client's, where those of an answer are the model's
+            raise _bad_request("the inputs hold NaN, null, or a number beyond float32") from error
         for tensor in filter(None, (layout.token_ids, layout.lengths, layout.output_length)):
             if tensor.name not in tensors:
                 raise BadRequest(f"expected an input {tensor.name!r}", status=400)
@@ -419,7 +430,10 @@ def _tensors(
             values, octets = _from_octets(octets[:size], datatype, name, error), octets[size:]
         if values.size != math.prod(shape):
             raise error(f"{name!r:.40} has {values.size} values, its shape is {shape!r:.40}")
-        found[name] = (datatype, values.reshape(shape))
+        try:
+            found[name] = (datatype, values.reshape(shape))
+        except ValueError as problem:  # too many dimensions, or none of a size that numpy has
+            raise error(f"the shape of {name!r:.40} is {shape!r:.40}: {problem}") from problem
     if octets:
         raise error(f"{len(octets)} octets belong to no tensor")
     return found
@@ -431,9 +445,10 @@ def _parts(
     """What a message's JSON says of its tensors, and the octets that follow it."""
     text, octets = body, body[:0]
     if header_length is not None:
-        if not (header_length.isascii() and header_length.isdecimal() and len(header_length) < 10):
+        length = count_in(header_length)
+        if length is None:
             raise error(f"Inference-Header-Content-Length is {header_length!r:.40}")
-        text, octets = body[: int(header_length)], body[int(header_length) :]
+        text, octets = body[:length], body[length:]
     try:
         data = loads(text)
     except orjson.JSONDecodeError as problem:
@@ -452,7 +467,7 @@ def _from_octets(octets: memoryview, datatype: str, name: str, error: Callable[[
         raise error(f"{len(octets)} octets of {name!r:.40} are no {datatype}")
     values = np.frombuffer(octets, dtype)
     if datatype == "BF16":
-        return (values.astype(np.uint32) << 16).view(np.float32)
+        return bfloat16.widened(values)
     return values.astype(np.float32) if datatype == "FP16" else values
 
 
@@ -483,9 +498,7 @@ def _narrowed(row: NDArray[np.float32], datatype: str) -> NDArray[Any]:
     if datatype != "BF16":
         with np.errstate(over="ignore"):
             return row.astype(FLOATS[datatype])
-    bits = row.view(np.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return np.where(np.isnan(row), 0x7FC0, rounded).astype("<u2")
+    return bfloat16.narrowed(row)
 
 
 # Rows.
@@ -528,8 +541,8 @@ def _choice_of(tensors: dict[str, tuple[str, NDArray[Any]]], name: str, ask: Ask
 
 def _outputs_asked(request: HttpRequest) -> dict[str, bool]:
     """Which outputs a request asks for, and which of them as octets."""
-    length = request.header(HEADER_LENGTH)
-    data = json_body(request.body[: int(length)] if length else request.body)
+    length = count_in(request.header(HEADER_LENGTH) or "")
+    data = json_body(request.body if length is None else request.body[:length])
     every = as_facts(data.get("parameters")).get("binary_data_output") is True
     outputs = data.get("outputs")
     facts = [as_facts(output) for output in outputs] if isinstance(outputs, list) else []

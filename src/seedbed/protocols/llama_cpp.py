@@ -32,25 +32,35 @@ from seedbed.errors import (
     Unauthorized,
     UnknownModel,
 )
-from seedbed.llm.base import ModelInfo, TopLogprobs
-from seedbed.protocols.base import Discovery, Protocol
-from seedbed.protocols.exchange import Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Sample, Tokenize
+from seedbed.llm.base import ModelInfo, row_length
+from seedbed.protocols.base import WORD, Discovery, Protocol, check_ids_below, entries_asked, known_vocab_size
+from seedbed.protocols.exchange import (
+    MAX_AHEAD,
+    Answer,
+    Ask,
+    Describe,
+    Detokenize,
+    Health,
+    HttpRequest,
+    HttpResponse,
+    Question,
+    Sample,
+    Tokenize,
+)
 from seedbed.protocols.fields import (
-    WORD,
     as_count,
     as_facts,
     as_text,
     check_entries,
     check_prompt_tokens,
-    check_token_ids,
-    entries_asked,
     facts_in,
     json_body,
     json_request,
     json_response,
-    known_vocab_size,
     listed_model,
+    model_of,
     parse_json,
+    prompt_of,
     text_in,
     text_of,
     token_ids_in,
@@ -76,7 +86,6 @@ CONTENT_TYPE = "application/json; charset=utf-8"
 CACHED = "timings/cache_n"
 FIELDS = ["tokens_evaluated", CACHED, "completion_probabilities"]
 AHEAD_FIELDS = ["tokens", *FIELDS]
-MAX_AHEAD = 64  # of the server in the box; a real one has no bound
 FORCING_BIAS = 1000.0
 # What else may touch a draw, whatever the server was started with. The order of its own filters is not said: it is what is looked at.
 OFF = {
@@ -161,7 +170,11 @@ class LlamaCpp(Protocol):
             rows = [_row_in(step, ask, info) for step in steps]
             prompt_tokens, cached = data.get("tokens_evaluated"), data.get(CACHED)
         except (TypeError, KeyError, IndexError) as error:
-            if isinstance(data, dict) and data.keys() <= {"tokens_evaluated", "tokens_cached", CACHED} and "tokens_evaluated" in data:
+            if (
+                isinstance(data, dict)
+                and data.keys() <= {"tokens", "tokens_evaluated", "tokens_cached", CACHED}
+                and "tokens_evaluated" in data
+            ):
                 raise RowWithheld("the server answered without a row: the token it chose ends in the middle of a character") from None
             raise BrokenAnswer("the answer has no completion_probabilities; was n_probs understood?") from error
         if len(steps) > ask.ahead:
@@ -169,6 +182,8 @@ class LlamaCpp(Protocol):
         # The row of a token that ends in the middle of a character is left out, and those behind it then stand one place too early.
         if tokens != [chosen for _, chosen in rows]:
             raise RowWithheld("the server left out the row of a token that ends in the middle of a character")
+        if not rows:
+            raise BrokenAnswer("the answer has no token and no row")
         return Answer(
             row=rows[0][0],
             chosen=rows[0][1],
@@ -287,7 +302,7 @@ class LlamaCpp(Protocol):
 
 def _check_ids(token_ids: tuple[int, ...]) -> None:
     # They are cast to 32 bits before they are compared with the vocabulary: 2**40 is read as 0, while 2**31 and -1 are refused.
-    check_token_ids(token_ids, WORD, ": llama.cpp would read it as another one")
+    check_ids_below(WORD, token_ids, ": llama.cpp would read it as another one")
 
 
 def _row_in(step: dict[str, Any], ask: Ask, info: ModelInfo) -> tuple[Row, int]:
@@ -304,10 +319,10 @@ def _row_in(step: dict[str, Any], ask: Ask, info: ModelInfo) -> tuple[Row, int]:
 
 
 def _step(ask: Ask, row: Row, llm: LLM) -> dict[str, Any]:
-    k = row.vocab_size if isinstance(row, TopLogprobs) else row.size
-    top = top_logprobs(row, k if ask.top_k is None else ask.top_k)
+    top = top_logprobs(row, ask.top_k)
     entries = [_entry(token_id, value, llm) for token_id, value in zip(top.token_ids.tolist(), top.logprobs.tolist(), strict=True)]
-    chosen = entries[0] if ask.force is None else _entry(ask.force, logprob_of(row, ask.force), llm)
+    # A bias for a token that is none is passed over, as the real one does.
+    chosen = entries[0] if ask.force is None or ask.force >= row_length(row) else _entry(ask.force, logprob_of(row, ask.force), llm)
     return {**chosen, "top_logprobs": entries}
 
 
@@ -352,15 +367,13 @@ def _notes(facts: dict[str, Any]) -> tuple[str, ...]:
 def _forced(data: dict[str, Any]) -> int | None:
     """The one token a request's bias makes certain, if it has such a bias."""
     match data.get("logit_bias"):
-        case [[int(token_id), float() | int() as bias]] if bias >= FORCING_BIAS and token_id >= 0:
+        case [[token_id, float() | int() as bias]] if type(token_id) is int and token_id >= 0 and bias >= FORCING_BIAS:
             return token_id
     return None
 
 
 def _ask_from(data: dict[str, Any]) -> Ask | Sample:
-    prompt, n_probs = data.get("prompt"), data.get("n_probs", 0)
-    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
-        prompt = prompt[0]
+    prompt, n_probs = prompt_of(data.get("prompt")), data.get("n_probs", 0)
     if "return_tokens" in data and "n_probs" not in data:
         # A client that wants tokens and no probabilities.
         return sample_of(token_ids_of(prompt, '"prompt"'), data, tokens="n_predict", model=data.get("model"))
@@ -369,8 +382,7 @@ def _ask_from(data: dict[str, Any]) -> Ask | Sample:
         raise BadRequest(f"Field 'n_probs': type must be number, but is {orjson.dumps(n_probs).decode():.100}", status=400)
     if n_probs < 1 or data.get("post_sampling_probs"):
         raise BadRequest('this server answers with logprobs only: "n_probs" must be 1 or more, no "post_sampling_probs"', status=400)
-    model = data.get("model")
-    return Ask(token_ids_of(prompt, '"prompt"'), n_probs, model if isinstance(model, str) else None, _forced(data), ahead)
+    return Ask(token_ids_of(prompt, '"prompt"'), n_probs, model_of(data.get("model")), _forced(data), ahead)
 
 
 def _entry(token_id: int, value: float, llm: LLM) -> dict[str, Any]:

@@ -9,7 +9,7 @@
                                     -> little-endian row; Seedbed-Dtype: float32 | float16 | bfloat16, Seedbed-Rows: 1
          no top_k                   -> {"logits": [...]}, null for -inf
          top_k                      -> {"top": {"token_ids": [...], "logprobs": [...]}}, null for -inf
-         ahead: m            up to m rows, along the tokens the server would take itself, greedily:
+         ahead: m            up to m rows (ours: 64 at most), along the tokens the server would take itself, greedily:
                                     -> octets row after row, Seedbed-Rows: r, Seedbed-Proposed: id,id,...
                                     or {"ahead": {"proposed": [...], "rows": [{"logits"} or {"top"}, ...]}}
          ahead and drawing: {"seed", "prompt_index", "index", "step", "state", "chain", "draw"}
@@ -37,18 +37,18 @@ import numpy as np
 
 from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer, FeatureOff, UsageError
 from seedbed.llm.base import ModelInfo, Row, TopLogprobs
-from seedbed.protocols.base import Discovery, Protocol
-from seedbed.protocols.exchange import Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Tokenize
+from seedbed.protocols import bfloat16
+from seedbed.protocols.base import Discovery, Protocol, entries_asked, known_vocab_size
+from seedbed.protocols.exchange import MAX_AHEAD, Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Tokenize
 from seedbed.protocols.fields import (
     as_count,
     as_text,
     check_entries,
-    entries_asked,
+    count_in,
     facts_in,
     json_body,
     json_request,
     json_response,
-    known_vocab_size,
     parse_json,
     text_in,
     text_of,
@@ -69,7 +69,6 @@ if TYPE_CHECKING:
 __all__ = ["Native"]
 
 OCTETS = "application/octet-stream"
-MAX_AHEAD = 64
 ITEM_SIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
 UNKNOWN_VOCAB_BOUND = 16_777_216  # a float32 row of 4 million tokens, octets
 
@@ -205,10 +204,10 @@ def _ask_from(data: dict[str, Any]) -> Ask:
         raise BadRequest("top_k must be an int of 1 or more, or absent for the full row", status=400)
     if model is not None and not isinstance(model, str):
         raise BadRequest("model must be a string", status=400)
-    if type(ahead) is not int or not 1 <= ahead <= MAX_AHEAD:
-        raise BadRequest(f"ahead must be an int from 1 to {MAX_AHEAD}, or absent for one row", status=400)
+    if type(ahead) is not int or ahead < 1:
+        raise BadRequest("ahead must be an int of 1 or more, or absent for one row", status=400)
     token_ids = token_ids_of(data.get("token_ids"), "token_ids")
-    return Ask(token_ids, top_k, model, ahead=ahead, drawing=_drawing_of(data.get("drawing"), len(token_ids)))
+    return Ask(token_ids, top_k, model, ahead=min(ahead, MAX_AHEAD), drawing=_drawing_of(data.get("drawing"), len(token_ids)))
 
 
 def _drawing_of(data: Any, length: int) -> Drawing | None:
@@ -242,19 +241,21 @@ def _row_as_json(ask: Ask, row: Row) -> dict[str, object]:
 
 
 def _proposed_in(response: HttpResponse) -> tuple[int, ...]:
-    said = response.header("seedbed-proposed") or ""
-    if not all(part.isascii() and part.isdecimal() for part in said.split(",") if said):
+    said = response.header("seedbed-proposed")
+    proposed = [count_in(part) for part in said.split(",")] if said else []
+    if None in proposed:
         raise BrokenAnswer(f"Seedbed-Proposed must be token ids with commas between, not {said!r:.80}")
-    return tuple(map(int, said.split(","))) if said else ()
+    return tuple(token_id for token_id in proposed if token_id is not None)
 
 
 def _rows_from_octets(response: HttpResponse, ask: Ask, info: ModelInfo) -> list[Row]:
     dtype, said = response.header("seedbed-dtype") or "", response.header("seedbed-rows") or "1"
+    count = count_in(said)
     if dtype not in ITEM_SIZES:
         raise BrokenAnswer(f"Seedbed-Dtype must be one of {', '.join(ITEM_SIZES)}, not {dtype!r}")
-    if not (said.isascii() and said.isdecimal() and 1 <= int(said) <= ask.ahead):
+    if count is None or not 1 <= count <= ask.ahead:
         raise DishonestAnswer(f"{'one row was' if ask.ahead == 1 else f'{ask.ahead} rows were'} asked for, Seedbed-Rows says {said!r:.40}")
-    count, size = int(said), ITEM_SIZES[dtype]
+    size = ITEM_SIZES[dtype]
     if not response.body or len(response.body) % (size * count):
         raise BrokenAnswer(f"{len(response.body)} octets are no {'row' if count == 1 else f'{count} rows'} of {dtype}")
     if dtype == "float32":
@@ -262,7 +263,7 @@ def _rows_from_octets(response: HttpResponse, ask: Ask, info: ModelInfo) -> list
     elif dtype == "float16":
         values = np.frombuffer(response.body, "<f2").astype(np.float32)
     else:
-        values = (np.frombuffer(response.body, "<u2").astype(np.uint32) << 16).view(np.float32)
+        values = bfloat16.widened(np.frombuffer(response.body, "<u2"))
     return list(values.reshape(count, -1))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from seedbed.errors import BrokenAnswer, DishonestAnswer, MalformedRow, NonFiniteAtServer, NonFiniteLogits, TruncatedRow
-from seedbed.llm.base import NORMALISATION_TOLERANCE, Row, TopLogprobs
+from seedbed.llm.base import NORMALISATION_TOLERANCE, Row, TopLogprobs, row_length
 from seedbed.sampling import portable
 from seedbed.sampling.candidates import Candidates
 
@@ -49,8 +49,8 @@ def log_probabilities(row: NDArray[np.float32]) -> NDArray[np.float32]:
         return portable.log_softmax(Candidates.of(row).logits).astype(np.float32)
 
 
-def top_logprobs(row: Row, k: int) -> TopLogprobs:
-    """The k best of a row, equal ones by lowest id; all of it when it has no more than k.
+def top_logprobs(row: Row, k: int | None) -> TopLogprobs:
+    """The k best of a row, equal ones by lowest id; all of it when it has no more than k, or k is None.
 
     Raises:
         TruncatedRow: the row lists fewer than k, though the vocabulary has them.
@@ -60,12 +60,12 @@ def top_logprobs(row: Row, k: int) -> TopLogprobs:
         >>> top_logprobs(np.log(np.float32([0.25, 0.5, 0.25])), 2).token_ids.tolist()
         [1, 0]
     """
+    k = row_length(row) if k is None else min(k, row_length(row))
     if isinstance(row, TopLogprobs):
-        if min(k, row.vocab_size) > len(row):
+        if k > len(row):
             raise TruncatedRow(f"{k} tokens were asked for, {len(row)} are known", needed=k)
         return TopLogprobs(row.token_ids[:k], row.logprobs[:k], row.vocab_size)
     values = log_probabilities(row)
-    k = min(k, values.size)
     threshold = np.partition(values, -k)[-k]
     candidates = np.flatnonzero(values >= threshold)
     best = candidates[np.argsort(-values[candidates], kind="stable")][:k]
@@ -131,8 +131,8 @@ def numbers(values: list[Any], lowest: float = LOWEST, null: float | None = None
         if null is None:
             raise NonFiniteLogits(f"value {values.index(None)} of {len(values)} is null, which is how servers write NaN")
         values = [null if value is None else value for value in values]
-    if values and max(values) > HIGHEST:
-        raise NonFiniteLogits(f"a value of {max(values):g} is beyond float32")
+    if values and (greatest := max(values)) > HIGHEST:  # not shown: an int of hundreds of digits may be
+        raise NonFiniteLogits(f"value {values.index(greatest)} of {len(values)} is beyond float32")
     if values and ((least := min(values)) <= lowest or least < LOWEST):
         values = [-math.inf if value <= lowest or value < LOWEST else value for value in values]
     return np.array(values, dtype=np.float32)  # rounded once: numpy makes a C double of each, then a float

@@ -6,22 +6,21 @@ from typing import Any
 
 from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer
 from seedbed.protocols.exchange import Sample
+from seedbed.protocols.fields import model_of
 
 __all__ = ["UNTOUCHED", "sample_of", "sampled_ids"]
 
+MOST = 64  # tokens, and samples, that a server in the box draws at once
 UNTOUCHED = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 """What else a server's defaults may hold, said to be off; in the words that vLLM and SGLang share."""
 
 
-def sample_of(
-    token_ids: tuple[int, ...], data: dict[str, Any], *, tokens: str, seed: str = "seed", model: object = None, most: int = 64
-) -> Sample:
+def sample_of(token_ids: tuple[int, ...], data: dict[str, Any], *, tokens: str, seed: str = "seed", model: object = None) -> Sample:
     """What a request for the server's own draws asks for; what it does not say is off.
 
     Args:
         data: the request's JSON, or the part of it with the sampling parameters.
         tokens, seed: the protocol's names for the most tokens to generate and for the seed.
-        most: tokens, and samples.
 
     Raises:
         BadRequest: a parameter of the wrong kind or outside its range.
@@ -34,11 +33,10 @@ def sample_of(
         if type(value) not in (int, float) or not 0 <= value <= (100 if name == "temperature" else 1):
             raise BadRequest(f"{name} is outside its range: {value!r:.40}", status=400)
     for name, value in counts.items():
-        bounds = {"top_k": (-1, 2**31), "seed": (0, 2**63)}.get(name, (1, most))
+        bounds = {"top_k": (-1, 2**31), "seed": (0, 2**63)}.get(name, (1, MOST))
         if type(value) is not int or not bounds[0] <= value <= bounds[1]:
             raise BadRequest(f"{name} must be an int from {bounds[0]} to {bounds[1]}, not {value!r:.40}", status=400)
-    named = model if isinstance(model, str) else None
-    return Sample(token_ids, **numbers, **(counts | {"top_k": max(0, counts["top_k"])}), model=named)
+    return Sample(token_ids, **numbers, **(counts | {"top_k": max(0, counts["top_k"])}), model=model_of(model))
 
 
 def sampled_ids(samples: object, sample: Sample) -> tuple[tuple[int, ...], ...]:

@@ -29,8 +29,8 @@ from seedbed.errors import (
     SeedbedError,
     Unauthorized,
 )
-from seedbed.llm.base import ModelInfo, TopLogprobs
-from seedbed.protocols.base import Discovery, Protocol, check_ask
+from seedbed.llm.base import ModelInfo
+from seedbed.protocols.base import Discovery, Protocol, check_ask, check_ids_below, entries_asked, known_vocab_size
 from seedbed.protocols.exchange import Answer, Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Sample, Tokenize
 from seedbed.protocols.fields import (
     as_count,
@@ -39,15 +39,14 @@ from seedbed.protocols.fields import (
     as_version,
     check_entries,
     check_prompt_tokens,
-    check_token_ids,
-    entries_asked,
     facts_in,
     json_body,
     json_request,
     json_response,
-    known_vocab_size,
     listed_model,
+    model_of,
     parse_json,
+    prompt_of,
     text_in,
     text_of,
     token_ids_in,
@@ -192,8 +191,7 @@ class SGLang(Protocol):
 
     def encode_row(self, ask: Ask, request: HttpRequest, row: Row, llm: LLM) -> HttpResponse:
         asked = json_body(request.body)
-        k = row.vocab_size if isinstance(row, TopLogprobs) else row.size
-        top = top_logprobs(row, k if ask.top_k is None else ask.top_k)
+        top = top_logprobs(row, ask.top_k)
         values = np.maximum(top.logprobs, np.float32(LOWEST))
         best, n = int(top.token_ids[0]), len(ask.token_ids)
         ended = best in llm.eos_token_ids
@@ -274,7 +272,7 @@ class SGLang(Protocol):
 
 
 def _check_ids(token_ids: tuple[int, ...], info: ModelInfo) -> None:
-    check_token_ids(token_ids, known_vocab_size(info), f" is outside the vocabulary of {info.vocab_size}, and would end the server")
+    check_ids_below(known_vocab_size(info), token_ids, f" is outside the vocabulary of {info.vocab_size}, and would end the server")
 
 
 def _request(token_ids: tuple[int, ...], k: int) -> dict[str, Any]:
@@ -377,9 +375,12 @@ def _lists(token_ids: NDArray[np.int64], values: NDArray[np.float32], asked: dic
 
 
 def _ask_from(data: dict[str, Any]) -> Ask | Sample:
-    prompt, k, sampling, model = data.get("input_ids"), data.get("top_logprobs_num"), data.get("sampling_params"), data.get("model")
-    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
-        prompt = prompt[0]
+    prompt, k, sampling, model = (
+        prompt_of(data.get("input_ids")),
+        data.get("top_logprobs_num"),
+        data.get("sampling_params"),
+        data.get("model"),
+    )
     if not isinstance(sampling, dict):
         raise BadRequest("sampling_params must be an object", status=400)
     told = sampling | {"stream": data.get("stream")}
@@ -389,7 +390,7 @@ def _ask_from(data: dict[str, Any]) -> Ask | Sample:
     tokens_asked(told, "max_new_tokens")
     if type(k) is not int or k < 1 or not data.get("return_logprob"):
         raise BadRequest("this server answers with logprobs only: return_logprob, and top_logprobs_num an int of 1 or more", status=400)
-    return Ask(token_ids_of(prompt, "input_ids"), k, model if isinstance(model, str) else None)
+    return Ask(token_ids_of(prompt, "input_ids"), k, model_of(model))
 
 
 def _kind(status: int) -> str:

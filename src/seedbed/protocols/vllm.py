@@ -35,9 +35,10 @@ from seedbed.errors import (
     SeedbedError,
     Unauthorized,
 )
-from seedbed.llm.base import NORMALISATION_TOLERANCE, ModelInfo, Row, TopLogprobs
-from seedbed.protocols.base import Discovery, Protocol, check_ask
+from seedbed.llm.base import NORMALISATION_TOLERANCE, ModelInfo, Row
+from seedbed.protocols.base import Discovery, Protocol, check_ask, entries_asked, known_vocab_size
 from seedbed.protocols.exchange import (
+    MAX_AHEAD,
     Answer,
     Ask,
     Describe,
@@ -57,14 +58,15 @@ from seedbed.protocols.fields import (
     as_version,
     check_entries,
     check_prompt_tokens,
-    entries_asked,
+    count_in,
     facts_in,
     json_body,
     json_request,
     json_response,
-    known_vocab_size,
     listed_model,
+    model_of,
     parse_json,
+    prompt_of,
     text_in,
     text_of,
     token_ids_in,
@@ -84,7 +86,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALWAYS",
-    "MAX_AHEAD",
     "VLLM",
     "answer_of",
     "check_limits",
@@ -101,7 +102,6 @@ LogprobsMode = Literal["raw_logprobs", "raw_logits"]
 ALWAYS = (("server", "uvicorn"),)
 SENTINEL = -9999.0  # how -inf is spelled
 AT_SENTINEL = -9998.5
-MAX_AHEAD = 64  # of the server in the box; a real one has no bound
 KEY = "token_id:"
 TOO_MANY = 1_000_000_000  # logprobs; no vocabulary has as many, so the refusal tells the cap and nothing is computed
 NO_TOKEN = 2**31 - 1  # no vocabulary has it, so the refusal of a bias for it tells the size
@@ -166,7 +166,7 @@ class VLLM(Protocol):
             entries = [[(int(key), entry["logprob"]) for key, entry in place.items()] for place in listed[1:]]
         except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
             raise BrokenAnswer("the answer has no prompt_logprobs; was that understood?") from error
-        if len(entries) != len(score.token_ids) - 1 or listed[0] is not None:
+        if len(listed) != len(score.token_ids) or listed[0] is not None:
             raise DishonestAnswer(f"{len(score.token_ids)} places were to be scored, the answer has {len(listed)}")
         follows = zip(entries, score.token_ids[1:], strict=True)
         return (*(_scored(ask, info, place, next_id) for place, next_id in follows), last)
@@ -212,12 +212,20 @@ class VLLM(Protocol):
         check_limits(ask, json_body(request.body), info)
 
     def encode_row(self, ask: Ask, request: HttpRequest, row: Row, llm: LLM) -> HttpResponse:
-        return self._completion(ask, json_body(request.body), (row,), llm)
+        return self.encode_completion(ask, json_body(request.body), (row,), llm)
 
     def encode_ahead(self, ask: Ask, request: HttpRequest, ahead: Ahead, llm: LLM) -> HttpResponse:
-        return self._completion(ask, json_body(request.body), ahead.rows, llm)
+        return self.encode_completion(ask, json_body(request.body), ahead.rows, llm)
 
-    def _completion(self, ask: Ask, asked: dict[str, Any], rows: tuple[Row, ...], llm: LLM) -> HttpResponse:
+    def encode_completion(self, ask: Ask, asked: dict[str, Any], rows: tuple[Row, ...], llm: LLM) -> HttpResponse:
+        """One completion as a response, of as many tokens as there are rows: what the two paths of vLLM say each in its way.
+
+        Args:
+            asked: the request's JSON.
+
+        Raises:
+            RowError: as ``encode_row``.
+        """
         steps = [entries_of(row, ask.top_k, self.logprobs_mode) for row in rows]
         taken = [entries[0][0] for entries in steps]
         texts = [llm.token_bytes(token_id).decode("utf-8", "replace") for token_id in taken]
@@ -260,15 +268,15 @@ class VLLM(Protocol):
         }
         return json_response(data, 200, *ALWAYS)
 
-    def encode_scores(self, score: Score, request: HttpRequest, rows: Sequence[Row], llm: LLM) -> HttpResponse:
-        data = orjson.loads(bytes(self.encode_row(Ask(score.token_ids, score.top_k), request, rows[-1], llm).body))
-        places: list[dict[str, Any] | None] = [None]
-        for row, next_id in zip(rows, score.token_ids[1:], strict=False):
-            entries = entries_of(row, score.top_k, self.logprobs_mode)
-            if next_id not in (token_id for token_id, _ in entries):
-                entries.append((next_id, max(logprob_of(row, next_id), SENTINEL)))
-            places.append({str(token_id): {"logprob": value, "rank": rank} for rank, (token_id, value) in enumerate(entries, 1)})
-        data["choices"][0]["prompt_logprobs"] = places
+    def encode_place(self, score: Score, row: Row, next_id: int) -> bytes:
+        entries = entries_of(row, score.top_k, self.logprobs_mode)
+        if next_id not in (token_id for token_id, _ in entries):
+            entries.append((next_id, _value_of(row, next_id, self.logprobs_mode)))
+        return orjson.dumps({str(token_id): {"logprob": value, "rank": rank} for rank, (token_id, value) in enumerate(entries, 1)})
+
+    def encode_scores(self, score: Score, request: HttpRequest, places: Sequence[bytes], last: Row, llm: LLM) -> HttpResponse:
+        data = orjson.loads(bytes(self.encode_row(Ask(score.token_ids, score.top_k), request, last, llm).body))
+        data["choices"][0]["prompt_logprobs"] = [None, *map(orjson.Fragment, places)]
         return json_response(data, 200, *ALWAYS)
 
     def encode_samples(self, sample: Sample, request: HttpRequest, drawn: Sequence[Sequence[int]], llm: LLM) -> HttpResponse:
@@ -357,15 +365,7 @@ def learn(
         are_logits = mode.endswith("logits")
     else:
         answer = yield completion(_request(name, (0,), min(k for k in (cap, vocab_size, PROBE_LOGPROBS) if k is not None)))
-        values = _values_in(answer)
-        if values.size and values.max() > -np.inf == values.min():
-            raise FeatureOff(
-                "the server lists tokens as impossible among the best: it reports what its filters left; start it with --logprobs-mode "
-                "raw_logprobs",
-                status=200,
-                flag="--logprobs-mode raw_logprobs",
-            )
-        are_logits, fingerprint = _are_logits(values, vocab_size), as_text(facts_in(answer).get("system_fingerprint"))
+        are_logits, fingerprint = _lists_logits(answer, vocab_size), as_text(facts_in(answer).get("system_fingerprint"))
     return ModelInfo(
         model=name,
         server=f"vLLM {version}",
@@ -514,7 +514,7 @@ def _ids_in(keys: list[Any]) -> list[int]:
 
 def _number_in(response: HttpResponse, pattern: re.Pattern[str]) -> int | None:
     found = pattern.search(error_text(response)[1]) if response.status == 400 else None
-    return as_count(int(found[1])) if found and len(found[1]) < 19 else None
+    return count_in(found[1]) or None if found else None
 
 
 def _values_in(answer: HttpResponse) -> NDArray[np.float32]:
@@ -528,6 +528,23 @@ def _values_in(answer: HttpResponse) -> NDArray[np.float32]:
         return numbers(listed, AT_SENTINEL)
     except (SeedbedError, TypeError, KeyError, IndexError, AttributeError):
         return np.empty(0, np.float32)
+
+
+def _lists_logits(answer: HttpResponse, vocab_size: int | None) -> bool:
+    """Which of its modes a server is in, by what it lists.
+
+    Raises:
+        FeatureOff: in one whose lists cannot be sampled from.
+    """
+    values = _values_in(answer)
+    if values.size and values.max() > -np.inf == values.min():
+        raise FeatureOff(
+            "the server lists tokens as impossible among the best: it reports what its filters left; start it with --logprobs-mode "
+            "raw_logprobs",
+            status=200,
+            flag="--logprobs-mode raw_logprobs",
+        )
+    return _are_logits(values, vocab_size)
 
 
 def _are_logits(values: NDArray[np.float32], vocab_size: int | None) -> bool:
@@ -550,8 +567,7 @@ def entries_of(row: Row, top_k: int | None, mode: LogprobsMode) -> list[tuple[in
         RowError: the row has not that many, or nothing can be drawn from it.
     """
     if mode == "raw_logprobs":
-        vocab_size = row.vocab_size if isinstance(row, TopLogprobs) else row.size
-        top = top_logprobs(row, vocab_size if top_k is None else top_k)
+        top = top_logprobs(row, top_k)
         ids, values = top.token_ids, top.logprobs
     else:
         dense = full_row(row)
@@ -559,6 +575,16 @@ def entries_of(row: Row, top_k: int | None, mode: LogprobsMode) -> list[tuple[in
         ids = np.argsort(-dense, kind="stable")[:top_k]
         values = dense[ids]
     return list(zip(ids.tolist(), np.maximum(values, np.float32(SENTINEL)).tolist(), strict=True))
+
+
+def _value_of(row: Row, token_id: int, mode: LogprobsMode) -> float:
+    """What ``entries_of`` would say of a token."""
+    if mode == "raw_logprobs":
+        value = logprob_of(row, token_id)
+    else:
+        dense = full_row(row)
+        value = float(dense[token_id]) if token_id < dense.size else -np.inf
+    return max(value, SENTINEL)
 
 
 def check_limits(ask: Ask, data: dict[str, Any], info: ModelInfo) -> None:
@@ -574,8 +600,8 @@ def check_limits(ask: Ask, data: dict[str, Any], info: ModelInfo) -> None:
             status=400,
         )
     if bias := data.get("logit_bias"):
-        tokens = [token for token in as_facts(bias) if token.isdecimal() and info.vocab_size is not None and int(token) >= info.vocab_size]
-        if tokens:
+        ids = [token_id for token_id in map(count_in, as_facts(bias)) if token_id is not None]
+        if tokens := [str(token_id) for token_id in ids if info.vocab_size is not None and token_id >= info.vocab_size]:
             raise BadRequest(
                 f"token_id(s) [{', '.join(tokens)}] in logit_bias contain out-of-vocab token ids. Vocabulary size: {info.vocab_size}",
                 status=400,
@@ -596,16 +622,13 @@ def usage(ask: Ask, tokens: int) -> dict[str, Any]:
 
 
 def _ask_from(data: dict[str, Any]) -> Ask | Sample | Score:
-    prompt, logprobs, model = data.get("prompt"), data.get("logprobs"), data.get("model")
-    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
-        prompt = prompt[0]
+    prompt, logprobs, model = prompt_of(data.get("prompt")), data.get("logprobs"), model_of(data.get("model"))
     if data.get("return_token_ids") and logprobs is None:
         return sample_of(token_ids_of(prompt, "prompt"), data, tokens="max_tokens", model=model)
     ahead = tokens_asked(data, "max_tokens", MAX_AHEAD)
-    named = model if isinstance(model, str) else None
     if data.get("prompt_logprobs") is not None:
-        return Score(token_ids_of(prompt, "prompt"), logprobs_asked(data["prompt_logprobs"]), named)
-    return Ask(token_ids_of(prompt, "prompt"), logprobs_asked(logprobs), named, ahead=ahead)
+        return Score(token_ids_of(prompt, "prompt"), logprobs_asked(data["prompt_logprobs"]), model)
+    return Ask(token_ids_of(prompt, "prompt"), logprobs_asked(logprobs), model, ahead=ahead)
 
 
 def logprobs_asked(logprobs: Any) -> int | None:

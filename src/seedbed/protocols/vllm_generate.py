@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer
 from seedbed.llm.base import ModelInfo, Row
-from seedbed.protocols.base import Discovery, check_ask
-from seedbed.protocols.exchange import Answer, Ask, HttpRequest, HttpResponse, Question, Sample
+from seedbed.protocols.base import Discovery, check_ask, entries_asked
+from seedbed.protocols.exchange import MAX_AHEAD, Answer, Ask, HttpRequest, HttpResponse, Question, Sample
 from seedbed.protocols.fields import (
-    entries_asked,
     json_body,
     json_request,
     json_response,
+    model_of,
     parse_json,
     token_ids_of,
     tokens_asked,
@@ -25,7 +25,6 @@ from seedbed.protocols.fields import (
 from seedbed.protocols.sampled import sample_of
 from seedbed.protocols.vllm import (
     ALWAYS,
-    MAX_AHEAD,
     VLLM,
     answer_of,
     check_limits,
@@ -93,7 +92,7 @@ class VLLMGenerate(VLLM):
         check_ask(ask, info)
         check_limits(ask, json_body(request.body)["sampling_params"], info)
 
-    def _completion(self, ask: Ask, asked: dict[str, Any], rows: tuple[Row, ...], llm: LLM) -> HttpResponse:
+    def encode_completion(self, ask: Ask, asked: dict[str, Any], rows: tuple[Row, ...], llm: LLM) -> HttpResponse:
         steps = [_step(entries_of(row, ask.top_k, self.logprobs_mode)) for row in rows]
         taken = [step["token_id"] for step in steps]
         info = llm.info or ModelInfo()
@@ -157,6 +156,6 @@ def _ask_from(data: dict[str, Any]) -> Ask | Sample:
     return Ask(
         token_ids_of(data.get("token_ids"), "token_ids"),
         logprobs_asked(sampling.get("logprobs")),
-        model if isinstance(model, str) else None,
+        model_of(model),
         ahead=ahead,
     )

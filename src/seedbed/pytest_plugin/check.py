@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from seedbed.errors import UsageError
 from seedbed.generation.result import GenerationResult
-from seedbed.llm.base import TopLogprobs, as_row
+from seedbed.llm.base import as_row, row_length
 from seedbed.protocols.rows import logprob_of
 from seedbed.recording.compare import furthest, same_row
 from seedbed.recording.runs import Run
@@ -80,7 +80,7 @@ class Check:
         want, got = step.row, as_row(have)  # type: ignore[arg-type]
         if same_row(want, got):
             return
-        sizes = [row.vocab_size if isinstance(row, TopLogprobs) else row.size for row in (want, got)]
+        sizes = [row_length(row) for row in (want, got)]
         if sizes[0] != sizes[1]:
             raise AssertionError(f"the row is for a vocabulary of {sizes[1]} tokens, the recorded one for one of {sizes[0]}")
         token_id, want_logprob, have_logprob = furthest(want, got)

@@ -12,7 +12,7 @@ import httpx
 import trio
 
 from seedbed.errors import MissingExtra, RecordingError, RecordingMiss, UsageError
-from seedbed.llm.base import LLM, ModelInfo, Row, TopLogprobs
+from seedbed.llm.base import LLM, ModelInfo, Row, TopLogprobs, row_length
 from seedbed.llm.running import require_trio
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.exchange import HttpRequest
@@ -176,7 +176,7 @@ def _shown(prefix: Sequence[int]) -> str:
 
 def _likelihood(step: Step, token_id: int) -> str:
     row = step.row
-    size = row.vocab_size if isinstance(row, TopLogprobs) else row.size
+    size = row_length(row)
     if token_id not in range(size):
         return f"which is no token of its vocabulary of {size}"
     if isinstance(row, TopLogprobs) and token_id not in row.token_ids:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seedbed.errors import MalformedRow, UsageError
-from seedbed.llm.base import LLM, TopLogprobs, as_row
+from seedbed.llm.base import LLM, TopLogprobs, as_row, row_length
 from seedbed.llm.company import Company
 from seedbed.llm.running import together
 from seedbed.protocols.rows import top_logprobs
@@ -204,7 +204,7 @@ class Asking:
         return Answer(self._kept(row), Asked(question.most, "warm" if is_warm else "cold").tags, question.most)
 
     def _checked(self, row: Row) -> Row:
-        size = row.vocab_size if isinstance(row, TopLogprobs) else row.size
+        size = row_length(row)
         if size != self._vocab_size:
             raise OtherVocabulary(f"the live rows are for a vocabulary of {size} tokens, the recorded ones for {self._vocab_size}")
         return row

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seedbed.llm.base import Row, TopLogprobs
+from seedbed.protocols import bfloat16
 from seedbed.regression.metrics import common_logprobs, kl_of_logprobs
 
 if TYPE_CHECKING:
@@ -91,8 +92,7 @@ def _rounded(row: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
         with np.errstate(over="ignore"):
             return row.astype(np.float16).astype(np.float32)
     if dtype == "bfloat16":
-        bits = np.ascontiguousarray(row).view(np.uint32)
-        return ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)).view(np.float32)
+        return bfloat16.widened(bfloat16.narrowed(row))
     finite = row[np.isfinite(row)]
     low, step = float(finite.min()), (float(finite.max()) - float(finite.min())) / LEVELS
     return np.asarray(low + np.rint((row.astype(np.float64) - low) / step) * step, dtype=np.float32)

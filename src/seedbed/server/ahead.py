@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 
     from seedbed.protocols.exchange import Ask
 
-__all__ = ["rows_ahead"]
+__all__ = ["MAX_VALUES", "rows_ahead"]
+
+MAX_VALUES = 1 << 20
+"""The most values that an answer of several rows holds, all together: in JSON that is some 60 MB, and a request for it a few octets. One
+row may be longer."""
 
 
 async def rows_ahead(ask: Ask, llm: LLM, info: ModelInfo) -> Ahead:
-    """Row after row, until a token ends a sequence, or the context is full.
+    """Row after row, until a token ends a sequence, the context is full, or there are ``MAX_VALUES`` values.
 
     What goes wrong beyond the first row ends them there: it is for the client to meet, if it gets so far.
 
@@ -29,7 +33,7 @@ async def rows_ahead(ask: Ask, llm: LLM, info: ModelInfo) -> Ahead:
         As the model's ``logits_ahead``, which is asked as often as it takes.
     """
     walk = _Walk(ask, llm.eos_token_ids)
-    room = ask.ahead if info.context_length is None else min(ask.ahead, info.context_length - len(ask.token_ids))
+    room = _room(ask, info)
     while len(walk.rows) < room and not walk.is_over:
         try:
             ahead = await _ask_ahead(llm, walk, room - len(walk.rows), info)
@@ -39,6 +43,13 @@ async def rows_ahead(ask: Ask, llm: LLM, info: ModelInfo) -> Ahead:
                 raise
             break
     return Ahead(tuple(walk.proposed), tuple(walk.rows))
+
+
+def _room(ask: Ask, info: ModelInfo) -> int:
+    """For how many rows there is room in the context and in an answer."""
+    values = min((most for most in (ask.top_k, info.vocab_size) if most is not None), default=1)
+    room = min(ask.ahead, max(1, MAX_VALUES // values))
+    return room if info.context_length is None else min(room, info.context_length - len(ask.token_ids))
 
 
 async def _ask_ahead(llm: LLM, walk: _Walk, count: int, info: ModelInfo) -> Ahead:

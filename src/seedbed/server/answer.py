@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from seedbed.errors import EngineFailed, SeedbedError, UnknownModel
-from seedbed.llm.base import LLM, ModelInfo, TopLogprobs, as_row
+from seedbed.errors import BadRequest, EngineFailed, SeedbedError, UnknownModel
+from seedbed.llm.base import LLM, ModelInfo, as_row, row_length
 from seedbed.protocols.base import check_ask
 from seedbed.protocols.exchange import Ask, Describe, Detokenize, Health, HttpRequest, HttpResponse, Question, Sample, Score, Tokenize
-from seedbed.server.ahead import rows_ahead
+from seedbed.server.ahead import MAX_VALUES, rows_ahead
 from seedbed.server.draws import own_draws
 
 if TYPE_CHECKING:
@@ -79,9 +79,7 @@ async def _answer_in(protocol: Protocol, question: Question, request: HttpReques
         case Score():
             info = llm.info or ModelInfo()
             protocol.check_request(Ask(question.token_ids, question.top_k, question.model), request, info)
-            beginnings = [question.token_ids[: length + 1] for length in range(len(question.token_ids))]
-            rows = [as_row(await llm.next_token_logits(beginning), info.vocab_size) for beginning in beginnings]
-            return protocol.encode_scores(question, request, rows, llm)
+            return await _scored(protocol, question, request, llm, info)
         case Sample():
             check_ask(question, llm.info or ModelInfo())
             return protocol.encode_samples(question, request, await own_draws(llm, question, protocol.samples_as), llm)
@@ -95,6 +93,33 @@ async def _answer_in(protocol: Protocol, question: Question, request: HttpReques
             return protocol.encode_health()
 
 
+async def _scored(protocol: Protocol, question: Score, request: HttpRequest, llm: LLM, info: ModelInfo) -> HttpResponse:
+    """The answer of one row for each beginning: had one after the other, and of each no more is kept than will be said of it."""
+    token_ids, places = question.token_ids, []
+    for length in range(1, len(token_ids)):
+        row = as_row(await llm.next_token_logits(token_ids[:length]), info.vocab_size)
+        if length == 1:
+            _check_size(question, row_length(row))
+        places.append(protocol.encode_place(question, row, token_ids[length]))
+    last = as_row(await llm.next_token_logits(token_ids), info.vocab_size)
+    return protocol.encode_scores(question, request, places, last, llm)
+
+
+def _check_size(question: Score, vocab_size: int) -> None:
+    """Whether the answer is one that can be held.
+
+    Raises:
+        BadRequest: it would have too many values.
+    """
+    rows, listed = len(question.token_ids), vocab_size if question.top_k is None else min(question.top_k, vocab_size)
+    if rows * listed > MAX_VALUES:
+        raise BadRequest(
+            f"{rows} rows of {listed} tokens are {rows * listed} values, this server answers with {MAX_VALUES} at most: score fewer "
+            "tokens at once, or ask for fewer of each row",
+            status=400,
+        )
+
+
 async def _describe(llm: LLM) -> ModelInfo:
     """What the model says of itself, with what a client cannot do without filled in."""
     info = llm.info or ModelInfo(model=type(llm).__name__)
@@ -102,5 +127,5 @@ async def _describe(llm: LLM) -> ModelInfo:
         info = replace(info, eos_token_ids=llm.eos_token_ids)
     if info.vocab_size is None:
         row = as_row(await llm.next_token_logits([llm.get_stop_token_id()]))
-        info = replace(info, vocab_size=row.vocab_size if isinstance(row, TopLogprobs) else row.size)
+        info = replace(info, vocab_size=row_length(row))
     return info

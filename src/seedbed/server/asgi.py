@@ -11,7 +11,7 @@ from urllib.parse import quote
 import trio
 
 from seedbed.llm.threads import as_llm
-from seedbed.protocols import PROTOCOLS, protocol_named
+from seedbed.protocols import PROTOCOLS, protocols_named
 from seedbed.protocols.exchange import HttpRequest, HttpResponse
 from seedbed.server.answer import MAX_BODY, answer
 
@@ -29,7 +29,7 @@ def asgi_app(llm: object, *, protocols: Sequence[str] = tuple(PROTOCOLS)) -> Cal
         protocols: names of the protocols to speak.
 
     Raises:
-        UsageError: an unknown protocol.
+        UsageError: no model, an unknown protocol or none.
 
     Concurrency:
         Requests are answered at the same time, as the ASGI server calls. When it says that a client has gone, the work is cancelled.
@@ -44,7 +44,7 @@ def asgi_app(llm: object, *, protocols: Sequence[str] = tuple(PROTOCOLS)) -> Cal
         >>> trio.run(main)
         257
     """
-    model, speaks = as_llm(llm), [protocol_named(name) for name in protocols]
+    model, speaks = as_llm(llm), protocols_named(protocols)
 
     async def app(scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
         if scope["type"] == "lifespan":

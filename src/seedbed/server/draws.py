@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
-from seedbed.llm.base import as_row
+from seedbed.llm.base import ModelInfo, as_row
 from seedbed.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from seedbed.llm.base import LLM
     from seedbed.protocols.exchange import Sample
     from seedbed.sampling.presets import Order
 
-__all__ = ["Samples", "own_draws", "sampler_of"]
+__all__ = ["Address", "Samples", "addressed_draws", "own_draws", "sampler_of"]
+
+Address: TypeAlias = "Callable[[int, int, int], tuple[int, int, int]]"
+"""Which seed, index and step the randomness of a draw has, given those that are right."""
 
 
 @runtime_checkable
@@ -43,12 +48,29 @@ async def own_draws(llm: LLM, question: Sample, order: Order | None) -> tuple[tu
     """
     if isinstance(llm, Samples):
         return await llm.sample(question)
+    return await addressed_draws(llm, question, order)
+
+
+async def addressed_draws(llm: LLM, question: Sample, order: Order | None, address: Address | None = None) -> tuple[tuple[int, ...], ...]:
+    """Draws from a model's rows by the chain that is asked for, until a token ends a sequence, or the context is full.
+
+    Args:
+        order: the engine whose order and rules the chain follows.
+        address: for a server that draws with the wrong randomness.
+
+    Raises, Concurrency:
+        As ``own_draws``.
+    """
     sampler = sampler_of(question, order)
+    info = llm.info or ModelInfo()
+    room = question.tokens if info.context_length is None else min(question.tokens, info.context_length - len(question.token_ids))
     samples = []
-    for index in range(question.n):
+    for number in range(question.n):
         drawn: list[int] = []
-        while len(drawn) < question.tokens and not (drawn and drawn[-1] in llm.eos_token_ids):
-            row = as_row(await llm.next_token_logits([*question.token_ids, *drawn]))
-            drawn.append(sampler.draw(row, seed=question.seed, index=index, step=len(drawn)))
+        while len(drawn) < room and not (drawn and drawn[-1] in llm.eos_token_ids):
+            row = as_row(await llm.next_token_logits([*question.token_ids, *drawn]), info.vocab_size)
+            right = question.seed, number, len(drawn)
+            seed, index, step = right if address is None else address(*right)
+            drawn.append(sampler.draw(row, seed=seed, index=index, step=step))
         samples.append(tuple(drawn))
     return tuple(samples)

@@ -21,7 +21,7 @@ from seedbed.http.message import ChunkedBody, Malformed, RequestHead, TooLong, e
 from seedbed.llm.arguments import check_seconds
 from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
-from seedbed.protocols import PROTOCOLS, protocol_named
+from seedbed.protocols import PROTOCOLS, protocols_named
 from seedbed.protocols.exchange import HttpRequest, HttpResponse
 from seedbed.server.answer import MAX_BODY, answer
 
@@ -91,7 +91,7 @@ async def serve(
         faults: what goes wrong with which request, for tests of clients; see ``seedbed.server.faults``.
 
     Raises:
-        UsageError: an unknown protocol, an address that cannot be listened on, or a time that is none.
+        UsageError: no model, an unknown protocol or none, an address that cannot be listened on, or a time that is none.
 
     Concurrency:
         Each connection is a task; requests of different connections are answered at the same time.
@@ -105,9 +105,7 @@ async def serve(
         True
     """
     require_trio()
-    speaks = [protocol_named(name) for name in protocols]
-    if not speaks:
-        raise UsageError("a server needs at least one protocol")
+    model, speaks = as_llm(llm), protocols_named(protocols)
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65_536:  # getaddrinfo takes it modulo 65,536
         raise UsageError(f"port must be an int in [0, 65536), not {port!r:.80}")
     if not isinstance(host, str):
@@ -119,7 +117,6 @@ async def serve(
         raise cannot_listen(host, port, error) from error
     bound_host, bound_port = listeners[0].socket.getsockname()[:2]
     server = Server(f"http://{f'[{bound_host}]' if ':' in bound_host else bound_host}:{bound_port}")
-    model = as_llm(llm)
 
     async def handle(stream: trio.SocketStream) -> None:
         server.connections += 1

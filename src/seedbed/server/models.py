@@ -36,8 +36,11 @@ class TinyLM(LLM):
     logarithm is the logit. So there is no floating-point sum to disagree about.
 
     Args:
-        order: the longest context looked at, in tokens.
-        context_length: most tokens of prompt and continuation together.
+        order: the longest context looked at, in tokens; 0 looks at none.
+        context_length: most tokens of prompt and continuation together, at least 1.
+
+    Raises:
+        UsageError: a number that is none, or too small.
 
     Concurrency:
         Any number of tasks. Every call is a checkpoint.
@@ -52,6 +55,7 @@ class TinyLM(LLM):
     vocab_size = END + 1
 
     def __init__(self, order: int = 6, *, context_length: int = 2048) -> None:
+        order, context_length = _whole("order", order, 0), _whole("context_length", context_length, 1)
         text = files("seedbed.server").joinpath("tiny_lm.txt").read_text("utf-8")
         self._order = order
         self._followers: defaultdict[str, Counter[int]] = defaultdict(Counter)
@@ -87,7 +91,7 @@ class TinyLM(LLM):
         try:
             return self._row(_key(prev_token_ids[-self._order :] if self._order else ()))
         except (TypeError, ValueError, LookupError, OverflowError):
-            check_token_ids(prev_token_ids, "the prefix")  # says which of them is none
+            check_token_ids(prev_token_ids, "the prefix", vocab_size=self.vocab_size)  # says which of them is none
             raise
 
     def get_stop_token_id(self) -> int:
@@ -149,27 +153,21 @@ class HashLM(LLM):
     """
 
     def __init__(self, vocab_size: int, *, eos_token_id: int = 0, context_length: int = 131_072) -> None:
-        for name, value in (("vocab_size", vocab_size), ("context_length", context_length)):
-            if (number := whole_number(value)) is None or number < 1:
-                raise UsageError(f"{name} must be an int of 1 or more, not {shown(value)}")
+        vocab_size, context_length = _whole("vocab_size", vocab_size, 1), _whole("context_length", context_length, 1)
         self._info = ModelInfo(
             model=f"hash-lm-{vocab_size}",
             server="seedbed",
             fingerprint=f"philox-{vocab_size}",
             vocab_size=vocab_size,
-            eos_token_ids=(eos_token_id,),
+            eos_token_ids=(_whole("eos_token_id", eos_token_id, 0),),
             context_length=context_length,
         )
         self._vocab_size = vocab_size
 
     async def next_token_logits(self, prev_token_ids: Sequence[int]) -> NDArray[np.float32]:
         await trio.lowlevel.checkpoint()
-        try:
-            prefix = np.asarray(prev_token_ids, dtype="<i8").tobytes()
-        except (TypeError, ValueError, OverflowError):
-            check_token_ids(prev_token_ids, "the prefix")  # says which of them is none
-            raise
-        key = np.frombuffer(hashlib.blake2b(prefix, digest_size=16).digest(), dtype="<u8")
+        octets = _as_int64(prev_token_ids).tobytes()
+        key = np.frombuffer(hashlib.blake2b(octets, digest_size=16).digest(), dtype="<u8")
         words = np.random.Philox(key=key).random_raw((self._vocab_size + 1) // 2).astype("<u8", copy=False).view("<u4")
         row = (words[: self._vocab_size] >> np.uint32(8)).astype(np.float32)
         row *= np.float32(2.0**-20)
@@ -185,3 +183,26 @@ class HashLM(LLM):
 
     def __repr__(self) -> str:
         return f"HashLM({self._vocab_size})"
+
+
+def _as_int64(token_ids: Sequence[int]) -> NDArray[np.int64]:
+    """A prefix as an array, which is quicker to check than a list.
+
+    Raises:
+        InvalidPrompt: it is none; says which of it is none.
+    """
+    try:
+        ids = np.asarray(token_ids)
+    except (TypeError, ValueError, OverflowError):
+        ids = np.empty(0)
+    if ids.ndim != 1 or ids.dtype.kind != "i" or not ids.size or ids.min() < 0:
+        ids = np.array(check_token_ids(token_ids, "the prefix"))
+    return ids.astype("<i8", copy=False)
+
+
+def _whole(name: str, value: object, least: int) -> int:
+    """Raises UsageError: an argument that is no int of ``least`` or more."""
+    number = whole_number(value)
+    if number is None or number < least:
+        raise UsageError(f"{name} must be an int of {least} or more, not {shown(value)}")
+    return number

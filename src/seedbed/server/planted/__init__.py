@@ -6,7 +6,9 @@ of the condition it is said to depend on, so the same questions get the same ans
 """
 
 from seedbed.server.planted.around import AroundLLM
-from seedbed.server.planted.faults import (
+from seedbed.server.planted.circumstances import Circumstances, NumericFault, Place
+from seedbed.server.planted.model import PlantedLLM
+from seedbed.server.planted.numeric_faults import (
     CutTopK,
     CutTopP,
     DropBest,
@@ -20,7 +22,6 @@ from seedbed.server.planted.faults import (
     ShiftByOne,
     SwappedIds,
 )
-from seedbed.server.planted.model import PlantedLLM
 from seedbed.server.planted.places import (
     AboveConcurrency,
     AfterAnswers,
@@ -33,7 +34,6 @@ from seedbed.server.planted.places import (
     SlotWarm,
     WarmOnly,
 )
-from seedbed.server.planted.question import Fault, Place, Question
 from seedbed.server.planted.sampler import PlantedSampler
 
 __all__ = [
@@ -42,23 +42,23 @@ __all__ = [
     "AllOf",
     "AroundLLM",
     "AtMultiples",
+    "Circumstances",
     "CutTopK",
     "CutTopP",
     "DropBest",
     "Everywhere",
     "ExtraToken",
-    "Fault",
     "FromPosition",
     "Growing",
     "Lattice",
     "MissingToken",
     "Noise",
+    "NumericFault",
     "OneIn",
     "OnePrompt",
     "Place",
     "PlantedLLM",
     "PlantedSampler",
-    "Question",
     "RoundTo",
     "Scaled",
     "ShiftByOne",

@@ -1,4 +1,4 @@
-"""A model around a model: everything as inside, until a subclass says otherwise."""
+"""A model around a model: rows one by one, tokens and texts as inside, until a subclass says otherwise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ __all__ = ["AroundLLM"]
 
 
 class AroundLLM(LLM):
-    """Passes everything on to the model inside.
+    """Passes questions for one row on to the model inside, and what it says of itself and its tokens.
+
+    Not what it does besides: rows ahead are had one by one, so that a subclass that changes a row changes each of them; and the counts of
+    its costs are its own.
 
     Args:
         llm: that model.

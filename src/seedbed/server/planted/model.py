@@ -10,8 +10,8 @@ from seedbed.errors import UsageError
 from seedbed.llm.base import TopLogprobs, as_row
 from seedbed.llm.company import Company
 from seedbed.server.planted.around import AroundLLM
+from seedbed.server.planted.circumstances import Circumstances, NumericFault, Place
 from seedbed.server.planted.places import Everywhere
-from seedbed.server.planted.question import Fault, Place, Question
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ class PlantedLLM(AroundLLM):
         [True, False]
     """
 
-    def __init__(self, llm: object, fault: Fault, *, where: Place | None = None, shape: Callable[[], int] | None = None) -> None:
+    def __init__(self, llm: object, fault: NumericFault, *, where: Place | None = None, shape: Callable[[], int] | None = None) -> None:
         super().__init__(llm)
         self._fault, self._where, self._shape = fault, where if where is not None else Everywhere(), shape
         self._company = Company()
@@ -57,7 +57,7 @@ class PlantedLLM(AroundLLM):
     async def next_token_logits(self, prev_token_ids: Sequence[int]) -> NDArray[np.float32]:
         prefix = tuple(prev_token_ids)
         is_warm = any(prefix[:length] in self._asked for length in range(len(prefix), 0, -1))
-        known = Question(prefix, 1, is_warm, self._asked[prefix], previous=self._previous, answered=self._asked.total())
+        known = Circumstances(prefix, 1, is_warm, self._asked[prefix], previous=self._previous, answered=self._asked.total())
         asked = self._fault.misread(prefix) if self._where.holds(known) else prefix
         with self._company.counted() as under_way:
             row = as_row(await self._model.next_token_logits(list(asked)))
@@ -66,8 +66,8 @@ class PlantedLLM(AroundLLM):
         self._asked[prefix] += 1
         self._previous = prefix
         shape = 1 << (under_way.most - 1).bit_length() if self._shape is None else self._shape()
-        question = replace(known, concurrency=under_way.most, shape=shape)
-        return self._fault.distort(row, question) if self._where.holds(question) else row
+        circumstances = replace(known, concurrency=under_way.most, shape=shape)
+        return self._fault.distort(row, circumstances) if self._where.holds(circumstances) else row
 
     def __repr__(self) -> str:
         return f"PlantedLLM({self._model!r}, {self._fault!r}, where={self._where!r})"

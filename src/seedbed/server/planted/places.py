@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from seedbed.server.planted.circumstances import Circumstances, Place
 from seedbed.server.planted.noise import digest
-from seedbed.server.planted.question import Place, Question
 
 __all__ = [
     "AboveConcurrency",
@@ -25,7 +25,7 @@ __all__ = [
 class Everywhere(Place):
     """At every prefix, under every condition."""
 
-    def holds(self, question: Question) -> bool:
+    def holds(self, circumstances: Circumstances) -> bool:
         return True
 
 
@@ -35,8 +35,8 @@ class FromPosition(Place):
 
     position: int
 
-    def holds(self, question: Question) -> bool:
-        return len(question.prefix) >= self.position
+    def holds(self, circumstances: Circumstances) -> bool:
+        return len(circumstances.prefix) >= self.position
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class AtMultiples(Place):
 
     block: int
 
-    def holds(self, question: Question) -> bool:
-        return len(question.prefix) % self.block == 0
+    def holds(self, circumstances: Circumstances) -> bool:
+        return len(circumstances.prefix) % self.block == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,8 @@ class OnePrompt(Place):
 
     beginning: tuple[int, ...]
 
-    def holds(self, question: Question) -> bool:
-        return question.prefix[: len(self.beginning)] == self.beginning
+    def holds(self, circumstances: Circumstances) -> bool:
+        return circumstances.prefix[: len(self.beginning)] == self.beginning
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +65,16 @@ class AboveConcurrency(Place):
 
     limit: int
 
-    def holds(self, question: Question) -> bool:
-        return question.concurrency > self.limit
+    def holds(self, circumstances: Circumstances) -> bool:
+        return circumstances.concurrency > self.limit
 
 
 @dataclass(frozen=True, slots=True)
 class WarmOnly(Place):
     """Where the prefix, or any beginning of it, had been answered before."""
 
-    def holds(self, question: Question) -> bool:
-        return question.is_warm
+    def holds(self, circumstances: Circumstances) -> bool:
+        return circumstances.is_warm
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +85,11 @@ class OneIn(Place):
     each_answer: bool = False
     seed: int = 0
 
-    def holds(self, question: Question) -> bool:
+    def holds(self, circumstances: Circumstances) -> bool:
         return (
-            int.from_bytes(digest(question.prefix, question.repeat if self.each_answer else 0, self.seed)[:8], "little") % self.count == 0
+            int.from_bytes(digest(circumstances.prefix, circumstances.repeat if self.each_answer else 0, self.seed)[:8], "little")
+            % self.count
+            == 0
         )
 
 
@@ -95,8 +97,8 @@ class OneIn(Place):
 class SlotWarm(Place):
     """Where the question before began with the same token, as for a server that keeps the last prompt only."""
 
-    def holds(self, question: Question) -> bool:
-        return question.previous[:1] == question.prefix[:1]
+    def holds(self, circumstances: Circumstances) -> bool:
+        return circumstances.previous[:1] == circumstances.prefix[:1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +107,8 @@ class AfterAnswers(Place):
 
     count: int
 
-    def holds(self, question: Question) -> bool:
-        return question.answered >= self.count
+    def holds(self, circumstances: Circumstances) -> bool:
+        return circumstances.answered >= self.count
 
 
 class AllOf(Place):
@@ -119,8 +121,8 @@ class AllOf(Place):
     def __init__(self, *places: Place) -> None:
         self._places = places
 
-    def holds(self, question: Question) -> bool:
-        return all(place.holds(question) for place in self._places)
+    def holds(self, circumstances: Circumstances) -> bool:
+        return all(place.holds(circumstances) for place in self._places)
 
     def __repr__(self) -> str:
         return f"AllOf({', '.join(map(repr, self._places))})"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from seedbed.llm.base import as_row
-from seedbed.server.draws import sampler_of
+from seedbed.server.draws import addressed_draws
 from seedbed.server.planted.around import AroundLLM
 
 if TYPE_CHECKING:
@@ -48,16 +47,7 @@ class PlantedSampler(AroundLLM):
 
     async def sample(self, question: Sample) -> tuple[tuple[int, ...], ...]:
         """The tokens drawn, of each of ``question.n`` samples."""
-        sampler = sampler_of(replace(question, **self._changes), self._order)
-        samples = []
-        for index in range(question.n):
-            drawn: list[int] = []
-            while len(drawn) < question.tokens and not (drawn and drawn[-1] in self.eos_token_ids):
-                row = as_row(await self._model.next_token_logits([*question.token_ids, *drawn]))
-                seed, sequence, step = self._address(question.seed, index, len(drawn))
-                drawn.append(sampler.draw(row, seed=seed, index=sequence, step=step))
-            samples.append(tuple(drawn))
-        return tuple(samples)
+        return await addressed_draws(self._model, replace(question, **self._changes), self._order, self._address)
 
     def _address(self, seed: int, index: int, step: int) -> tuple[int, int, int]:
         self._draws += 1

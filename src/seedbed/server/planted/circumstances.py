@@ -1,4 +1,4 @@
-"""The three words of this room: a question, what goes wrong with its answer, and where it does."""
+"""The three words of this room: the circumstances of a question, what goes wrong with its answer, and where it does."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Fault", "Place", "Question"]
+__all__ = ["Circumstances", "NumericFault", "Place"]
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class Circumstances:
     """What is known of one question when it is answered.
 
     Attributes:
@@ -36,14 +36,14 @@ class Question:
     answered: int = 0
 
 
-class Fault(ABC):  # noqa: B024 - each fault overrides one of the two
+class NumericFault(ABC):  # noqa: B024 - each fault overrides one of the two
     """What goes wrong: with the prefix before the model sees it, or with the row it answers. The default is nothing."""
 
     def misread(self, prefix: tuple[int, ...]) -> tuple[int, ...]:
         """The prefix the model gets instead."""
         return prefix
 
-    def distort(self, row: NDArray[np.float32], question: Question) -> NDArray[np.float32]:
+    def distort(self, row: NDArray[np.float32], circumstances: Circumstances) -> NDArray[np.float32]:
         """The row that is answered instead; ``row`` is not modified."""
         return row
 
@@ -52,5 +52,5 @@ class Place(ABC):
     """Where a fault strikes."""
 
     @abstractmethod
-    def holds(self, question: Question) -> bool:
+    def holds(self, circumstances: Circumstances) -> bool:
         """Whether it does so for this question."""

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from seedbed.protocols import bfloat16
 from seedbed.sampling import portable
+from seedbed.server.planted.circumstances import Circumstances, NumericFault
 from seedbed.server.planted.noise import digest, noise
-from seedbed.server.planted.question import Fault, Question
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,25 +34,22 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class RoundTo(Fault):
+class RoundTo(NumericFault):
     """Logits rounded to a 16-bit float, nearest, ties to even."""
 
     dtype: Literal["bfloat16", "float16"]
 
-    def distort(self, row: NDArray[np.float32], question: Question) -> NDArray[np.float32]:
+    def distort(self, row: NDArray[np.float32], circumstances: Circumstances) -> NDArray[np.float32]:
         if self.dtype == "float16":
             return row.astype(np.float16).astype(np.float32)
-        bits = np.ascontiguousarray(row).view(np.uint32)
-        # Adding 0x7fff, and one more when the last kept bit is odd, carries into the kept half exactly when that must go up.
-        rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-        return (rounded & np.uint32(0xFFFF0000)).view(np.float32)
+        return bfloat16.widened(bfloat16.narrowed(row))
 
 
 @dataclass(frozen=True, slots=True)
-class Lattice(Fault):
+class Lattice(NumericFault):
     """Logits on 2**16 evenly spaced values between the row's least and greatest, as a file of 16-bit integers with a scale keeps them."""
 
-    def distort(self, row: NDArray[np.float32], question: Question) -> NDArray[np.float32]:
+    def distort(self, row: NDArray[np.float32], circumstances: Circumstances) -> NDArray[np.float32]:
         low, high = float(row[np.isfinite(row)].min()), float(row.max())
         step = (high - low) / 65535 or 1.0
         # float64 until the end, or the lattice itself is rounded.
@@ -59,7 +57,7 @@ class Lattice(Fault):
 
 
 @dataclass(frozen=True, slots=True)
-class Noise(Fault):
+class Noise(NumericFault):
     """A number of mean 0 added to each logit, evenly distributed.
 
     Args:
@@ -74,19 +72,19 @@ class Noise(Fault):
     by: Literal["prefix", "shape", "cache", "repeat", "history"] = "prefix"
     seed: int = 0
 
-    def distort(self, row: NDArray[np.float32], question: Question) -> NDArray[np.float32]:
+    def distort(self, row: NDArray[np.float32], circumstances: Circumstances) -> NDArray[np.float32]:
         condition = {
             "prefix": 0,
-            "shape": question.shape,
-            "cache": int(question.is_warm),
-            "repeat": question.repeat,
-            "history": int.from_bytes(digest(question.previous, 0, 0)[:7], "little"),
+            "shape": circumstances.shape,
+            "cache": int(circumstances.is_warm),
+            "repeat": circumstances.repeat,
+            "history": int.from_bytes(digest(circumstances.previous, 0, 0)[:7], "little"),
         }[self.by]
-        return (row + noise(question.prefix, condition, self.seed, row.size) * self.sigma).astype(np.float32)
+        return (row + noise(circumstances.prefix, condition, self.seed, row.size) * self.sigma).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
-class Growing(Fault):
+class Growing(NumericFault):
     """Noise as of other weights, whose standard deviation grows in proportion to the prefix's length, as a wrong position scale's does.
 
     Args:
@@ -97,27 +95,27 @@ class Growing(Fault):
     sigma: float
     seed: int = 0
 
-    def distort(self, row: NDArray[np.float32], question: Question) -> NDArray[np.float32]:
-        return Noise(self.sigma * len(question.prefix), seed=self.seed).distort(row, question)
+    def distort(self, row: NDArray[np.float32], circumstances: Circumstances) -> NDArray[np.float32]:
+        return Noise(self.sigma * len(circumstances.prefix), seed=self.seed).distort(row, circumstances)
 
 
 @dataclass(frozen=True, slots=True)
-class Scaled(Fault):
+class Scaled(NumericFault):
     """A temperature applied by the server: logits divided by ``temperature``."""
 
     temperature: float
 
-    def distort(self, row: NDArray[np.float32], question: Question) -> NDArray[np.float32]:
+    def distort(self, row: NDArray[np.float32], circumstances: Circumstances) -> NDArray[np.float32]:
         return (row.astype(np.float64) / self.temperature).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
-class CutTopK(Fault):
+class CutTopK(NumericFault):
     """All but the ``k`` most probable tokens excluded; of equal ones the lowest ids are kept."""
 
     k: int
 
-    def distort(self, row: NDArray[np.float32], question: Question) -> NDArray[np.float32]:
+    def distort(self, row: NDArray[np.float32], circumstances: Circumstances) -> NDArray[np.float32]:
         kept = np.argsort(-row, kind="stable")[: self.k]
         cut = np.full_like(row, -np.inf)
         cut[kept] = row[kept]
@@ -125,35 +123,35 @@ class CutTopK(Fault):
 
 
 @dataclass(frozen=True, slots=True)
-class CutTopP(Fault):
+class CutTopP(NumericFault):
     """All but the smallest set of most probable tokens with a mass of at least ``p`` excluded."""
 
     p: float
 
-    def distort(self, row: NDArray[np.float32], question: Question) -> NDArray[np.float32]:
+    def distort(self, row: NDArray[np.float32], circumstances: Circumstances) -> NDArray[np.float32]:
         order = np.argsort(-row, kind="stable")
         mass = np.exp(portable.log_softmax(row.astype(np.float64)))[order].cumsum()
-        return CutTopK(int(np.searchsorted(mass, self.p)) + 1).distort(row, question)
+        return CutTopK(int(np.searchsorted(mass, self.p)) + 1).distort(row, circumstances)
 
 
 @dataclass(frozen=True, slots=True)
-class SwappedIds(Fault):
+class SwappedIds(NumericFault):
     """Two token ids exchanged, as by a wrong vocabulary file."""
 
     one: int
     other: int
 
-    def distort(self, row: NDArray[np.float32], question: Question) -> NDArray[np.float32]:
+    def distort(self, row: NDArray[np.float32], circumstances: Circumstances) -> NDArray[np.float32]:
         swapped = row.copy()
         swapped[[self.one, self.other]] = row[[self.other, self.one]]
         return swapped
 
 
 @dataclass(frozen=True, slots=True)
-class DropBest(Fault):
+class DropBest(NumericFault):
     """The most probable token excluded: an answer corrupted."""
 
-    def distort(self, row: NDArray[np.float32], question: Question) -> NDArray[np.float32]:
+    def distort(self, row: NDArray[np.float32], circumstances: Circumstances) -> NDArray[np.float32]:
         dropped = row.copy()
         dropped[int(row.argmax())] = -np.inf
         return dropped
@@ -163,7 +161,7 @@ class DropBest(Fault):
 
 
 @dataclass(frozen=True, slots=True)
-class ShiftByOne(Fault):
+class ShiftByOne(NumericFault):
     """The row one place too early: the answer for the prefix without its last token."""
 
     def misread(self, prefix: tuple[int, ...]) -> tuple[int, ...]:
@@ -171,7 +169,7 @@ class ShiftByOne(Fault):
 
 
 @dataclass(frozen=True, slots=True)
-class ExtraToken(Fault):
+class ExtraToken(NumericFault):
     """A token put in front, as a tokenizer puts a second begin-of-sequence."""
 
     token_id: int
@@ -181,7 +179,7 @@ class ExtraToken(Fault):
 
 
 @dataclass(frozen=True, slots=True)
-class MissingToken(Fault):
+class MissingToken(NumericFault):
     """A first token with this id taken away."""
 
     token_id: int
