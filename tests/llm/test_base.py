@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from seedbed.errors import MalformedRow, UsageError
 from seedbed.llm import LLM, ModelInfo, TopLogprobs, as_ahead, as_row
+from seedbed.llm.base import check_awaitable
 
 
 class TestRows:
@@ -162,3 +163,16 @@ class TestRowsAhead:
     def test_what_breaks_the_contract_is_refused(self, answer: object, count: int, says: str) -> None:
         with pytest.raises(MalformedRow, match=says):
             as_ahead(answer, count, 1)
+
+
+async def test_a_method_that_is_not_async_is_named() -> None:
+    class Blocking(LLM):
+        def next_token_logits(self, prev_token_ids):  # type: ignore[override, no-untyped-def]
+            return [0.0]
+
+        def get_stop_token_id(self) -> int:
+            return 0
+
+    model = Blocking()
+    with pytest.raises(UsageError, match=r"next_token_logits of .* is not async, .*inherit BlockingLLM"):
+        check_awaitable(model.next_token_logits([1]), model, "next_token_logits")

@@ -10,10 +10,10 @@ import pytest
 from tests.protocols import wire
 from tests.protocols.wire import said
 
-from seedbed.errors import Unauthorized
+from seedbed.errors import Unauthorized, UsageError
 from seedbed.http import connect
 from seedbed.llm.base import ModelInfo
-from seedbed.protocols import PROTOCOLS, protocol_named
+from seedbed.protocols import PROTOCOLS, protocol_named, protocols_named
 from seedbed.protocols.exchange import Ask, HttpRequest, HttpResponse
 from seedbed.protocols.kserve_v2 import KServeV2
 from seedbed.protocols.vllm import VLLM
@@ -175,3 +175,11 @@ def transport_of(protocol: Protocol) -> httpx.MockTransport:
         return httpx.Response(given.status, headers=list(given.headers), content=bytes(given.body))
 
     return httpx.MockTransport(handle)
+
+
+@pytest.mark.parametrize(
+    ("names", "why"), [("native", "must be a list of names"), (7, "must be a list of names"), ((), "at least one"), (["vlm"], "known are")]
+)
+def test_a_server_speaks_at_least_one_protocol_by_name(names: Any, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        protocols_named(names)
