@@ -3,7 +3,7 @@
 ::
 
     SeedbedError
-    ├── UsageError (also a ValueError)      the call was wrong; nothing was sent
+    ├── UsageError (also a ValueError)      the call was wrong; nothing was written
     │   ├── InvalidPrompt                   a token id that is none, or outside the vocabulary
     │   ├── InvalidSampler                  a sampler parameter outside its range
     │   ├── InvalidSeed                     not an int in [0, 2**128), or an address outside its field
@@ -156,7 +156,7 @@ def _remade(kind: type[SeedbedError], args: tuple[object, ...]) -> SeedbedError:
 
 
 class UsageError(SeedbedError, ValueError):
-    """The call itself was wrong; nothing was sent and nothing was written."""
+    """The call itself was wrong; nothing was written, and nothing sent unless a first row had to show what is wrong."""
 
     exit_code = 2
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 import trio
 
 from seedbed.errors import SeedbedError, UsageError
-from seedbed.generation.beside import open_beside
 from seedbed.generation.lookahead import Lookahead, Reach, check_lookahead
 from seedbed.generation.plan import Deadlines, Plan, check_count
 from seedbed.generation.result import GenerationResult, SampledSequence, Stats
 from seedbed.generation.sequence import FollowedSequence
+from seedbed.llm.beside import open_beside
 from seedbed.llm.failures import copy_of
 from seedbed.llm.prefix_cache import DEFAULT_BYTES, cache_around
 from seedbed.llm.running import require_trio

@@ -12,8 +12,7 @@ import httpx
 from seedbed.errors import DishonestAnswer, UnknownModel, UsageError
 from seedbed.http.pool import check_headers
 from seedbed.http.retry import Retry
-from seedbed.llm.arguments import is_iterable, shown
-from seedbed.llm.base import whole_number
+from seedbed.llm.arguments import is_iterable, shown, whole_number
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.base import Protocol
 

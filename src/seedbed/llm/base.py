@@ -37,7 +37,6 @@ __all__ = [
     "as_row",
     "check_awaitable",
     "row_length",
-    "whole_number",
 ]
 
 T = TypeVar("T")

@@ -375,12 +375,8 @@ def _lists(token_ids: NDArray[np.int64], values: NDArray[np.float32], asked: dic
 
 
 def _ask_from(data: dict[str, Any]) -> Ask | Sample:
-    prompt, k, sampling, model = (
-        prompt_of(data.get("input_ids")),
-        data.get("top_logprobs_num"),
-        data.get("sampling_params"),
-        data.get("model"),
-    )
+    prompt, model = prompt_of(data.get("input_ids")), model_of(data.get("model"))
+    k, sampling = data.get("top_logprobs_num"), data.get("sampling_params")
     if not isinstance(sampling, dict):
         raise BadRequest("sampling_params must be an object", status=400)
     told = sampling | {"stream": data.get("stream")}
@@ -390,7 +386,7 @@ def _ask_from(data: dict[str, Any]) -> Ask | Sample:
     tokens_asked(told, "max_new_tokens")
     if type(k) is not int or k < 1 or not data.get("return_logprob"):
         raise BadRequest("this server answers with logprobs only: return_logprob, and top_logprobs_num an int of 1 or more", status=400)
-    return Ask(token_ids_of(prompt, "input_ids"), k, model_of(model))
+    return Ask(token_ids_of(prompt, "input_ids"), k, model)
 
 
 def _kind(status: int) -> str:

@@ -32,8 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seedbed.errors import InvalidSeed
-from seedbed.llm.arguments import shown
-from seedbed.llm.base import whole_number
+from seedbed.llm.arguments import shown, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

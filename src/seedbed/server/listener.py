@@ -19,6 +19,7 @@ import trio
 from seedbed.errors import UsageError
 from seedbed.http.message import ChunkedBody, Malformed, RequestHead, TooLong, end_of_head
 from seedbed.llm.arguments import check_seconds
+from seedbed.llm.beside import open_beside
 from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
 from seedbed.protocols import PROTOCOLS, protocols_named
@@ -130,19 +131,9 @@ async def serve(
             server.connections -= 1
             await trio.aclose_forcefully(stream)
 
-    body_error: Exception | None = None
-    async with trio.open_nursery() as nursery:
+    async with open_beside() as nursery:
         await nursery.start(trio.serve_listeners, handle, listeners)
-        try:
-            yield server
-        except Exception as error:
-            body_error = error
-        nursery.cancel_scope.cancel()
-    try:
-        if body_error is not None:
-            raise body_error  # bare, not as a group of one
-    finally:
-        del body_error
+        yield server
 
 
 class _Refused(Exception):

@@ -13,8 +13,8 @@ import numpy as np
 import trio
 
 from seedbed.errors import UsageError
-from seedbed.llm.arguments import check_text, check_token_ids, shown
-from seedbed.llm.base import LLM, ModelInfo, whole_number
+from seedbed.llm.arguments import check_text, check_token_ids, shown, whole_number
+from seedbed.llm.base import LLM, ModelInfo
 from seedbed.sampling import portable
 
 if TYPE_CHECKING:

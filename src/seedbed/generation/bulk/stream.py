@@ -30,7 +30,6 @@ from seedbed.errors import (
     TruncatedRow,
     UsageError,
 )
-from seedbed.generation.beside import open_beside
 from seedbed.generation.bulk.columns import encode_row, row_of
 from seedbed.generation.bulk.output import Finished
 from seedbed.generation.bulk.prompts import BadLine, Prompt
@@ -38,6 +37,7 @@ from seedbed.generation.lookahead import Lookahead, check_lookahead
 from seedbed.generation.nursery import Generation
 from seedbed.generation.plan import Deadlines, Plan, check_count, check_length, check_sampler, check_stop_sequences, check_stop_token_ids
 from seedbed.llm.arguments import check_whole_number, shown
+from seedbed.llm.beside import open_beside
 from seedbed.llm.prefix_cache import DEFAULT_BYTES, cache_around
 from seedbed.llm.threads import as_llm
 from seedbed.sampling.randomness import check_seed

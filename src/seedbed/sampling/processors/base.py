@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from seedbed.errors import InvalidSampler, UsageError
-from seedbed.llm.arguments import is_iterable, shown
-from seedbed.llm.base import as_row, whole_number
+from seedbed.llm.arguments import is_iterable, shown, whole_number
+from seedbed.llm.base import as_row
 from seedbed.sampling.candidates import Candidates
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from seedbed.generation.beside import open_beside
+from seedbed.llm.beside import open_beside
 
 
 async def test_leaving_the_block_ends_what_runs_beside_it(autojump_clock: trio.testing.MockClock) -> None:
