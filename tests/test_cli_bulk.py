@@ -67,18 +67,18 @@ def test_it_says_what_it_did_and_goes_on_when_given_again(prompts: Path, tmp_pat
 
 
 def test_what_cannot_be_continued_ends_it_or_is_skipped_and_listed(prompts: Path, tmp_path: Path) -> None:
-    prompts.write_text(LINE + "[1, 2]\n{\n")
+    prompts.write_text("\n" + LINE + "[1, 2]\n{\n")
     out = tmp_path / "rows dir"
     stopped, skipped = bulk(prompts, out), bulk(prompts, out, "--keep-going")
 
     assert (stopped.returncode, stopped.stdout, stopped.stderr.count("\n")) == (5, "", 1)
-    assert stopped.stderr.startswith(f"Error: {prompts}:2: the recording tiny-lm ")
-    assert stopped.stderr.endswith(f"Skip such lines with --keep-going (1 of 3 lines are done, and their rows in '{out}')\n")
+    assert stopped.stderr.startswith(f"Error: {prompts}:3: the recording tiny-lm ")
+    assert stopped.stderr.endswith(f"Skip such lines with --keep-going (2 of 4 lines are done, and their rows in '{out}')\n")
     assert skipped.returncode == 0
     lines = skipped.stdout.splitlines()
-    assert lines[0] == f"0 prompts, 0 sequences, 0 tokens in '{out}'; 1 line was done before"
+    assert lines[0] == f"0 prompts, 0 sequences, 0 tokens in '{out}'; 2 lines were done before"
     assert lines[1] == f"skipped 2, listed in '{out}/_skipped.jsonl':"
-    assert lines[3].startswith(f"  {prompts}:3: is no JSON")
+    assert lines[3].startswith(f"  {prompts}:4: is no JSON")
 
 
 @pytest.mark.parametrize(

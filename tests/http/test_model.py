@@ -271,6 +271,7 @@ async def test_the_probe_catches_a_server_that_gives_probabilities_for_logits(pr
         (URL, {"headers": {"a": None}}),
         (URL, {"headers": 5}),
         (URL, {"api_key": b"key"}),
+        (URL, {"api_key": ""}),
         (URL, {"retry": 3}),
         (URL, {"transport": "http"}),
         (URL, {"client": object()}),

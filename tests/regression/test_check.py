@@ -1,6 +1,5 @@
 """A live server against a recording: the verdicts, the conditions, and what a report holds."""
 
-import itertools
 import json
 import math
 from collections import Counter
@@ -13,9 +12,7 @@ from tests.regression.conftest import BOS, model, noisy
 
 from seedbed import HashLM, RecordingLLM, TinyLM, generate
 from seedbed.errors import MalformedRow, RecordingNotFound, ServerUnreachable, UsageError
-from seedbed.recording import open_recording
 from seedbed.regression import CheckReport, Progress, Verdict, check
-from seedbed.regression.asking import targets_of
 from seedbed.regression.check import report_of
 from seedbed.regression.compared import Answer, compare
 from seedbed.regression.continued import Evidence
@@ -197,17 +194,6 @@ class TestConditions:
         differing = compare((1,), [Answer(row, solo), Answer(other, together)], [Answer(row, solo), Answer(other, together)])
         assert (differing.noise, math.isnan(differing.gap_noise), differing.repeated) == ((), True, (None, None))
         assert compare((1,), [Answer(row)], [Answer(row), Answer(other)]).gap_noise == pytest.approx(1.1**2)
-
-    async def test_every_prefix_belongs_to_one_sequence_and_sequences_stand_together(self, recordings):
-        targets = targets_of(open_recording(recordings / "full"))
-        order = [target.sequence for target in targets]
-
-        assert sorted(order) == order
-        assert len({target.prefix for target in targets}) == len(targets)
-        for one, other in itertools.pairwise(targets):
-            if one.sequence == other.sequence:
-                assert other.prefix[:-1] == one.prefix
-                assert one.next_token == other.prefix[-1]
 
 
 class TestReport:

@@ -10,10 +10,11 @@ import trio
 from tests.regression.conftest import model, noisy
 
 from seedbed import RecordingLLM, Sampler, generate
-from seedbed.recording import Run, open_recording
+from seedbed.recording import open_recording
 from seedbed.regression import CheckReport, check
-from seedbed.regression.free_run import FreeRun, Parting, ways_of
+from seedbed.regression.free_run import FreeRun, Parting
 from seedbed.regression.report import as_lines
+from seedbed.regression.ways import ways_of
 from seedbed.server.planted import FromPosition, Noise, PlantedLLM, Scaled
 
 PROMPTS = [list(b"The seed"), list(b"In"), list(b"A server")]
@@ -82,18 +83,6 @@ async def test_the_verdict_is_that_of_the_rows(recorded):
     assert with_runs.verdict == without.verdict
     assert without.free_run is None
     assert with_runs.drift == without.drift
-
-
-async def test_what_the_recording_itself_does_not_give_again_is_skipped(tmp_path):
-    async with RecordingLLM(model(), tmp_path / "r") as recording:
-        own = Sampler(processors=[lambda prefix, logits: logits], top_k=5)
-        recording.note(await generate(PROMPTS[:1], model(), n=2, seed=7, sampler=own, max_new_tokens=4), "own function")
-        recording.note(await generate([[1, 2]], model(), n=3, seed=7, max_new_tokens=4), "never recorded")
-        recording.note(await generate(PROMPTS[1:2], recording, n=1, seed=7, sampler=Sampler(top_k=5), max_new_tokens=4), "good")
-        recording.keep(Run("tokens only", ((1, 2),)))
-    ways, skipped = ways_of(open_recording(tmp_path / "r"))
-
-    assert ([way.run for way in ways], skipped) == (["good"], 6)
 
 
 async def test_equal_prefixes_are_asked_once_and_progress_counts_every_token(recorded):

@@ -164,9 +164,8 @@ def _run(source: str, options: dict[str, Any]) -> tuple[BulkReport, Path]:
 
 
 def _how_far(report: BulkReport, out: str) -> str:
-    done = report.before + report.prompts + report.skipped
-    where = f", and their rows in {shlex.quote(out)}" if done else ""
-    return f"{done} of {counted(report.lines, 'line')} {'is' if report.lines == 1 else 'are'} done{where}"
+    where = f", and their rows in {shlex.quote(out)}" if report.done else ""
+    return f"{report.done} of {counted(report.lines, 'line')} {'is' if report.lines == 1 else 'are'} done{where}"
 
 
 def _print_report(report: BulkReport, out: str, skipped_path: Path) -> None:

@@ -170,6 +170,8 @@ def check_kinds(
             raise UsageError(f"{name} must be {words}, not {value!r:.80}")
     if api_key is not None and not isinstance(api_key, str):
         raise UsageError(f"api_key must be a string, not {type(api_key).__name__}")
+    if api_key == "":
+        raise UsageError("api_key is empty, as a variable is that was never set: fill it in, or leave it out where the server wants no key")
     if transport is not None and client is not None:
         raise UsageError("give either a transport or a client, not both")
     above = decode_in_thread_above

@@ -139,9 +139,9 @@ def as_facts(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def as_count(value: object) -> int | None:
-    """What a server says is a number of things, if it is an int of 1 or more that numpy can hold; else None."""
-    return value if type(value) is int and 0 < value < 2**63 else None
+def as_count(value: object, least: int = 1) -> int | None:
+    """What a server says is a number of things, if it is an int of ``least`` or more that numpy can hold; else None."""
+    return value if type(value) is int and least <= value < 2**63 else None
 
 
 def count_in(text: str) -> int | None:

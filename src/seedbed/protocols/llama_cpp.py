@@ -188,7 +188,7 @@ class LlamaCpp(Protocol):
             row=rows[0][0],
             chosen=rows[0][1],
             prompt_tokens=check_prompt_tokens(ask, prompt_tokens),
-            cached_tokens=cached if type(cached) is int else None,
+            cached_tokens=as_count(cached, least=0),
             proposed=tuple(tokens) if ask.ahead > 1 else (),
             beyond=tuple(row for row, _ in rows[1:]),
         )

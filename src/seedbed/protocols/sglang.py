@@ -132,7 +132,7 @@ class SGLang(Protocol):
         if numbers([value]) != logprobs.max():
             raise DishonestAnswer(f"token {chosen} has logprob {value!r:.40} by itself and {logprobs.max()} in the list")
         cached = meta.get("cached_tokens")
-        return Answer(row, chosen, prompt_tokens, cached if type(cached) is int else None)
+        return Answer(row, chosen, prompt_tokens, as_count(cached, least=0))
 
     def answer_bound(self, ask: Ask, info: ModelInfo) -> int:
         return 65_536 + OCTETS_AN_ENTRY * entries_asked(ask, info)

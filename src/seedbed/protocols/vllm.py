@@ -470,7 +470,7 @@ def _usage_of(ask: Ask, data: Any) -> tuple[int | None, int | None]:
     """
     said = as_facts(data.get("usage"))
     cached = as_facts(said.get("prompt_tokens_details")).get("cached_tokens")
-    return check_prompt_tokens(ask, said.get("prompt_tokens")), cached if type(cached) is int else None
+    return check_prompt_tokens(ask, said.get("prompt_tokens")), as_count(cached, least=0)
 
 
 def _request(model: str, token_ids: tuple[int, ...], logprobs: int, ahead: int = 1) -> dict[str, Any]:

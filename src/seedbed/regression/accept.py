@@ -22,16 +22,16 @@ from seedbed.recording.record import DEFAULT_TOP_K
 from seedbed.regression.asking import refuse_short_rows
 from seedbed.regression.check import check
 from seedbed.regression.figures import significant
-from seedbed.regression.free_run import ways_of
 from seedbed.regression.schema import finite
 from seedbed.regression.verdict import EXIT_CODES, Verdict
+from seedbed.regression.ways import ways_of
 
 if TYPE_CHECKING:
     import os
 
     from seedbed.recording.texts import Texts
-    from seedbed.regression.free_run import Way
     from seedbed.regression.result import CheckReport
+    from seedbed.regression.ways import Way
 
 __all__ = ["accept"]
 

@@ -13,17 +13,19 @@ from seedbed.errors import RecordingBroken, UsageError
 from seedbed.llm.running import require_trio
 from seedbed.llm.threads import as_llm
 from seedbed.recording import open_recording
-from seedbed.regression.asking import Asking, OtherVocabulary, Target, refuse_short_rows, targets_of
+from seedbed.regression.asking import Asking, OtherVocabulary, refuse_short_rows
 from seedbed.regression.causes import Case, Finding, find_causes
 from seedbed.regression.compared import Answer, Compared, compare
 from seedbed.regression.continued import Evidence
 from seedbed.regression.evidence import EProcess, parting_p_value, sequence_scores, sparse_corruption
-from seedbed.regression.free_run import run_freely, ways_of
+from seedbed.regression.free_run import run_freely
 from seedbed.regression.metrics import common_logprobs, kl_of_logprobs
 from seedbed.regression.profiles import noise_levels
 from seedbed.regression.result import CheckReport, Prefix, Worst
 from seedbed.regression.statistics import Statistics, gap_sigma
+from seedbed.regression.targets import targets_of
 from seedbed.regression.verdict import Verdict, judge
+from seedbed.regression.ways import ways_of
 
 if TYPE_CHECKING:
     import os
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from seedbed.llm.base import LLM
     from seedbed.recording import Recording
+    from seedbed.regression.targets import Target
 
 __all__ = ["Progress", "check", "report_of"]
 

@@ -13,24 +13,21 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from seedbed.errors import InvalidSampler, RowError
 from seedbed.llm.base import as_row
 from seedbed.llm.prefix_cache import PrefixCache
 from seedbed.llm.running import together
 from seedbed.regression.estimates import NEAR, expected_flips
 from seedbed.regression.schema import finite
-from seedbed.sampling import Address, Temperature
-from seedbed.sampling.configuration import sampler_from
+from seedbed.sampling import Temperature
 from seedbed.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from seedbed.llm.base import LLM, Row
-    from seedbed.recording import Recording, Run
-    from seedbed.sampling import Draw, Sampler
+    from seedbed.llm.base import LLM
+    from seedbed.regression.ways import Way
 
-__all__ = ["FreeRun", "Parting", "run_freely", "ways_of"]
+__all__ = ["FreeRun", "Parting", "run_freely"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,82 +105,6 @@ class FreeRun:
         come = "comes" if self.sequences == 1 else "come"
         same = f"{self.same} of {counted(self.sequences, 'sequence')} {come} out as recorded"
         return f"{same}; the first parts at token {first.step}; {beyond}{expected}{skipped}"
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """One recorded sequence with all that its tokens depend on.
-
-    Attributes:
-        run, sequence: whose it is.
-        prompt, token_ids: what was given, what was drawn.
-        seed, prompt_index, index: the address of its draws.
-        sampler: the chain.
-        draws: what the recorded rows give at each step, with the lead.
-    """
-
-    run: str
-    sequence: int
-    prompt: tuple[int, ...]
-    token_ids: tuple[int, ...]
-    seed: int
-    prompt_index: int
-    index: int
-    sampler: Sampler
-    draws: tuple[Draw, ...] = ()
-
-    def draw(self, row: Row, step: int, state: float | None) -> Draw:
-        """The draw at one step, given the row after the recorded tokens before it."""
-        address = Address(self.seed, self.prompt_index, self.index, step)
-        return self.sampler.sample(row, address, self.prompt, self.token_ids[:step], state=state)
-
-
-def ways_of(recording: Recording) -> tuple[list[Way], int]:
-    """The recorded sequences that the recording itself gives again, and how many it does not.
-
-    A run whose sampler holds the user's own functions, or that was noted without seed, is among the latter, and so is a sequence of which
-    a row is missing.
-    """
-    ways, skipped = [], 0
-    for run in recording.runs.values():
-        for way in _numbered(run):
-            drawn = None if way is None else _replayed(way, recording)
-            if way is None or drawn is None:
-                skipped += 1
-            else:
-                ways.append(drawn)
-    return ways, skipped
-
-
-def _numbered(run: Run) -> Iterator[Way | None]:
-    """Each sequence with its address; None where there is none, or no sampler that can be made again."""
-    try:
-        sampler = sampler_from(run.sampler) if run.seed is not None else None
-    except InvalidSampler:
-        sampler = None
-    if sampler is None or run.seed is None:
-        yield from [None] * len(run.token_ids)
-        return
-    for place, (token_ids, prompt, prompt_index, index) in enumerate(
-        zip(run.token_ids, run.prompts, run.prompt_indices, run.indices, strict=True)
-    ):
-        yield Way(run.name, place, prompt, token_ids, run.seed, prompt_index, index, sampler)
-
-
-def _replayed(way: Way, recording: Recording) -> Way | None:
-    draws: list[Draw] = []
-    for step, token_id in enumerate(way.token_ids):
-        known = recording.get((*way.prompt, *way.token_ids[:step]))
-        if known is None:
-            return None
-        try:
-            draw = way.draw(known.row, step, draws[-1].state if draws else None)
-        except RowError:
-            return None
-        if draw.token_id != token_id:
-            return None
-        draws.append(draw)
-    return Way(way.run, way.sequence, way.prompt, way.token_ids, way.seed, way.prompt_index, way.index, way.sampler, tuple(draws))
 
 
 async def run_freely(

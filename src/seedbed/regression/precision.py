@@ -37,11 +37,8 @@ class Precision:
 
 def precision_of(recorded: Sequence[Row], live: Sequence[Row]) -> Precision | None:
     """The grid all live rows are on and no recorded one is, or None."""
-    found = {dtype_of(row) for row in live}
-    if len(found) != 1 or found & {dtype_of(row) for row in recorded}:
-        return None
-    dtype = found.pop()
-    if dtype is None:
+    dtype, *others = {dtype_of(row) for row in live}
+    if dtype is None or others or dtype in map(dtype_of, recorded):
         return None
     row = recorded[0]
     if isinstance(row, TopLogprobs):

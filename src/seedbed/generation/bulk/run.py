@@ -47,6 +47,7 @@ class BulkReport:
         is_complete: whether the output has all there is to have.
         lines: lines of the prompts' file.
         before: how many of them were done already.
+        done: how many are now, blank ones included.
         prompts, sequences, tokens: what this run added.
         skipped: how many prompts this run skipped.
         problems: of the first few of them, with file and line.
@@ -56,6 +57,7 @@ class BulkReport:
     is_complete: bool
     lines: int
     before: int
+    done: int
     prompts: int
     sequences: int
     tokens: int
@@ -126,6 +128,7 @@ class Job:
             is_complete=self._output.is_complete,
             lines=self._lines,
             before=self._before,
+            done=self._lines - self.left,
             prompts=self._prompts,
             sequences=self._prompts * self.recipe.n,
             tokens=self._tokens,

@@ -82,9 +82,8 @@ class Case:
 
     def drift_to(self, after: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
         """The drift there would be if the live rows were these, among the tokens listed."""
-        return np.array(
-            [row.listed * float(noise_free_drift(row.before, row.before, b, b).d) for row, b in zip(self.rows, after, strict=True)]
-        )
+        before, then = _stacked([row.before for row in self.rows]), _stacked(after)
+        return np.array([row.listed for row in self.rows]) * noise_free_drift(before, before, then, then).d
 
     def is_better(self, rest: NDArray[np.float64], share: float) -> bool:
         """Whether a correction leaves no more than ``share`` of the drift among the tokens listed, and that is most of the drift."""
@@ -101,6 +100,14 @@ class Case:
         before = self.left
         self.after, self.drift = after, np.minimum(self.drift, drift)
         return before - self.left
+
+
+def _stacked(rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Rows of any lengths as one array; what fills the short ones up is the same in every such array, so no difference is added."""
+    stacked = np.zeros((len(rows), max(row.size for row in rows)))
+    for place, row in enumerate(rows):
+        stacked[place, : row.size] = row
+    return stacked
 
 
 class Cause(ABC):
