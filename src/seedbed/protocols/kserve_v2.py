@@ -68,6 +68,7 @@ OCTETS = "application/octet-stream"
 HEADER_LENGTH = "inference-header-content-length"
 INTEGERS = {"INT32": "<i4", "INT64": "<i8"}
 FLOATS = {"FP32": "<f4", "FP16": "<f2", "BF16": "<u2", "FP64": "<f8"}
+NO_JSON = ("FP16", "BF16")
 UNKNOWN_VOCAB = 4_194_304
 OCTETS_AN_ENTRY = {True: 8, False: 32}  # as octets (FP64 at most), as JSON
 
@@ -251,8 +252,9 @@ class KServeV2(Protocol):
             if tensor is layout.choice:
                 outputs.append((tensor, [1, 1, 1], np.array([int(np.argmax(dense))], INTEGERS[tensor.datatype])))
             else:
-                if not binary and (tensor.datatype in ("FP16", "BF16") or not np.isfinite(dense).all()):
-                    raise BadRequest(f"{tensor.datatype} cannot travel as JSON, nor can -inf: ask for binary_data", status=400)
+                if not binary and (tensor.datatype in NO_JSON or not np.isfinite(dense).all()):
+                    what = tensor.datatype if tensor.datatype in NO_JSON else "-inf"
+                    raise BadRequest(f"{what} cannot travel as JSON: ask for binary_data", status=400)
                 outputs.append((tensor, [1, 1, dense.size], _narrowed(dense, tensor.datatype)))
             if binary:
                 octets.add(name)
