@@ -34,7 +34,7 @@ FOLDER = wire.FIXTURES / "spoken"
 SPEAKERS: dict[str, Protocol] = {
     **PROTOCOLS,
     "vllm-raw-logits": VLLM(logprobs_mode="raw_logits"),
-    "kserve-v2-json": KServeV2(model="m", layout=Layout(binary=False)),
+    "kserve-v2-json": KServeV2(model="m", layout=Layout(binary=False, batched=False)),
     "kserve-v2-tensorrt-llm": KServeV2(layout=TRTLLM),
 }
 INFO = ModelInfo("m", "server 1.2.3", "f00d", vocab_size=5, eos_token_ids=(0, 4), context_length=8, max_top_k=5)
@@ -58,6 +58,7 @@ SAMPLES = {
     "two draws of three tokens, every parameter said": Sample((1,), 0.5, 3, 0.75, 0.25, seed=2**31 - 1, tokens=3, n=2, model="m"),
 }
 SCORE = Score((1, 2, 4), 2)
+WHOLE = Score((1, 2, 4), None)
 ELSEWHERE = [
     HttpRequest("GET", "/nowhere"),
     HttpRequest("GET", "/health"),
@@ -77,8 +78,8 @@ class Told(wire.FixedLLM):
         return self.info.eos_token_ids if self.info else (3,)
 
 
-FULL, BARE = Told(ROW, INFO), Told(ENDING, ModelInfo(vocab_size=5, eos_token_ids=(3, 0)))
-"""The second tells no name, no server and no release; and what it says is its end."""
+FULL, BARE = Told(ROW, INFO), Told(ENDING)
+"""The second tells nothing of itself, and what it says is its end."""
 
 
 def transcript(name: str) -> str:
@@ -101,10 +102,12 @@ def _exchanges(protocol: Protocol) -> Iterator[str]:
     yield from ("\nWho are you?", *heard, f"= {found[1]}")
     info = replace(found[1], vocab_size=5, eos_token_ids=(0, 4))
     for name, asked in ASKS.items():
+        yield f"\nAn answer: at most {protocol.answer_bound(asked, info)} octets."
         yield from _exchange(protocol, name, partial(protocol.encode_request, asked, info), partial(_answer, protocol, asked, info))
     for name, sample in SAMPLES.items():
         yield from _exchange(protocol, name, partial(protocol.encode_sample, sample, info), partial(protocol.decode_samples, sample, info))
-    yield from _exchange(protocol, "rows of all beginnings", partial(protocol.encode_score, SCORE, info), partial(_scores, protocol, info))
+    for name, score in (("rows of all beginnings", SCORE), ("whole rows of all beginnings", WHOLE)):
+        yield from _exchange(protocol, name, partial(protocol.encode_score, score, info), partial(_scores, protocol, score, info))
     yield from _exchange(protocol, "tokens of a text", partial(protocol.encode_tokenize, "aé\x00"), protocol.decode_tokens)
     yield from _exchange(protocol, "text of tokens", partial(protocol.encode_detokenize, [104, 105]), protocol.decode_text)
     for request in ELSEWHERE:
@@ -142,7 +145,7 @@ def _with_strangers(name: str, protocol: Protocol) -> Iterator[str]:
     for answers, decode in (
         (strangers.ANSWERS, partial(_answer, protocol, asked, info)),
         (strangers.SAMPLED, partial(protocol.decode_samples, Sample((1, 2)), info)),
-        (strangers.SCORED, partial(_scores, protocol, info)),
+        (strangers.SCORED, partial(_scores, protocol, SCORE, info)),
     ):
         for response in answers.get(name, []):
             yield "\nA stranger answers."
@@ -167,8 +170,8 @@ def _answer(protocol: Protocol, asked: Ask, info: ModelInfo, response: HttpRespo
     return f"{rows}, chosen={answer.chosen}, read={answer.prompt_tokens}, cached={answer.cached_tokens}, proposed={answer.proposed}"
 
 
-def _scores(protocol: Protocol, info: ModelInfo, response: HttpResponse) -> object:
-    return [wire.as_dict(row) for row in protocol.decode_scores(SCORE, info, response)]
+def _scores(protocol: Protocol, score: Score, info: ModelInfo, response: HttpResponse) -> object:
+    return [wire.as_dict(row) for row in protocol.decode_scores(score, info, response)]
 
 
 def _request(request: HttpRequest) -> Iterator[str]:

@@ -102,11 +102,13 @@ RIGHT: Questions = {
             VLLM | {"logprobs": 0, "max_tokens": 3, "return_token_ids": True},
             VLLM | {"prompt": [[1, 4]], "logprobs": -1, "return_tokens_as_token_ids": True, "model": "m"},
             VLLM | {"prompt_logprobs": 1},
+            VLLM | {"prompt_logprobs": 1, "prompt": [1, 9]},
             VLLM_DRAWS,
             VLLM_DRAWS | EDGES | {"temperature": 2, "seed": 2**63, "max_tokens": 64},
             VLLM_DRAWS | {"top_k": -1},
         ),
     ],
+    "vllm-raw-logits": post("/v1/completions", VLLM, VLLM | {"prompt_logprobs": 1}, VLLM | {"prompt_logprobs": 1, "prompt": [1, 9]}),
     "vllm-generate": [
         *get("/version", "/v1/models", "/health"),
         *post(
@@ -340,5 +342,6 @@ SCORED: Answers = {
         {"choices": [{"logprobs": LAST, "prompt_logprobs": [PLACE, PLACE, PLACE]}]},
         {"choices": [{"logprobs": LAST, "prompt_logprobs": [None, PLACE, PLACE | {"1": {"logprob": -2.5}}]}]},
         {"choices": [{"logprobs": LAST, "prompt_logprobs": [None, PLACE, PLACE | {"4": {"logprob": -9999.0}}]}]},
+        {"choices": [{"logprobs": LAST, "prompt_logprobs": [None, PLACE, {"2": {"logprob": 0.0}, "0": {"logprob": -9999.0}}]}]},
     ),
 }

@@ -291,6 +291,16 @@ def test_a_real_server_is_discovered() -> None:
 
 
 @pytest.mark.parametrize(
+    ("slots", "warned"), [({}, False), ({"total_slots": "8"}, False), ({"total_slots": 1}, False), ({"total_slots": 2}, True)]
+)
+def test_only_slots_that_are_there_are_warned_of(slots: dict[str, Any], warned: bool) -> None:
+    found = wire.discovered(PROTOCOL, wire.replies(real_server() | {"GET /props": said({"build_info": "b1", **slots})}))
+
+    assert found is not None
+    assert bool(found[1].notes) == warned
+
+
+@pytest.mark.parametrize(
     "answer", [said({"tokens": [60, 124, 62]}), said({"tokens": []}), said({"tokens": [True]}), said([2]), HttpResponse(500)]
 )
 def test_an_end_text_that_is_not_one_token_leaves_the_end_unknown(answer: HttpResponse) -> None:
