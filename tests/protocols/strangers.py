@@ -85,7 +85,10 @@ RIGHT: Questions = {
             LLAMA,
             LLAMA | {"n_predict": 3, "return_tokens": True},
             LLAMA | {"prompt": [[1, 4]], "response_fields": ["tokens", "timings/cache_n", "prompt/x", 5, ""]},
-            LLAMA | {"logit_bias": [[4, 1000]]},
+            LLAMA | {"prompt": [1, 3, 3], "logit_bias": [[4, 1000]]},
+            LLAMA | {"logit_bias": [[0, 1000]]},
+            LLAMA | {"logit_bias": [[-1, 1000]]},
+            LLAMA | {"logit_bias": [["4", 1000]]},
             LLAMA | {"logit_bias": [[5, 1000.0]]},
             LLAMA | {"logit_bias": [[4, 999]]},
             LLAMA_DRAWS,
@@ -300,6 +303,8 @@ ANSWERS: Answers = {
         {"meta_info": OCTETS | TAKEN | {"output_top_logprobs_shape": [1, 1]}},
         {"meta_info": OCTETS | TAKEN | {"output_top_logprobs_idx_flat_b64_dtype": "int64"}},
         ABORTED,
+        {"meta_info": {"finish_reason": {"type": "abort", "err_type": "BadRequestError", "status_code": 400}}},
+        {"meta_info": {"finish_reason": {"type": "abort", "status_code": True}}},
     ),
     "kserve-v2": [
         *ok(
@@ -312,6 +317,9 @@ ANSWERS: Answers = {
             {"outputs": [ROW | {"shape": [1, 0], "data": []}]},
             {"outputs": [ROW, ROW]},
             {"outputs": [ROW | {"shape": [4]}]},
+            {"outputs": [ROW | {"shape": []}]},
+            {"outputs": [ROW | {"shape": 5}]},
+            {"outputs": [ROW | {"data": [-3.4028234663852886e38, 0, 0, 0, 0]}]},
         ),
     ],
     "kserve-v2-tensorrt-llm": ok(

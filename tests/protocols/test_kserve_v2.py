@@ -221,7 +221,12 @@ def test_an_engine_built_without_logits_is_named_with_its_flag() -> None:
     with pytest.raises(FeatureOff) as caught:
         KServeV2(layout=TRTLLM).decode_response(FULL, INFO, said({"outputs": [empty]}))
 
-    assert caught.value.flag == "--gather_generation_logits"
+    assert (caught.value.flag, caught.value.status) == ("--gather_generation_logits", 200)
+
+
+def test_a_row_is_as_long_as_the_vocabulary_where_no_length_was_declared() -> None:
+    with pytest.raises(DishonestAnswer, match="the row has 13 entries, the model declares 12 and the vocabulary has 12"):
+        PROTOCOL.decode_response(FULL, INFO, logits(np.zeros(13, np.float32)))
 
 
 def test_tensorrt_llm_is_asked_with_all_its_inputs() -> None:

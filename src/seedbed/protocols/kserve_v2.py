@@ -407,7 +407,7 @@ def _message(
 def _tensors(
     body: bytes | bytearray | memoryview, header_length: str | None, kind: str, error: Callable[[str], SeedbedError]
 ) -> dict[str, tuple[str, NDArray[Any]]]:
-    """Datatype and values of each tensor in a message, by name; floats as float32, unless they are FP64.
+    """Datatype and values of each tensor in a message, by name; in its type, BF16 as float32.
 
     Raises:
         error: the message contradicts itself: sizes, shapes, types, or octets that belong to no tensor.
@@ -462,15 +462,13 @@ def _parts(
 
 
 def _from_octets(octets: memoryview, datatype: str, name: str, error: Callable[[str], SeedbedError]) -> NDArray[Any]:
-    dtype = "?" if datatype == "BOOL" else INTEGERS.get(datatype) or FLOATS.get(datatype)
-    if dtype is None:  # a tensor we do not read
+    dtype = INTEGERS.get(datatype) or FLOATS.get(datatype)
+    if dtype is None:  # a tensor we do not read; of a BOOL this is its value, too
         return np.frombuffer(octets, np.uint8)
     if len(octets) % np.dtype(dtype).itemsize:
         raise error(f"{len(octets)} octets of {name!r:.40} are no {datatype}")
     values = np.frombuffer(octets, dtype)
-    if datatype == "BF16":
-        return bfloat16.widened(values)
-    return values.astype(np.float32) if datatype == "FP16" else values
+    return bfloat16.widened(values) if datatype == "BF16" else values
 
 
 def _from_json(data: object, datatype: str, name: str, error: Callable[[str], SeedbedError]) -> NDArray[Any]:
