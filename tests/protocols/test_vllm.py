@@ -316,7 +316,8 @@ def test_a_server_that_reports_what_its_filters_left_is_told_which_flag_to_set()
     with pytest.raises(FeatureOff, match="what its filters left") as caught:
         wire.discovered(PROTOCOL, lambda request: filtered if b'"logprobs":20,' in request.body else real(request))
 
-    assert caught.value.flag == "--logprobs-mode raw_logprobs"
+    assert (caught.value.flag, caught.value.status) == ("--logprobs-mode raw_logprobs", 200)
+    assert str(caught.value).endswith("start it with --logprobs-mode raw_logprobs")
 
 
 def test_no_default_of_the_models_own_has_a_say() -> None:
@@ -337,7 +338,15 @@ def test_a_probe_that_lists_nothing_leaves_it_at_logprobs() -> None:
 
 @pytest.mark.parametrize(
     ("logits", "kind"),
-    [([3.5, 2.0], "logits"), ([-0.1, -0.2], "logits"), ([-33.0, -35.0], "logits"), ([-0.7, -1.4], "logprobs"), ([-9.0, -9.1], "logits")],
+    [
+        ([3.5, 2.0], "logits"),
+        ([-6.2403, -6.2403], "logits"),  # 512 tokens of 1 / 513
+        ([-6.2383, -6.2383], "logprobs"),  # and of 1 / 512
+        ([-0.1, -0.2], "logits"),
+        ([-33.0, -35.0], "logits"),
+        ([-0.7, -1.4], "logprobs"),
+        ([-9.0, -9.1], "logits"),
+    ],
 )
 def test_logits_are_told_from_logprobs_by_what_they_sum_to(logits: list[float], kind: str) -> None:
     """Above 0, summing above 1, or too little for the whole vocabulary to make up."""
