@@ -97,6 +97,7 @@ RIGHT: Questions = {
             LLAMA_DRAWS | {"top_k": -1},
         ),
         *post("/completions", LLAMA),
+        *post("/tokenize", {"content": "a", "prompt": "b"}),
     ],
     "vllm": [
         *get("/version", "/v1/models", "/health", "/ping"),
@@ -317,13 +318,16 @@ ANSWERS: Answers = {
         {"meta_info": OCTETS | TAKEN | {"output_top_logprobs_idx_flat_b64_dtype": "int64"}},
         ABORTED,
         {"meta_info": {"finish_reason": {"type": "abort", "err_type": "BadRequestError", "status_code": 400}}},
+        {"meta_info": {"finish_reason": {"type": "abort", "err_type": "unavailable_error", "status_code": 503}}},
+        {"meta_info": {"finish_reason": {"type": "abort", "status_code": 600}}},
         {"meta_info": {"finish_reason": {"type": "abort", "status_code": True}}},
     ),
     "kserve-v2": [
         *ok(
             {},
             {"outputs": [ROW]},
-            {"outputs": [ROW | {"name": "x"}]},
+            {"outputs": [ROW | {"name": "x"}, ROW | {"name": "y"}]},
+            {"outputs": [ROW | {"data": "x"}]},
             {"outputs": [ROW | {"datatype": "INT32", "data": [1] * 5}]},
             {"outputs": [ROW | {"shape": [1, 3, 5], "data": [0] * 15}]},
             {"outputs": [ROW | {"shape": [1, 1, 4], "data": [0] * 4}]},

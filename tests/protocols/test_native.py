@@ -210,6 +210,13 @@ def test_a_dishonest_answer_is_named(ask: Ask, response: HttpResponse, kind: typ
     assert type(caught.value) is kind
 
 
+def test_an_answer_is_bounded_by_the_entries_it_may_hold() -> None:
+    """Four million, where nobody said how many there are."""
+    assert PROTOCOL.answer_bound(Ask((1,), 10), ModelInfo()) == 4096 + 480
+    assert PROTOCOL.answer_bound(Ask((1,), ahead=2), ModelInfo(vocab_size=100)) == 2 * (4096 + 4800)
+    assert PROTOCOL.answer_bound(Ask((1,)), ModelInfo()) == 4 * 4_194_304
+
+
 @wire.thorough
 @given(st.data())
 def test_a_shaken_answer_is_a_row_or_a_typed_error(data: st.DataObject) -> None:

@@ -405,12 +405,29 @@ def test_one_of_several_models_is_found_by_name() -> None:
         assert (found[1].model, found[1].context_length) == (name, context_length)
 
 
-@pytest.mark.parametrize("path", ["/version", "/v1/models", "/v1/completions"])
-def test_a_missing_key_is_named(path: str) -> None:
-    """The version is open in vLLM, the rest is not; behind a gateway nothing is."""
+@pytest.mark.parametrize(
+    ("path", "status"), [("/version", 401), ("/v1/models", 401), ("/v1/models", 403), ("/v1/completions", 401), ("/v1/completions", 403)]
+)
+def test_a_missing_key_is_named(path: str, status: int) -> None:
+    """The version is open in vLLM, the rest is not; behind a gateway nothing is. Only 403 for the version is no vLLM's."""
     real = real_server()
-    with pytest.raises(Unauthorized):
-        wire.discovered(PROTOCOL, lambda request: said({"error": "Unauthorized"}, 401) if request.route == path else real(request))
+    with pytest.raises(Unauthorized) as caught:
+        wire.discovered(PROTOCOL, lambda request: said({"error": "no"}, status) if request.route == path else real(request))
+
+    assert caught.value.status == status
+
+
+def test_only_a_refusal_tells_the_cap() -> None:
+    """The same words in an error of the server's own are no answer to the question."""
+    real = real_server()
+
+    def answers(request: HttpRequest) -> HttpResponse:
+        response = real(request)
+        return replace(response, status=500) if response.status == 400 else response
+
+    found = wire.discovered(PROTOCOL, answers)
+    assert found is not None
+    assert (found[1].vocab_size, found[1].max_top_k) == (None, None)
 
 
 @wire.same_every_time
