@@ -202,6 +202,7 @@ WRONG: Questions = {
         VLLM | {"logit_bias": {"4": 1}},
         VLLM | {"logit_bias": [4]},
         VLLM | {"prompt_logprobs": "1"},
+        VLLM | {"prompt_logprobs": 1, "prompt": "text"},
         VLLM | {"prompt_logprobs": 1, "prompt": [1, 5]},
         VLLM_DRAWS | {"prompt": []},
         *(VLLM_DRAWS | wrong for wrong in [*NO_DRAWS, *no_seeds("seed"), *no_lengths("max_tokens")]),

@@ -11,7 +11,7 @@ from tests.protocols import wire
 from seedbed.errors import BadRequest, ContextOverflow, InvalidPrompt, SeedbedError, UnknownModel, UsageError
 from seedbed.llm.base import Ahead, ModelInfo
 from seedbed.protocols import PROTOCOLS, protocol_named
-from seedbed.protocols.base import Protocol, check_ask
+from seedbed.protocols.base import Protocol, check_ask, check_ids_below
 from seedbed.protocols.exchange import Ask, HttpRequest, HttpResponse, Sample, Score
 from seedbed.protocols.fields import json_request
 
@@ -73,6 +73,17 @@ def test_a_fault_of_the_models_own_tells_only_its_type(protocol: Protocol) -> No
     assert response.status == 500
     assert b"ZeroDivisionError" in response.body
     assert b"secret" not in response.body
+
+
+def test_a_prefix_is_looked_at_once_and_its_first_wrong_id_named() -> None:
+    check_ids_below(10, (0, np.int64(9), 5), "")  # type: ignore[arg-type]
+    check_ids_below(2**63, (2**63 - 1,), "")
+    for token_ids, limit, words in (((0, 10, 11), 10, "^token id 10 is none$"), ((0, -1), 10, "^token id -1 is none$")):
+        with pytest.raises(InvalidPrompt, match=words):
+            check_ids_below(limit, token_ids, " is none")
+    for token_ids in ((0, True), (False,)):
+        with pytest.raises(InvalidPrompt, match="a prefix is one token id or more"):
+            check_ids_below(10, token_ids, " is none")
 
 
 def test_what_a_protocol_cannot_say_is_refused_in_words() -> None:

@@ -6,7 +6,7 @@ import pytest
 from tests.protocols.wire import said
 
 from seedbed.errors import BrokenAnswer
-from seedbed.protocols.fields import as_count, text_in, token_ids_in
+from seedbed.protocols.fields import as_count, as_version, text_in, token_ids_in
 
 
 @pytest.mark.parametrize("data", [[], None, "text", {}, {"other": "x"}, {"text": 5}, {"text": [-1]}, {"text": [True]}])
@@ -21,6 +21,14 @@ def test_a_text_stands_under_the_first_of_its_names_that_there_is() -> None:
     assert text_in(said({"content": "b", "text": "a"}), "text", "content") == "a"
     assert text_in(said({"content": "b"}), "text", "content") == "b"
     assert token_ids_in(said({"tokens": [0, 2**40]}), "tokens") == [0, 2**40]
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [("0.11.0rc2.dev5+g1a2b3c", (0, 11, 0)), ("v1.2", (1, 2, 0)), ("0.5.14.post1", (0, 5, 14)), ("main", (0, 0, 0)), (5, (0, 0, 0))],
+)
+def test_a_release_is_read_off_its_name(text: object, version: tuple[int, int, int]) -> None:
+    assert as_version(text) == version
 
 
 @pytest.mark.parametrize(("value", "least", "count"), [(0, 0, 0), (0, 1, None), (-1, 0, None), (2**63, 0, None), (2**63 - 1, 1, 2**63 - 1)])

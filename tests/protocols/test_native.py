@@ -155,6 +155,17 @@ def test_discovery_of_something_else_finds_nothing(body: bytes, status: int) -> 
 
 
 @pytest.mark.parametrize(
+    "change", [{"model": 5}, {"vocab_size": 0}, {"eos_token_ids": None}, {"eos_token_ids": [-1]}, {"eos_token_ids": [True]}]
+)
+def test_a_description_without_what_it_must_have_is_none(change: dict[str, object]) -> None:
+    assert wire.discovered(PROTOCOL, lambda _: said({"model": "m", "vocab_size": 12, "eos_token_ids": [0]} | change)) is None
+
+
+TWO = {"top": {"token_ids": [3, 4], "logprobs": [-0.7, -0.8]}}
+TOP2_AHEAD = Ask((1,), 2, ahead=3)
+
+
+@pytest.mark.parametrize(
     ("ask", "response", "kind", "words"),
     [
         (TOP2, top([3], [-0.1]), DishonestAnswer, "2 tokens were asked for, 1 are listed"),
@@ -194,6 +205,24 @@ def test_discovery_of_something_else_finds_nothing(body: bytes, status: int) -> 
         (FULL, octets(b"12345"), BrokenAnswer, "5 octets are no row of float32"),
         (FULL, octets(bytes(44)), DishonestAnswer, "11 entries"),
         (FULL, octets(bytes(48), rows="2"), DishonestAnswer, "^one row was asked for, Seedbed-Rows says '2'"),
+        (
+            TOP2,
+            said({"ahead": {"proposed": [3], "rows": [TWO, TWO]}}),
+            DishonestAnswer,
+            "^1 rows were asked for, the answer has 2 along 1 to",
+        ),
+        (
+            TOP2_AHEAD,
+            said({"ahead": {"proposed": [], "rows": [TWO, TWO]}}),
+            DishonestAnswer,
+            "^3 rows were asked for, the answer has 2 along 0",
+        ),
+        (
+            TOP2_AHEAD,
+            said({"ahead": {"proposed": [3], "rows": [TWO, {"logits": [0.0] * 12}]}}),
+            DishonestAnswer,
+            "the answer is a full row",
+        ),
         (Ask((1,), ahead=3), octets(bytes(48), rows="4"), DishonestAnswer, "^3 rows were asked for, Seedbed-Rows says '4'"),
         (Ask((1,), ahead=3), octets(bytes(47), rows="3"), BrokenAnswer, "^47 octets are no 3 rows of float32"),
         (FULL, octets(bytes(48), rows="1" * 5000), DishonestAnswer, "Seedbed-Rows says '111"),

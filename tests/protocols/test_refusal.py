@@ -177,6 +177,25 @@ def test_any_envelope_is_some_refusal(data: st.DataObject) -> None:
     assert isinstance(refusal(HttpResponse(data.draw(st.sampled_from([400, 403, 422, 429, 500, 501, 503])), (), body)), RequestRefused)
 
 
+@pytest.mark.parametrize(
+    ("body", "kind", "text"),
+    [
+        (b"<html>bad gateway</html>", "", "<html>bad gateway</html>"),
+        (b"\xff no text", "", "\ufffd no text"),
+        (b"", "", ""),
+        ("only a text", "", "only a text"),
+        ({"detail": "Not Found"}, "", "Not Found"),
+        ({"error": "Model is overloaded", "error_type": "overloaded"}, "overloaded", "Model is overloaded"),
+        ({"object": "error", "message": "full", "type": "ServiceUnavailable"}, "ServiceUnavailable", "full"),
+        (inside("too long", "", "input_tokens"), "input_tokens", "too long"),
+        (inside("too long", "overflow", "input_tokens"), "overflow", "too long"),
+        ({"error": {"type": 5, "message": ""}}, "5", "{'type': 5, 'message': ''}"),
+    ],
+)
+def test_type_and_words_are_found_in_any_envelope(body: object, kind: str, text: str) -> None:
+    assert error_text(answered(500, body)) == (kind, text)
+
+
 def test_a_servers_words_cannot_steer_a_terminal() -> None:
     """Escape sequences and line breaks are gone, endless text is cut."""
     kind, text = error_text(answered(400, {"error": {"message": "\x1b[2Jgone\r\nnext " + "x" * 10_000, "type": "a\x07b"}}))
@@ -191,6 +210,8 @@ def test_a_servers_words_cannot_steer_a_terminal() -> None:
         (BadRequest("x", status=422), 422),
         (FeatureOff("x", status=200, flag="--f"), 501),
         (RequestRefused("a redirect, met by a proxy", status=302), 502),
+        (EngineFailed("x", status=599), 599),
+        (EngineFailed("no status of HTTP's", status=600), 502),
         (InvalidPrompt("x"), 400),
         (TruncatedRow("x", needed=2), 400),
         (RecordingMiss("x", prev_token_ids=[1], known=0), 400),

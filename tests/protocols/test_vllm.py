@@ -293,7 +293,7 @@ def test_raw_logits_are_noticed_and_only_full_rows_of_them_asked_for() -> None:
     assert PROTOCOL.decode_request(PROTOCOL.encode_request(Ask(PROMPT), info)) == Ask(PROMPT, None, "tiny")
     with pytest.raises(FeatureOff, match='top_k="all"') as caught:
         PROTOCOL.encode_request(Ask(PROMPT, 50), info)
-    assert caught.value.flag == "--logprobs-mode raw_logprobs"
+    assert (caught.value.flag, caught.value.status) == ("--logprobs-mode raw_logprobs", 400)
 
 
 def test_a_capped_server_is_asked_for_no_more() -> None:
@@ -307,7 +307,7 @@ def test_a_capped_server_is_asked_for_no_more() -> None:
     for top_k in (21, None):
         with pytest.raises(FeatureOff, match="the server lists 20") as caught:
             PROTOCOL.encode_request(Ask(PROMPT, top_k), info)
-        assert caught.value.flag == "--max-logprobs -1"
+        assert (caught.value.flag, caught.value.status) == ("--max-logprobs -1", 400)
 
 
 def test_a_server_that_reports_what_its_filters_left_is_told_which_flag_to_set() -> None:

@@ -59,6 +59,7 @@ from seedbed.protocols.refusal import error_type, refusal, retry_after_header, s
 from seedbed.protocols.rows import full_row, numbers, row_of, token_id_array, top_logprobs
 from seedbed.sampling.candidates import Candidates
 from seedbed.sampling.drawing import Drawing
+from seedbed.wording import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -120,7 +121,7 @@ class Native(Protocol):
         else:
             proposed, rows = _rows_from_json(parse_json(response), ask, info)
         if len(rows) > ask.ahead or len(proposed) < len(rows) - 1:
-            raise DishonestAnswer(f"{ask.ahead} rows were asked for, the answer has {len(rows)} along {len(proposed)} tokens")
+            raise DishonestAnswer(f"{_wanted(ask)} asked for, the answer has {len(rows)} along {counted(len(proposed), 'token')}")
         for row in rows:
             if isinstance(row, TopLogprobs):
                 continue
@@ -240,6 +241,10 @@ def _row_as_json(ask: Ask, row: Row) -> dict[str, object]:
     return {"logits": dense}
 
 
+def _wanted(ask: Ask) -> str:
+    return "one row was" if ask.ahead == 1 else f"{ask.ahead} rows were"
+
+
 def _proposed_in(response: HttpResponse) -> tuple[int, ...]:
     said = response.header("seedbed-proposed")
     proposed = [count_in(part) for part in said.split(",")] if said else []
@@ -254,7 +259,7 @@ def _rows_from_octets(response: HttpResponse, ask: Ask, info: ModelInfo) -> list
     if dtype not in ITEM_SIZES:
         raise BrokenAnswer(f"Seedbed-Dtype must be one of {', '.join(ITEM_SIZES)}, not {dtype!r}")
     if count is None or not 1 <= count <= ask.ahead:
-        raise DishonestAnswer(f"{'one row was' if ask.ahead == 1 else f'{ask.ahead} rows were'} asked for, Seedbed-Rows says {said!r:.40}")
+        raise DishonestAnswer(f"{_wanted(ask)} asked for, Seedbed-Rows says {said!r:.40}")
     size = ITEM_SIZES[dtype]
     if not response.body or len(response.body) % (size * count):
         raise BrokenAnswer(f"{len(response.body)} octets are no {'row' if count == 1 else f'{count} rows'} of {dtype}")
