@@ -209,13 +209,13 @@ TOP2_AHEAD = Ask((1,), 2, ahead=3)
             TOP2,
             said({"ahead": {"proposed": [3], "rows": [TWO, TWO]}}),
             DishonestAnswer,
-            "^1 rows were asked for, the answer has 2 along 1 to",
+            "^one row was asked for, the answer has 2 along 1 token$",
         ),
         (
             TOP2_AHEAD,
             said({"ahead": {"proposed": [], "rows": [TWO, TWO]}}),
             DishonestAnswer,
-            "^3 rows were asked for, the answer has 2 along 0",
+            "^3 rows were asked for, the answer has 2 along 0 tokens$",
         ),
         (
             TOP2_AHEAD,
