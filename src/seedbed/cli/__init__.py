@@ -6,18 +6,11 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Iterator, Mapping
+from pkgutil import resolve_name
 
 import click
 
-from seedbed.cli.check import check_command
-from seedbed.cli.conformance import conformance_command
-from seedbed.cli.doctor import doctor
-from seedbed.cli.generate import generate
-from seedbed.cli.inspect import inspect
-from seedbed.cli.probe import probe_command
-from seedbed.cli.record import record
-from seedbed.cli.selftest import selftest_command
-from seedbed.cli.serve import replay, serve
 from seedbed.errors import SeedbedError, UsageError
 
 __all__ = ["main", "run"]
@@ -29,7 +22,38 @@ Exit codes: 0 done; 1 a server has drifted, or does not keep what was promised; 
 """
 
 
-@click.group(epilog=EXIT_CODES_IN_WORDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(Mapping[str, click.Command]):
+    """Every command by its name, imported when it is looked up: none waits for what only others need, and the version for nothing."""
+
+    PLACES = {
+        "check": "seedbed.cli.check:check_command",
+        "conformance": "seedbed.cli.conformance:conformance_command",
+        "doctor": "seedbed.cli.doctor:doctor",
+        "generate": "seedbed.cli.generate:generate",
+        "inspect": "seedbed.cli.inspect:inspect",
+        "probe": "seedbed.cli.probe:probe_command",
+        "record": "seedbed.cli.record:record",
+        "replay": "seedbed.cli.serve:replay",
+        "selftest": "seedbed.cli.selftest:selftest_command",
+        "serve": "seedbed.cli.serve:serve",
+    }
+
+    def __getitem__(self, name: str) -> click.Command:
+        command: click.Command = resolve_name(self.PLACES[name])
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.PLACES)
+
+    def __len__(self) -> int:
+        return len(self.PLACES)
+
+
+@click.group(
+    commands=_Commands(),
+    epilog=EXIT_CODES_IN_WORDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="seedbed", prog_name="seedbed")
 def main() -> None:
     """Sample from language-model servers in the client, reproducibly.
@@ -39,10 +63,6 @@ def main() -> None:
       seedbed serve                                   # in one terminal
       seedbed generate http://127.0.0.1:8017 --prompt "The seed" -n 8 --seed 7
     """
-
-
-for command in (generate, record, replay, inspect, serve, check_command, probe_command, conformance_command, selftest_command, doctor):
-    main.add_command(command)
 
 
 def run() -> None:
