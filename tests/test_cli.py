@@ -698,9 +698,12 @@ import os, signal, sys
 class AtImport:
     def find_spec(self, name, *_):
         if name == {moment!r}:
-            os.kill(os.getpid(), signal.SIGINT)
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                raise ImportError("which is what some modules make of it")
 sys.meta_path.insert(0, AtImport())
-sys.argv[1:] = ["--help"]
+sys.argv[1:] = ["serve"]
 from seedbed.__main__ import run
 run()
 """
