@@ -57,7 +57,7 @@ class _Commands(Mapping[str, click.Command]):
 )
 @click.version_option(package_name="seedbed", prog_name="seedbed")
 @click.pass_obj
-def main(when_imported: Callable[[], object]) -> None:
+def main(when_imported: Callable[[], object] | None) -> None:
     """Sample from language-model servers in the client, reproducibly.
 
     \b
@@ -65,10 +65,11 @@ def main(when_imported: Callable[[], object]) -> None:
       seedbed serve                                   # in one terminal
       seedbed generate http://127.0.0.1:8017 --prompt "The seed" -n 8 --seed 7
     """
-    when_imported()  # click has looked the command up, and runs it next
+    if when_imported is not None:
+        when_imported()  # click has looked the command up, and runs it next
 
 
-def run(when_imported: Callable[[], object] = lambda: None) -> None:
+def run(when_imported: Callable[[], object] | None = None) -> None:
     """Run the command, turn what went wrong into one line and an exit code.
 
     Args:
@@ -86,7 +87,7 @@ def _open_closed_streams() -> None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
-def _exit_code(when_imported: Callable[[], object]) -> int:
+def _exit_code(when_imported: Callable[[], object] | None) -> int:
     code = 0
     try:
         code = _run_main(when_imported)
@@ -97,7 +98,7 @@ def _exit_code(when_imported: Callable[[], object]) -> int:
     return code
 
 
-def _run_main(when_imported: Callable[[], object]) -> int:
+def _run_main(when_imported: Callable[[], object] | None) -> int:
     try:
         result = main.main(standalone_mode=False, obj=when_imported)
         sys.stdout.flush()
