@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from seedbed.regression.estimates import (
@@ -158,6 +158,7 @@ def test_normal_cdf_is_symmetric():
 
 
 class TestRowsNeeded:
+    @settings(max_examples=50)
     @given(
         value=st.floats(-1e-3, 1e-3),
         error=st.floats(1e-9, 1e-2),
