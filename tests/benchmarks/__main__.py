@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -20,8 +21,10 @@ def main() -> None:
     console = Console() if sys.stdout.isatty() else Console(width=160)
     results: list[dict[str, object]] = []
     for name in names:
-        console.print(f"[dim]{name} ...[/dim]")
+        console.print(f"[dim]{name} ...[/dim]", end="")
+        began = time.monotonic()
         results += import_module(f"tests.benchmarks.{name}").run(quick)
+        console.print(f"[dim] {time.monotonic() - began:.0f} s[/dim]")
     table = Table("goal", "what", "ratio", "quartiles", "wanted", "", box=None)
     for result in results:
         verdict = {True: "[green]met[/green]", False: "[red]missed[/red]", None: ""}[result.get("ok")]

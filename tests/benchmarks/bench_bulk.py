@@ -84,10 +84,10 @@ def observer_ratio() -> float:
 
 
 def run(quick: bool) -> list[dict[str, object]]:
-    short, long = (1_000, 4_000) if quick else (1_000, 10_000)
+    short, long = (500, 2_000) if quick else (1_000, 10_000)
     memory = [measured(long)["MB"] / measured(short)["MB"] for _ in range(2 if quick else 3)]
     cpu_of_a_generation()
-    off = [observer_ratio() for _ in range(5 if quick else 15)]
+    off = [observer_ratio() for _ in range(3 if quick else 15)]
     return [
         _result("B1", f"peak memory of {long:,} prompts / of {short:,}", memory, GOAL_MEMORY),
         _result("B2", "CPU of a generation: nobody listens / no hooks", off, GOAL_OBSERVER),

@@ -98,7 +98,7 @@ def run(quick: bool) -> list[dict[str, object]]:
 
 
 def lookahead(quick: bool) -> list[dict[str, object]]:
-    rounds, tokens = (2, 40) if quick else (5, 80)
+    rounds, tokens = (2, 20) if quick else (5, 80)
     results = []
     for name, protocol, sampler in (("noise told", "native", Sampler()), ("greedy proposals, T = 0.7", "llama.cpp", Sampler(0.7))):
         ratios = [trio.run(ahead, protocol, sampler, seed, tokens) for seed in range(rounds)]

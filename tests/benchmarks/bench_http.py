@@ -281,8 +281,12 @@ async def _expected(kind: str) -> tuple[Any, Any]:
     return (row.token_ids, row.logprobs) if isinstance(row, TopLogprobs) else (None, row)
 
 
-def compare(contestants: dict[str, tuple[str, str, int, int]], rounds: int) -> dict[str, list[float]]:
-    """CPU a request of each (client, kind, connections, requests a connection), round by round, in a new order each round."""
+def compare(contestants: dict[str, tuple[str, str, int, int]], quick: bool) -> dict[str, list[float]]:
+    """CPU a request of each (client, kind, connections, requests a connection), round by round, in a new order each round.
+
+    Quickly: two rounds.
+    """
+    rounds = 2 if quick else 9
     figures: dict[str, list[float]] = {name: [] for name in contestants}
     with ExitStack() as stack:
         kinds = {kind for _, kind, _, _ in contestants.values()}
@@ -297,70 +301,69 @@ def compare(contestants: dict[str, tuple[str, str, int, int]], rounds: int) -> d
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
+    """Quickly: less of everything, and nothing that has no goal."""
     _allow_many_files()
-    rounds = 3 if quick else 9
-    results = []
-    for kind in ("native", "llama.cpp"):
-        figures = compare(
-            {
-                "ours": ("ours", kind, 64, 60),
-                "pool": ("pool", kind, 64, 60),
-                "aiohttp": ("aiohttp", kind, 64, 60),
-                "unchecked": ("aiohttp unchecked", kind, 64, 60),
-                "httpx": ("httpx", kind, 64, 4),
-            },
-            rounds,
-        )
-        size = len(trio.run(answers_of, kind)[f"POST {PATHS[kind]}", True])
-        about = f"{kind}, {size} octets, 64 connections"
-        results += [
-            _result(f"P1 {kind}", f"CPU a request / aiohttp + orjson doing the same ({about})", figures["ours"], figures["aiohttp"], 0.9),
-            _result(
-                f"P1 {kind} unchecked", f"CPU a request / the same, nothing checked ({about})", figures["ours"], figures["unchecked"], None
-            ),
-            _result(f"P1 {kind} httpx", f"CPU a request / stock httpx pool ({about})", figures["ours"], figures["httpx"], 0.05),
-            _result(
-                f"P1 {kind} pool",
-                f"Pool only, undecoded / the same, nothing checked ({about})",
-                figures["pool"],
-                figures["unchecked"],
-                None,
-            ),
-        ]
-    figures = compare(
-        {"many": ("ours", "native", 1024, 6), "few": ("ours", "native", 64, 96), "aiohttp": ("aiohttp unchecked", "native", 1024, 6)},
-        rounds,
-    )
-    results += [
-        _result("P2", "CPU a request at 1,024 connections / at 64", figures["many"], figures["few"], 1.5),
-        _result(
-            "P2 aiohttp",
-            "CPU a request at 1,024 connections / aiohttp + orjson at 1,024, nothing checked",
-            figures["many"],
-            figures["aiohttp"],
-            None,
-        ),
+    results = [result for kind in ("native", "llama.cpp") for result in _small_answers(kind, quick)]
+    results += _many_connections(quick)
+    results += [result for connections in ((64,) if quick else (64, 8)) for result in _full_rows(connections, quick)]
+    return [*results, _leaks(300 if quick else 10_000)]
+
+
+def _small_answers(kind: str, quick: bool) -> list[dict[str, Any]]:
+    count = 20 if quick else 60
+    contestants = {client: (client, kind, 64, count) for client in ("ours", "aiohttp")} | {"httpx": ("httpx", kind, 64, 4)}
+    if not quick:
+        contestants |= {client: (client, kind, 64, count) for client in ("pool", "aiohttp unchecked")}
+    figures = compare(contestants, quick)
+    size = len(trio.run(answers_of, kind)[f"POST {PATHS[kind]}", True])
+    about = f"{kind}, {size} octets, 64 connections"
+    results = [
+        _result(f"P1 {kind}", f"CPU a request / aiohttp + orjson doing the same ({about})", figures["ours"], figures["aiohttp"], 0.9),
+        _result(f"P1 {kind} httpx", f"CPU a request / stock httpx pool ({about})", figures["ours"], figures["httpx"], 0.05),
     ]
-    for connections in (64, 8):
-        figures = compare({client: (client, FULL, connections, 1280 // connections) for client in ("ours", "raw", "raw, keeping")}, rounds)
-        about = f"full row, V = {VOCAB}, {connections} connections, octets to numpy"
+    if not quick:
+        unchecked = figures["aiohttp unchecked"]
         results += [
-            _result(f"P3 {connections}", f"{about} / raw trio socket into one buffer", figures["ours"], figures["raw"], 1.5),
-            _result(f"P3 {connections} keeping", f"{about} / the same, a buffer an answer", figures["ours"], figures["raw, keeping"], None),
+            _result(f"P1 {kind} unchecked", f"CPU a request / the same, nothing checked ({about})", figures["ours"], unchecked, None),
+            _result(f"P1 {kind} pool", f"Pool only, undecoded / the same, nothing checked ({about})", figures["pool"], unchecked, None),
         ]
-    leaked = trio.run(leaked_by_cancelling, 1000 if quick else 10_000)
-    results.append(
-        {
-            "id": "P9",
-            "what": f"leaked by cancelling: {leaked[1]}",
-            "ratio": leaked[0],
-            "low": leaked[0],
-            "high": leaked[0],
-            "goal": 0,
-            "ok": leaked[0] == 0,
-        }
-    )
     return results
+
+
+def _many_connections(quick: bool) -> list[dict[str, Any]]:
+    contestants = {"many": ("ours", "native", 1024, 6), "few": ("ours", "native", 64, 96)}
+    if not quick:
+        contestants["aiohttp"] = ("aiohttp unchecked", "native", 1024, 6)
+    figures = compare(contestants, quick)
+    results = [_result("P2", "CPU a request at 1,024 connections / at 64", figures["many"], figures["few"], 1.5)]
+    if not quick:
+        what = "CPU a request at 1,024 connections / aiohttp + orjson at 1,024, nothing checked"
+        results.append(_result("P2 aiohttp", what, figures["many"], figures["aiohttp"], None))
+    return results
+
+
+def _full_rows(connections: int, quick: bool) -> list[dict[str, Any]]:
+    clients = ("ours", "raw") if quick else ("ours", "raw", "raw, keeping")
+    figures = compare({client: (client, FULL, connections, 1280 // connections) for client in clients}, quick)
+    about = f"full row, V = {VOCAB}, {connections} connections, octets to numpy"
+    results = [_result(f"P3 {connections}", f"{about} / raw trio socket into one buffer", figures["ours"], figures["raw"], 1.5)]
+    if not quick:
+        what = f"{about} / the same, a buffer an answer"
+        results.append(_result(f"P3 {connections} keeping", what, figures["ours"], figures["raw, keeping"], None))
+    return results
+
+
+def _leaks(count: int) -> dict[str, Any]:
+    leaked, what = trio.run(leaked_by_cancelling, count)
+    return {
+        "id": "P9",
+        "what": f"leaked by cancelling: {what}",
+        "ratio": leaked,
+        "low": leaked,
+        "high": leaked,
+        "goal": 0,
+        "ok": leaked == 0,
+    }
 
 
 def _result(name: str, what: str, ours: list[float], theirs: list[float], goal: float | None) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def run(quick: bool) -> list[dict[str, object]]:
         _result("P6 siblings", "questions for the first step of 64 sequences of one prompt", trio.run(first_step_of_siblings, 64), 1),
         _result("P6 native", "questions a token, T = 0.7, lookahead auto, the client's noise", trio.run(over_http, n, tokens), GOAL),
     ]
-    if llama_example().is_installed():
+    if not quick and llama_example().is_installed():  # the model itself takes a minute or two
         what = "questions a token, T = 0.7, lookahead auto, llama.cpp with a real 135M model"
         results.append(_result("P6", what, trio.run(over_llama, n, tokens), GOAL))
     return results

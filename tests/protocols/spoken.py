@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 import orjson
-from tests.protocols import wire
+from tests.protocols import strangers, wire
 from tests.protocols.test_kserve_v2 import TRTLLM
 
 from seedbed import Sampler
@@ -34,11 +34,12 @@ FOLDER = wire.FIXTURES / "spoken"
 SPEAKERS: dict[str, Protocol] = {
     **PROTOCOLS,
     "vllm-raw-logits": VLLM(logprobs_mode="raw_logits"),
-    "kserve-v2-json": KServeV2(model="m", layout=Layout(binary=False)),
+    "kserve-v2-json": KServeV2(model="m", layout=Layout(binary=False, batched=False)),
     "kserve-v2-tensorrt-llm": KServeV2(layout=TRTLLM),
 }
 INFO = ModelInfo("m", "server 1.2.3", "f00d", vocab_size=5, eos_token_ids=(0, 4), context_length=8, max_top_k=5)
 ROW = np.array([0.5, -1.0, 2.0, -np.inf, 0.25], dtype=np.float32)
+ENDING = np.array([0.5, -1.0, -2.0, 2.5, 0.25], dtype=np.float32)
 ASKS = {
     "the three best": Ask((1, 4), 3),
     "the whole row": Ask((1,)),
@@ -57,6 +58,7 @@ SAMPLES = {
     "two draws of three tokens, every parameter said": Sample((1,), 0.5, 3, 0.75, 0.25, seed=2**31 - 1, tokens=3, n=2, model="m"),
 }
 SCORE = Score((1, 2, 4), 2)
+WHOLE = Score((1, 2, 4), None)
 ELSEWHERE = [
     HttpRequest("GET", "/nowhere"),
     HttpRequest("GET", "/health"),
@@ -65,16 +67,33 @@ ELSEWHERE = [
 ]
 
 
-def transcript(protocol: Protocol) -> str:
+class Told(wire.FixedLLM):
+    """A model whose token 3 is half a character, and tells of itself what it is given."""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return b"\xc3" if token_id == 3 else super().token_bytes(token_id)
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        return self.info.eos_token_ids if self.info else (3,)
+
+
+FULL, BARE = Told(ROW, INFO), Told(ENDING)
+"""The second tells nothing of itself, and what it says is its end."""
+
+
+def transcript(name: str) -> str:
     """Everything one protocol says, as lines to be read."""
-    return "\n".join([f"{protocol.name}: > what a client says, < what a server says, = how it is understood", *_exchanges(protocol), ""])
+    protocol = SPEAKERS[name]
+    lines = [*_exchanges(protocol), *_with_strangers(name, protocol)]
+    return "\n".join([f"{protocol.name}: > what a client says, < what a server says, = how it is understood", *lines, ""])
 
 
 def _exchanges(protocol: Protocol) -> Iterator[str]:
     heard: list[str] = []
 
     def ask(request: HttpRequest) -> HttpResponse:
-        response = wire.respond(wire.FixedLLM(ROW, INFO), request, protocol)
+        response = wire.respond(FULL, request, protocol)
         heard.extend([*_request(request), *_response(response)])
         return response
 
@@ -83,10 +102,12 @@ def _exchanges(protocol: Protocol) -> Iterator[str]:
     yield from ("\nWho are you?", *heard, f"= {found[1]}")
     info = replace(found[1], vocab_size=5, eos_token_ids=(0, 4))
     for name, asked in ASKS.items():
+        yield f"\nAn answer: at most {protocol.answer_bound(asked, info)} octets."
         yield from _exchange(protocol, name, partial(protocol.encode_request, asked, info), partial(_answer, protocol, asked, info))
     for name, sample in SAMPLES.items():
         yield from _exchange(protocol, name, partial(protocol.encode_sample, sample, info), partial(protocol.decode_samples, sample, info))
-    yield from _exchange(protocol, "rows of all beginnings", partial(protocol.encode_score, SCORE, info), partial(_scores, protocol, info))
+    for name, score in (("rows of all beginnings", SCORE), ("whole rows of all beginnings", WHOLE)):
+        yield from _exchange(protocol, name, partial(protocol.encode_score, score, info), partial(_scores, protocol, score, info))
     yield from _exchange(protocol, "tokens of a text", partial(protocol.encode_tokenize, "aé\x00"), protocol.decode_tokens)
     yield from _exchange(protocol, "text of tokens", partial(protocol.encode_detokenize, [104, 105]), protocol.decode_text)
     for request in ELSEWHERE:
@@ -106,9 +127,30 @@ def _exchange(protocol: Protocol, name: str, encode: Callable[[], HttpRequest], 
         return
     yield from _request(request)
     yield f"= {_said(protocol.decode_request, request)}"
-    response = wire.respond(wire.FixedLLM(ROW, INFO), request, protocol)
+    response = wire.respond(FULL, request, protocol)
     yield from _response(response)
     yield f"= {_said(decode, response)}"
+
+
+def _with_strangers(name: str, protocol: Protocol) -> Iterator[str]:
+    info = replace(INFO, kind="logits" if protocol.name in ("native", "kserve-v2") else "logprobs")
+    for right, requests in ((True, strangers.RIGHT.get(name, [])), (False, strangers.WRONG.get(name, []))):
+        for request in requests:
+            yield "\nA stranger asks."
+            yield from _request(request)
+            yield f"= {_said(protocol.decode_request, request)}"
+            for llm in (FULL, BARE) if right else (FULL,):
+                yield from _response(wire.respond(llm, request, protocol))
+    asked = Ask((1, 4), None if protocol.whole_rows_only else 3)
+    for answers, decode in (
+        (strangers.ANSWERS, partial(_answer, protocol, asked, info)),
+        (strangers.SAMPLED, partial(protocol.decode_samples, Sample((1, 2)), info)),
+        (strangers.SCORED, partial(_scores, protocol, SCORE, info)),
+    ):
+        for response in answers.get(name, []):
+            yield "\nA stranger answers."
+            yield from _response(response)
+            yield f"= {_said(decode, response)}"
 
 
 def _said(decode: Callable[[T], object], message: T) -> object:
@@ -128,8 +170,8 @@ def _answer(protocol: Protocol, asked: Ask, info: ModelInfo, response: HttpRespo
     return f"{rows}, chosen={answer.chosen}, read={answer.prompt_tokens}, cached={answer.cached_tokens}, proposed={answer.proposed}"
 
 
-def _scores(protocol: Protocol, info: ModelInfo, response: HttpResponse) -> object:
-    return [wire.as_dict(row) for row in protocol.decode_scores(SCORE, info, response)]
+def _scores(protocol: Protocol, score: Score, info: ModelInfo, response: HttpResponse) -> object:
+    return [wire.as_dict(row) for row in protocol.decode_scores(score, info, response)]
 
 
 def _request(request: HttpRequest) -> Iterator[str]:
@@ -156,8 +198,8 @@ def _message(mark: str, headers: Headers, body: bytes) -> Iterator[str]:
 def main() -> None:
     """Write all of it."""
     FOLDER.mkdir(exist_ok=True)
-    for name, protocol in SPEAKERS.items():
-        (FOLDER / f"{name}.txt").write_text(transcript(protocol), "utf-8")
+    for name in SPEAKERS:
+        (FOLDER / f"{name}.txt").write_text(transcript(name), "utf-8")
     print(
         f"wrote what {len(SPEAKERS)} protocols say to {FOLDER.relative_to(FOLDER.parents[2])}; read the difference before it is kept",
         file=sys.stderr,

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from tests.protocols import wire
 
 from seedbed.errors import BadRequest, ContextOverflow, InvalidPrompt, SeedbedError, UnknownModel, UsageError
-from seedbed.llm.base import ModelInfo
+from seedbed.llm.base import Ahead, ModelInfo
 from seedbed.protocols import PROTOCOLS, protocol_named
 from seedbed.protocols.base import Protocol, check_ask
-from seedbed.protocols.exchange import Ask, HttpRequest
+from seedbed.protocols.exchange import Ask, HttpRequest, HttpResponse, Sample, Score
 from seedbed.protocols.fields import json_request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 INFO = ModelInfo(model="m", vocab_size=12, eos_token_ids=(0,), context_length=8, kind="logprobs")
 PATHS = ["/", "/health", "/v1/models", "/v1/model", "/props", "/version", "/tokenize", "/detokenize", "/completion", "/generate", "/v2"]
@@ -70,6 +73,24 @@ def test_a_fault_of_the_models_own_tells_only_its_type(protocol: Protocol) -> No
     assert response.status == 500
     assert b"ZeroDivisionError" in response.body
     assert b"secret" not in response.body
+
+
+def test_what_a_protocol_cannot_say_is_refused_in_words() -> None:
+    """kserve-v2 has neither rows ahead, nor those of a whole prompt, nor draws of the server's own."""
+    protocol, llm, request = PROTOCOLS["kserve-v2"], wire.FixedLLM(np.zeros(12, np.float32), INFO), HttpRequest("POST", "/")
+    row = np.zeros(12, np.float32)
+    server_side: list[tuple[Callable[[], object], str]] = [
+        (lambda: protocol.encode_ahead(Ask((1,), ahead=2), request, Ahead((1,), (row, row)), llm), "one row a request"),
+        (lambda: protocol.encode_place(Score((1, 2), 1), row, 2), "one row a request"),
+        (lambda: protocol.encode_scores(Score((1, 2), 1), request, [], row, llm), "one row a request"),
+        (lambda: protocol.encode_samples(Sample((1,)), request, [[1]], llm), "no sampling of the server's own"),
+    ]
+    for refused, words in server_side:
+        with pytest.raises(BadRequest, match=words) as caught:
+            refused()
+        assert caught.value.status == 400
+    with pytest.raises(UsageError, match="in the kserve-v2 protocol a server draws no tokens itself"):
+        protocol.decode_samples(Sample((1,)), INFO, HttpResponse(200))
 
 
 @pytest.mark.parametrize("token_ids", [(), ("a",), (-1,), (None,), (1.5,)], ids=repr)

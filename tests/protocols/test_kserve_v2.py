@@ -221,7 +221,12 @@ def test_an_engine_built_without_logits_is_named_with_its_flag() -> None:
     with pytest.raises(FeatureOff) as caught:
         KServeV2(layout=TRTLLM).decode_response(FULL, INFO, said({"outputs": [empty]}))
 
-    assert caught.value.flag == "--gather_generation_logits"
+    assert (caught.value.flag, caught.value.status) == ("--gather_generation_logits", 200)
+
+
+def test_a_row_is_as_long_as_the_vocabulary_where_no_length_was_declared() -> None:
+    with pytest.raises(DishonestAnswer, match="the row has 13 entries, the model declares 12 and the vocabulary has 12"):
+        PROTOCOL.decode_response(FULL, INFO, logits(np.zeros(13, np.float32)))
 
 
 def test_tensorrt_llm_is_asked_with_all_its_inputs() -> None:
@@ -378,6 +383,125 @@ def test_tensorrt_llm_is_recognised_by_its_inputs() -> None:
         KServeV2("lm", TRTLLM),
         ModelInfo(model="lm", server="triton 2.60.0", fingerprint="3", protocol="kserve-v2"),
     )
+
+
+def declared(*tensors: tuple[str, str, list[int]]) -> list[dict[str, object]]:
+    return [{"name": name, "datatype": datatype, "shape": shape} for name, datatype, shape in tensors]
+
+
+THREE = [("input_ids", "INT32", [-1, -1]), ("input_lengths", "INT32", [-1, 1]), ("request_output_len", "INT32", [-1, 1])]
+OF_THREE = Layout(lengths=Tensor("input_lengths", "INT32"), output_length=Tensor("request_output_len", "INT32"))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "layout"),
+    [
+        (
+            THREE,
+            [("context_logits", "FP32", [-1, -1, 9]), ("output_ids", "INT64", [-1])],
+            replace(
+                OF_THREE, logits=Tensor("context_logits", "FP32"), choice=Tensor("output_ids", "INT64"), row_length=9, every_position=True
+            ),
+        ),
+        (
+            [*THREE, ("return_generation_logits", "INT32", [1]), ("exclude_input_in_output", "BOOL", [1])],
+            [("generation_logits", "FP16", [-1, 1, 9]), ("context_logits", "FP32", [9]), ("output_ids", "FP32", [-1])],
+            replace(OF_THREE, logits=Tensor("generation_logits", "FP16"), switches=("exclude_input_in_output",), row_length=9),
+        ),
+        (
+            [("tokens", "INT64", [-1])],
+            [("out", "FP64", []), ("output_ids", "INT32", [-1])],
+            Layout(Tensor("tokens", "INT64"), Tensor("out", "FP64"), batched=False),
+        ),
+        (
+            [("The_Length", "INT32", [1]), ("input_ids", "INT64", [-1, -1])],
+            [("a", "FP32", [1]), ("logits", "BF16", [-1, 5, 9])],
+            Layout(Tensor("input_ids", "INT64"), Tensor("logits", "BF16"), lengths=Tensor("The_Length", "INT32"), row_length=9),
+        ),
+    ],
+)
+def test_tensors_are_known_by_names_and_types(
+    inputs: list[tuple[str, str, list[int]]], outputs: list[tuple[str, str, list[int]]], layout: Layout
+) -> None:
+    """TensorRT-LLM's three inputs; or the one input of integers or ``input_ids``, with a length or none, and the one output of floats or
+    ``logits``."""
+    found = wire.discovered(PROTOCOL, triton(inputs=declared(*inputs), outputs=declared(*outputs)))
+
+    assert found is not None
+    assert found[0] == KServeV2("lm", layout)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "words"),
+    [
+        ([], [], "inputs none and outputs none: say so"),
+        ([("a", "INT32"), ("b", "INT32")], [("x", "FP32"), ("y", "INT32")], "inputs a, b and outputs x, y: say so"),
+        (
+            [("input_ids", "INT32"), ("input_lengths", "INT32"), ("request_output_len", "INT32")],
+            [("logits", "FP32")],
+            "inputs input_ids, input_lengths, request_output_len and outputs logits: say so",
+        ),
+        (
+            [("input_ids", "INT32"), ("length", "INT32"), ("mask", "INT32")],
+            [("x", "FP32")],
+            "inputs input_ids, length, mask and outputs x: ",
+        ),
+    ],
+)
+def test_what_there_is_to_choose_from_is_listed(inputs: list[tuple[str, str]], outputs: list[tuple[str, str]], words: str) -> None:
+    half = [declared(*((name, datatype, [1]) for name, datatype in tensors)) for tensors in (inputs, outputs)]
+    with pytest.raises(UsageError, match=words):
+        wire.discovered(PROTOCOL, triton(inputs=half[0], outputs=half[1]))
+
+
+def test_a_server_may_say_little_of_itself() -> None:
+    """No version of its own, none of the model, or several; a list of models that is refused; a model that is ready without saying so."""
+    plain = triton(versions=["1", "2"])
+    about = {"name": "kserve", "extensions": ["binary_tensor_data"]}
+    index = [{"name": "lm", "state": ""}, {"name": "lm", "state": "READY"}, {"name": "x", "state": "LOADING"}]
+    little = {"/v2": said(about), "/v2/repository/index": said(index)}
+    found = wire.discovered(PROTOCOL, lambda request: little.get(request.route) or plain(request))
+    assert found is not None
+    assert (found[1].server, found[1].fingerprint) == ("kserve", "1 2")
+
+    unversioned, refused = triton(versions="3"), said([{"name": "lm"}], 404)
+    found = wire.discovered(KServeV2("lm"), lambda request: unversioned(request))
+    assert found is not None
+    assert found[1].fingerprint == ""
+    with pytest.raises(UsageError, match="the server lists none"):
+        wire.discovered(PROTOCOL, lambda request: refused if "index" in request.route else plain(request))
+
+
+@pytest.mark.parametrize(
+    ("layout", "info", "octets"),
+    [
+        (Layout(), ModelInfo(vocab_size=12), 12 * 8),
+        (Layout(row_length=16), ModelInfo(vocab_size=12), 16 * 8),
+        (Layout(every_position=True), ModelInfo(vocab_size=12), 3 * 12 * 8),
+        (Layout(binary=False), ModelInfo(vocab_size=12), 12 * 32),
+        (Layout(), ModelInfo(), 4_194_304 * 8),
+    ],
+)
+def test_an_answer_is_bounded_by_the_rows_it_may_hold(layout: Layout, info: ModelInfo, octets: int) -> None:
+    assert KServeV2(layout=layout).answer_bound(Ask((1, 2, 3)), info) == 65_536 + octets
+    assert KServeV2().answer_bound(Ask((1, 2, 3)), info) == 65_536 + (info.vocab_size or 4_194_304) * 8
+
+
+@pytest.mark.parametrize(("datatype", "largest"), [("INT32", 2**31 - 1), ("INT64", 2**63 - 1)])
+def test_an_id_that_the_tensor_cannot_hold_is_not_sent(datatype: str, largest: int) -> None:
+    protocol = KServeV2(layout=Layout(Tensor("input_ids", datatype)))
+
+    assert (
+        str(largest).encode()
+        in replace(protocol, layout=replace(protocol.layout, binary=False)).encode_request(Ask((largest,)), ModelInfo()).body
+    )  # type: ignore[type-var]
+    with pytest.raises(InvalidPrompt, match=f"is outside the vocabulary of {largest + 1}"):
+        protocol.encode_request(Ask((largest + 1,)), ModelInfo())
+
+
+def test_an_answer_without_what_the_server_took_is_named() -> None:
+    with pytest.raises(DishonestAnswer, match="one token was asked for, the output 'output_ids' has 0"):
+        KServeV2(layout=TRTLLM).decode_response(FULL, INFO, logits(ROW, name="generation_logits"))
 
 
 def test_of_tensorrt_llms_models_the_one_with_tensors_is_meant() -> None:

@@ -291,6 +291,30 @@ def test_a_real_server_is_discovered() -> None:
 
 
 @pytest.mark.parametrize(
+    ("listed", "asked", "named"),
+    [([{"id": "a"}, {"id": "b"}], None, "a"), ([{"id": "a"}, {"id": "b"}], "b", "b"), ([{"id": 5}], None, "path"), ([], None, "path")],
+)
+def test_a_model_is_called_what_clients_call_it(listed: list[dict[str, Any]], asked: str | None, named: str) -> None:
+    """By the list of models, else by where its weights are."""
+    props = said({"build_info": "b1", "model_path": "path", "eos_token": "."})
+    server = real_server() | {"GET /props": props, "GET /v1/models": said({"data": listed}), "POST /tokenize": said({"tokens": [0]})}
+    found = wire.discovered(PROTOCOL, wire.replies(server), asked)
+
+    assert found is not None
+    assert (found[1].model, found[1].eos_token_ids) == (named, (0,))
+
+
+@pytest.mark.parametrize(
+    ("slots", "warned"), [({}, False), ({"total_slots": "8"}, False), ({"total_slots": 1}, False), ({"total_slots": 2}, True)]
+)
+def test_only_slots_that_are_there_are_warned_of(slots: dict[str, Any], warned: bool) -> None:
+    found = wire.discovered(PROTOCOL, wire.replies(real_server() | {"GET /props": said({"build_info": "b1", **slots})}))
+
+    assert found is not None
+    assert bool(found[1].notes) == warned
+
+
+@pytest.mark.parametrize(
     "answer", [said({"tokens": [60, 124, 62]}), said({"tokens": []}), said({"tokens": [True]}), said([2]), HttpResponse(500)]
 )
 def test_an_end_text_that_is_not_one_token_leaves_the_end_unknown(answer: HttpResponse) -> None:
@@ -309,6 +333,7 @@ def test_an_end_text_that_is_not_one_token_leaves_the_end_unknown(answer: HttpRe
             said({"error": {"code": 401, "message": "Invalid API Key", "type": "authentication_error"}}, 401, ("server", "llama.cpp")),
             Unauthorized,
         ),
+        (said({"error": "Forbidden"}, 403, ("Server", "llama.cpp")), Unauthorized),
     ],
 )
 def test_a_llama_cpp_that_will_not_tell_yet_is_named(props: HttpResponse, kind: type[SeedbedError]) -> None:

@@ -77,6 +77,10 @@ def inside(message: str, kind: str = "", param: str | None = None) -> dict[str, 
         (502, b"<html>bad gateway</html>", EngineFailed),
         (504, b"", EngineFailed),
         (418, b"\xff\xfe", BadRequest),
+        (413, inside("longer than the model's context length"), ContextOverflow),
+        (422, inside("longer than the model's context length"), ContextOverflow),
+        (423, inside("longer than the model's context length"), BadRequest),
+        (414, inside("longer than the model's context length"), BadRequest),
         (204, b"", RequestRefused),
         (101, b"", RequestRefused),
     ],
@@ -106,7 +110,8 @@ def test_a_missing_feature_names_the_flag_that_lifts_it(status: int, text: str, 
 
 
 @pytest.mark.parametrize(
-    ("value", "seconds"), [("7", 7.0), ("0.5", 0.5), ("-1", None), ("inf", None), ("nan", None), ("Wed, 21 Oct", None), ("", None)]
+    ("value", "seconds"),
+    [("7", 7.0), ("0", 0.0), ("0.5", 0.5), ("-1", None), ("inf", None), ("nan", None), ("Wed, 21 Oct", None), ("", None)],
 )
 def test_retry_after_is_understood_in_seconds(value: str, seconds: float | None) -> None:
     """A date, nonsense, or nothing is None."""
@@ -121,6 +126,29 @@ def test_a_redirect_is_named_without_its_query() -> None:
     error = refusal(answered(307, b"", ("location", "https://host/v1?key=secret")))
 
     assert str(error) == "the server redirects to https://host/v1; redirects are not followed, connect there directly"
+
+
+@pytest.mark.parametrize("status", [300, 399])
+def test_a_redirect_to_nowhere_is_one_too(status: int) -> None:
+    error = refusal(answered(status, b""))
+
+    assert (str(error), error.status) == (
+        "the server redirects to nowhere; redirects are not followed, connect there directly",
+        status,
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (500, b"", "the server answered 500: no reason given"),
+        (204, b"", "the server answered 204: no reason given"),
+        (401, b"", "the server answered 401: no reason given; give the server's key with api_key="),
+        (500, inside("non-finite logits"), "the server answered 500: non-finite logits; its model gave NaN for this prefix"),
+    ],
+)
+def test_the_words_say_what_to_do(status: int, body: object, words: str) -> None:
+    assert str(refusal(answered(status, body))) == words
 
 
 def test_where_a_redirect_leads_cannot_steer_a_terminal() -> None:
@@ -187,4 +215,4 @@ def test_what_an_envelope_has_no_type_for_is_in_the_words() -> None:
     assert told(FeatureOff("no --f", status=501, flag="--f")) == "no --f"
     assert retry_after_header(Overloaded("x", status=503, retry_after=0.2)) == (("retry-after", "1"),)
     assert retry_after_header(Overloaded("x", status=503)) == ()
-    assert error_type(NonFiniteAtServer("x", status=400)) == "non_finite_at_server"
+    assert error_type(NonFiniteAtServer("x", status=400)) == error_type(NonFiniteAtServer) == "non_finite_at_server"

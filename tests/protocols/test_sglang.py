@@ -316,6 +316,53 @@ def test_what_would_end_an_old_server_is_not_sent(version: str) -> None:
     assert found[1].vocab_size is None
 
 
+@pytest.mark.parametrize(
+    ("about", "listed", "named"),
+    [
+        ({"model_path": "path", "served_model_name": "served"}, [{"id": "a"}, {"id": "b"}], "a"),
+        ({"model_path": "path", "served_model_name": "served"}, [], "served"),
+        ({"model_path": "path"}, [{"id": 5}], "path"),
+    ],
+)
+def test_a_model_is_called_what_clients_call_it(about: dict[str, str], listed: list[dict[str, Any]], named: str) -> None:
+    """By the list of models, else by the name it is served under, else by where its weights are; and by the name that was asked for."""
+    answers = wire.replies({"GET /model_info": said(about), "GET /v1/models": said({"data": listed})})
+    found, meant = wire.discovered(PROTOCOL, answers), wire.discovered(PROTOCOL, answers, "b")
+
+    assert found is not None
+    assert meant is not None
+    assert (found[1].model, found[1].server) == (named, "SGLang")
+    assert meant[1].model == ("b" if len(listed) == 2 else named)
+
+
+def test_every_flag_that_would_make_rows_repeatable_is_named() -> None:
+    settings = {"version": "0.5.14", "disable_radix_cache": False, "enable_deterministic_inference": False}
+    real = real_server()
+    found = wire.discovered(PROTOCOL, lambda request: said(settings) if request.route == "/server_info" else real(request))
+
+    assert found is not None
+    assert found[1].vocab_size == 32_000  # the first release that can be asked for it
+    assert found[1].notes == (
+        (
+            "rows may differ with what else runs and what is cached; start it with --enable-deterministic-inference "
+            "--disable-radix-cache for repeatable rows"
+        ),
+    )
+
+
+def test_what_is_no_refusal_tells_no_size() -> None:
+    real, told = real_server(), {"error": {"message": "valid range is [0, 32000)."}}
+    found = wire.discovered(PROTOCOL, lambda request: said(told) if request.route == "/generate" else real(request))
+
+    assert found is not None
+    assert found[1].vocab_size is None
+
+
+def test_a_shared_path_is_understood_in_each_way_it_may_be_answered() -> None:
+    for name in ("text", "content", "prompt"):
+        assert PROTOCOL.decode_text(said({name: "x"})) == "x"
+
+
 def test_the_old_name_of_its_description_is_tried_too() -> None:
     """/get_model_info."""
     real, renamed = real_server(), {"/model_info": "/nothing", "/get_model_info": "/model_info"}

@@ -174,6 +174,15 @@ def test_what_a_model_says_of_itself_is_discovered_over_this_path_alone() -> Non
 
     assert wire.discovered(PROTOCOL, answers) == (PROTOCOL, info)
     assert set(seen) == {"/version", "/v1/models", "/inference/v1/generate"}
+    adapters = {"data": [{"id": name, "owned_by": "vllm"} for name in ("m", "tuned")]}
+    any_model = wire.FixedLLM(llm.row, replace(info, model=""))
+    meant = wire.discovered(
+        PROTOCOL,
+        lambda request: said(adapters) if request.route == "/v1/models" else wire.respond(any_model, request, PROTOCOL),
+        "tuned",
+    )
+    assert meant is not None
+    assert meant[1].model == "tuned"
     for mode, kind in (("raw_logprobs", "logprobs"), ("raw_logits", "logits")):  # a real server does not say which: one row tells
         protocol = VLLMGenerate(mode)  # type: ignore[arg-type]
         found = wire.discovered(

@@ -215,6 +215,12 @@ class TestOverTheWire:
             with pytest.raises(UsageError, match=r"in the native protocol a server draws no tokens itself; .* --protocol: llama\.cpp"):
                 await conformance(connected)
 
+    async def test_a_recording_has_none(self):
+        ran = await ran_command(TinyLM(), "conformance", "fixtures/recordings/tiny-lm")
+
+        assert (ran.code, ran.out) == (2, "")
+        assert "is no URL; a recording draws no tokens itself" in ran.err
+
     async def test_cut_off_rows_are_refused(self):
         async with serve(TinyLM()) as server, connect(server.url, "llama.cpp", top_k=5) as connected:
             with pytest.raises(TruncatedRow):

@@ -10,7 +10,7 @@ from seedbed.cli.options import Integers, as_json_option, connection_options, ec
 from seedbed.cli.progress import counting
 from seedbed.cli.prompts import PromptCommand, prompts_of
 from seedbed.cli.running import run_trio
-from seedbed.cli.source import open_model
+from seedbed.cli.source import open_model, require_url
 from seedbed.regression.conformance import conformance
 from seedbed.regression.figures import significant
 
@@ -45,6 +45,7 @@ def conformance_command(source: str, as_json: bool, **options: Any) -> int:
     \b
     Exit codes: 0 draws are what was asked for; 1 not; 2 wrong usage; 3 the server failed; 130 interrupted.
     """
+    require_url(source, "a recording draws no tokens itself, so there is nothing to hold against its rows")
     parameters = {name: options[name] for name in ("draws", "temperature", "top_k", "top_p", "min_p", "order", "alpha", "seed")}
     # A row that is cut off has no distribution to hold a draw against.
     options["rows"] = options["rows"] or "all"

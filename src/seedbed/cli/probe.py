@@ -10,8 +10,7 @@ from seedbed.cli.commands import shown_source
 from seedbed.cli.options import Integers, as_json_option, connection_options, echo_json
 from seedbed.cli.progress import counting
 from seedbed.cli.running import run_trio
-from seedbed.cli.source import open_model
-from seedbed.errors import UsageError
+from seedbed.cli.source import open_model, require_url
 from seedbed.regression.probe import probe
 
 if TYPE_CHECKING:
@@ -43,8 +42,7 @@ def probe_command(source: str, max_length: int, max_concurrency: int, prompts: i
     Exit codes: 0 the same bits under every condition tried; 1 not; 2 wrong usage; 3 the server failed; 130 interrupted.
     """
 
-    if "://" not in source:
-        raise UsageError(f"{source} is no URL; a recording gives the same answer every time, so there is nothing to probe")
+    require_url(source, "a recording gives the same answer every time, so there is nothing to probe")
 
     async def main() -> ProbeReport:
         async with open_model(source, options) as model:

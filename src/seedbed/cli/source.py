@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from seedbed.llm import LLM
 
-__all__ = ["open_model"]
+__all__ = ["open_model", "require_url"]
 
 # What the library's messages advise, and what is typed for it.
 OPTIONS = {
@@ -78,6 +78,16 @@ async def _opened(source: str, options: dict[str, Any], deadline: float) -> Asyn
             for replica in model.statistics().replicas:
                 if replica.trouble:
                     click.echo(f"note: {replica.where} is left out at present: {replica.trouble}", err=True)
+
+
+def require_url(source: str, otherwise: str) -> None:
+    """Refuse what is no server where only one will do.
+
+    Raises:
+        UsageError: it has no scheme; says ``otherwise``.
+    """
+    if "://" not in source:
+        raise UsageError(f"{source} is no URL; {otherwise}")
 
 
 def _is_path(source: str) -> bool:

@@ -68,6 +68,7 @@ OCTETS = "application/octet-stream"
 HEADER_LENGTH = "inference-header-content-length"
 INTEGERS = {"INT32": "<i4", "INT64": "<i8"}
 FLOATS = {"FP32": "<f4", "FP16": "<f2", "BF16": "<u2", "FP64": "<f8"}
+NO_JSON = ("FP16", "BF16")
 UNKNOWN_VOCAB = 4_194_304
 OCTETS_AN_ENTRY = {True: 8, False: 32}  # as octets (FP64 at most), as JSON
 
@@ -251,8 +252,9 @@ class KServeV2(Protocol):
             if tensor is layout.choice:
                 outputs.append((tensor, [1, 1, 1], np.array([int(np.argmax(dense))], INTEGERS[tensor.datatype])))
             else:
-                if not binary and (tensor.datatype in ("FP16", "BF16") or not np.isfinite(dense).all()):
-                    raise BadRequest(f"{tensor.datatype} cannot travel as JSON, nor can -inf: ask for binary_data", status=400)
+                if not binary and (tensor.datatype in NO_JSON or not np.isfinite(dense).all()):
+                    what = tensor.datatype if tensor.datatype in NO_JSON else "-inf"
+                    raise BadRequest(f"{what} cannot travel as JSON: ask for binary_data", status=400)
                 outputs.append((tensor, [1, 1, dense.size], _narrowed(dense, tensor.datatype)))
             if binary:
                 octets.add(name)
@@ -405,7 +407,7 @@ def _message(
 def _tensors(
     body: bytes | bytearray | memoryview, header_length: str | None, kind: str, error: Callable[[str], SeedbedError]
 ) -> dict[str, tuple[str, NDArray[Any]]]:
-    """Datatype and values of each tensor in a message, by name; floats as float32, unless they are FP64.
+    """Datatype and values of each tensor in a message, by name; in its type, BF16 as float32.
 
     Raises:
         error: the message contradicts itself: sizes, shapes, types, or octets that belong to no tensor.
@@ -460,15 +462,13 @@ def _parts(
 
 
 def _from_octets(octets: memoryview, datatype: str, name: str, error: Callable[[str], SeedbedError]) -> NDArray[Any]:
-    dtype = "?" if datatype == "BOOL" else INTEGERS.get(datatype) or FLOATS.get(datatype)
-    if dtype is None:  # a tensor we do not read
+    dtype = INTEGERS.get(datatype) or FLOATS.get(datatype)
+    if dtype is None:  # a tensor we do not read; of a BOOL this is its value, too
         return np.frombuffer(octets, np.uint8)
     if len(octets) % np.dtype(dtype).itemsize:
         raise error(f"{len(octets)} octets of {name!r:.40} are no {datatype}")
     values = np.frombuffer(octets, dtype)
-    if datatype == "BF16":
-        return bfloat16.widened(values)
-    return values.astype(np.float32) if datatype == "FP16" else values
+    return bfloat16.widened(values) if datatype == "BF16" else values
 
 
 def _from_json(data: object, datatype: str, name: str, error: Callable[[str], SeedbedError]) -> NDArray[Any]:

@@ -114,7 +114,7 @@ class LlamaCpp(Protocol):
 
     def discover(self, model: str | None = None) -> Discovery:
         props = yield HttpRequest("GET", "/props")
-        if props.header("server") == "llama.cpp" and props.status in (401, 403, 503):
+        if props.header("server") == "llama.cpp" and props.status in (403, 503):  # whoever says 401 is heard below
             raise refusal(props)
         facts = facts_in(props)
         if not as_text(facts.get("build_info")):

@@ -7,6 +7,7 @@ from typing import Any
 from seedbed.errors import BadRequest, BrokenAnswer, DishonestAnswer
 from seedbed.protocols.exchange import Sample
 from seedbed.protocols.fields import model_of
+from seedbed.wording import counted
 
 __all__ = ["UNTOUCHED", "sample_of", "sampled_ids"]
 
@@ -28,15 +29,17 @@ def sample_of(token_ids: tuple[int, ...], data: dict[str, Any], *, tokens: str, 
     if data.get("stream"):
         raise BadRequest('this server answers whole: no "stream"', status=400)
     numbers = {name: data.get(name, default) for name, default in (("temperature", 1.0), ("top_p", 1.0), ("min_p", 0.0))}
-    counts = {"top_k": data.get("top_k", 0), "tokens": data.get(tokens, 16), "n": data.get("n", 1), "seed": data.get(seed, 0)}
+    counts = {"top_k": data.get("top_k", 0), "n": data.get("n", 1), tokens: data.get(tokens, 16), seed: data.get(seed, 0)}
     for name, value in numbers.items():
         if type(value) not in (int, float) or not 0 <= value <= (100 if name == "temperature" else 1):
             raise BadRequest(f"{name} is outside its range: {value!r:.40}", status=400)
     for name, value in counts.items():
-        bounds = {"top_k": (-1, 2**31), "seed": (0, 2**63)}.get(name, (1, MOST))
-        if type(value) is not int or not bounds[0] <= value <= bounds[1]:
-            raise BadRequest(f"{name} must be an int from {bounds[0]} to {bounds[1]}, not {value!r:.40}", status=400)
-    return Sample(token_ids, **numbers, **(counts | {"top_k": max(0, counts["top_k"])}), model=model_of(model))
+        least, most = {"top_k": (-1, 2**31), seed: (0, 2**63)}.get(name, (1, MOST))
+        if type(value) is not int or not least <= value <= most:
+            raise BadRequest(f"{name} must be an int from {least} to {most}, not {value!r:.40}", status=400)
+    return Sample(
+        token_ids, **numbers, top_k=max(0, counts["top_k"]), seed=counts[seed], tokens=counts[tokens], n=counts["n"], model=model_of(model)
+    )
 
 
 def sampled_ids(samples: object, sample: Sample) -> tuple[tuple[int, ...], ...]:
@@ -51,7 +54,6 @@ def sampled_ids(samples: object, sample: Sample) -> tuple[tuple[int, ...], ...]:
     ):
         raise BrokenAnswer("the answer has no lists of the token ids drawn")
     if len(samples) != sample.n or not all(1 <= len(ids) <= sample.tokens for ids in samples):
-        raise DishonestAnswer(
-            f"{sample.n} samples of {sample.tokens} tokens were asked for, the answer has {len(samples)} of {[len(ids) for ids in samples]}"
-        )
+        wanted = f"{counted(sample.n, 'sample')} of up to {counted(sample.tokens, 'token')}"
+        raise DishonestAnswer(f"asked for {wanted}, got {len(samples)}, of {[len(ids) for ids in samples]} tokens")
     return tuple(tuple(ids) for ids in samples)

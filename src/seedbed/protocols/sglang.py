@@ -194,10 +194,9 @@ class SGLang(Protocol):
         top = top_logprobs(row, ask.top_k)
         values = np.maximum(top.logprobs, np.float32(LOWEST))
         best, n = int(top.token_ids[0]), len(ask.token_ids)
-        ended = best in llm.eos_token_ids
         meta: dict[str, Any] = {
             "id": "seedbed",
-            "finish_reason": {"type": "stop", "matched": best} if ended else {"type": "length", "length": 1},
+            "finish_reason": _ending([best], llm),
             "prompt_tokens": n,
             "completion_tokens": 1,
             "cached_tokens": 0,
@@ -208,15 +207,15 @@ class SGLang(Protocol):
             "input_top_logprobs": [],
             **_lists(top.token_ids, values, asked),
         }
-        answer = {"text": "" if ended else llm.token_bytes(best).decode("utf-8", "replace"), "output_ids": [best], "meta_info": meta}
+        text = "" if best in llm.eos_token_ids else llm.token_bytes(best).decode("utf-8", "replace")
+        answer = {"text": text, "output_ids": [best], "meta_info": meta}
         prompt = asked.get("input_ids")
         nested = isinstance(prompt, list) and isinstance(prompt[0], list)
         return json_response([answer] if nested else answer, 200, *ALWAYS)
 
     def encode_samples(self, sample: Sample, request: HttpRequest, drawn: Sequence[Sequence[int]], llm: LLM) -> HttpResponse:
         data = [
-            {"output_ids": list(ids), "meta_info": {"finish_reason": {"type": "length", "length": len(ids)}, "completion_tokens": len(ids)}}
-            for ids in drawn
+            {"output_ids": list(ids), "meta_info": {"finish_reason": _ending(ids, llm), "completion_tokens": len(ids)}} for ids in drawn
         ]
         return json_response(data if sample.n > 1 else data[0], 200, *ALWAYS)
 
@@ -337,13 +336,12 @@ def _listed(meta: dict[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.float32
             return token_id_array([triple[1] for triple in triples]), numbers([triple[0] for triple in triples])
     except (TypeError, KeyError, ValueError, IndexError) as error:
         raise BrokenAnswer("the answer has no list of top logprobs for one token; was return_logprob understood?") from error
-    if (
-        meta.get("output_top_logprobs_shape") != [1, token_ids.size]
-        or token_ids.shape != logprobs.shape
-        or meta.get("output_top_logprobs_null_prefix", 0) != 0
-    ):
-        shape = meta.get("output_top_logprobs_shape")
-        raise DishonestAnswer(f"the shape of the list is said to be {shape!r:.40}, it has {token_ids.size} ids and {logprobs.size} values")
+    shape, skipped = meta.get("output_top_logprobs_shape"), meta.get("output_top_logprobs_null_prefix", 0)
+    if shape != [1, token_ids.size] or token_ids.shape != logprobs.shape or skipped != 0:
+        behind = f" behind {skipped!r:.40} that are empty" if skipped != 0 else ""
+        raise DishonestAnswer(
+            f"the shape of the list is said to be {shape!r:.40}{behind}, it has {token_ids.size} ids and {logprobs.size} values"
+        )
     return token_ids, logprobs
 
 
@@ -372,6 +370,12 @@ def _lists(token_ids: NDArray[np.int64], values: NDArray[np.float32], asked: dic
         f"{ids}_b64_dtype": "int32",
         **shape,
     }
+
+
+def _ending(token_ids: Sequence[int], llm: LLM) -> dict[str, Any]:
+    if token_ids and token_ids[-1] in llm.eos_token_ids:
+        return {"type": "stop", "matched": token_ids[-1]}
+    return {"type": "length", "length": len(token_ids)}
 
 
 def _ask_from(data: dict[str, Any]) -> Ask | Sample:

@@ -90,6 +90,7 @@ __all__ = [
     "answer_of",
     "check_limits",
     "entries_of",
+    "finish_reason",
     "learn",
     "logprobs_asked",
     "logprobs_for",
@@ -166,8 +167,10 @@ class VLLM(Protocol):
             entries = [[(int(key), entry["logprob"]) for key, entry in place.items()] for place in listed[1:]]
         except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
             raise BrokenAnswer("the answer has no prompt_logprobs; was that understood?") from error
-        if len(listed) != len(score.token_ids) or listed[0] is not None:
+        if len(listed) != len(score.token_ids):
             raise DishonestAnswer(f"{len(score.token_ids)} places were to be scored, the answer has {len(listed)}")
+        if listed[0] is not None:
+            raise DishonestAnswer("the answer has a row for the first token, before which nothing stands")
         follows = zip(entries, score.token_ids[1:], strict=True)
         return (*(_scored(ask, info, place, next_id) for place, next_id in follows), last)
 
@@ -245,7 +248,7 @@ class VLLM(Protocol):
                 "tokens": [next(iter(entries)) for entries in listed],
                 "top_logprobs": listed,
             },
-            "finish_reason": "stop" if ended else "length",
+            "finish_reason": finish_reason(taken, llm),
             "stop_reason": None,
             "token_ids": taken if echo_ids else None,
             "prompt_logprobs": None,
@@ -280,7 +283,7 @@ class VLLM(Protocol):
         return json_response(data, 200, *ALWAYS)
 
     def encode_samples(self, sample: Sample, request: HttpRequest, drawn: Sequence[Sequence[int]], llm: LLM) -> HttpResponse:
-        choices = [{"index": index, "token_ids": list(ids), "finish_reason": "length"} for index, ids in enumerate(drawn)]
+        choices = [{"index": index, "token_ids": list(ids), "finish_reason": finish_reason(ids, llm)} for index, ids in enumerate(drawn)]
         info = llm.info or ModelInfo()
         return json_response({"object": "text_completion", "model": info.model, "choices": choices}, 200, *ALWAYS)
 
@@ -607,6 +610,11 @@ def check_limits(ask: Ask, data: dict[str, Any], info: ModelInfo) -> None:
                 status=400,
             )
         raise BadRequest("this server has no logit_bias", status=400)
+
+
+def finish_reason(token_ids: Sequence[int], llm: LLM) -> str:
+    """Why a completion of these tokens ended."""
+    return "stop" if token_ids and token_ids[-1] in llm.eos_token_ids else "length"
 
 
 def usage(ask: Ask, tokens: int) -> dict[str, Any]:

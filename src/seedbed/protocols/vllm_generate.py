@@ -29,6 +29,7 @@ from seedbed.protocols.vllm import (
     answer_of,
     check_limits,
     entries_of,
+    finish_reason,
     learn,
     logprobs_asked,
     logprobs_for,
@@ -98,7 +99,7 @@ class VLLMGenerate(VLLM):
         info = llm.info or ModelInfo()
         choice = {
             "index": 0,
-            "finish_reason": "stop" if taken[-1] in llm.eos_token_ids else "length",
+            "finish_reason": finish_reason(taken, llm),
             "stop_reason": None,
             "token_ids": taken,
             "routed_experts": None,
