@@ -151,7 +151,7 @@ def test_a_timeout_that_was_too_short_for_anything_is_said(prompts: Path, tmp_pa
 
 @pytest.mark.usefixtures("virtual_clock")
 def test_a_timeout_covers_all_that_comes_before_the_first_prompt(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seedbed.http.connect", never_connected)
+    monkeypatch.setattr("seedbed.cli.source.connect", never_connected)
     connecting = seedbed("generate", "http://model.invalid", "--prompts", str(prompts), "--out", "o.jsonl", "--timeout", "5")
     monkeypatch.setattr("seedbed.cli.source.ReplayLLM", partial(Asleep, "detokenize"))
     beginning = bulk(prompts, tmp_path / "o.jsonl", "--timeout", "5")

@@ -13,6 +13,7 @@ from seedbed.cli.commands import shown_source
 from seedbed.cli.options import ConnectionOption, typed
 from seedbed.cli.running import within
 from seedbed.errors import UsageError
+from seedbed.http import connect
 from seedbed.recording import ReplayLLM
 
 if TYPE_CHECKING:
@@ -59,8 +60,6 @@ async def _opened(source: str, options: dict[str, Any], deadline: float) -> Asyn
     top_k = _top_k(options["rows"])
     if not options["request_timeout"] > 0:
         raise UsageError(f"--request-timeout must be seconds above 0, or 'inf', not {options['request_timeout']:g}")
-    from seedbed.http import connect  # and httpx with it, which a recording does without
-
     with within(deadline, f"{shown_source(source)} had said what it is") as scope:
         async with connect(
             [source, *options["replicas"]],
