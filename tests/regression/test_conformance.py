@@ -32,7 +32,7 @@ def names(report):
 class TestDistribution:
     @pytest.mark.parametrize("parameters", [{}, {"temperature": 0.7, "top_k": 20}, {"temperature": 1.5, "top_p": 0.9, "min_p": 0.02}])
     async def test_a_server_that_does_as_it_is_asked_conforms(self, parameters):
-        report = await conformance(PlantedSampler(TinyLM()), seed=1, draws=600, **parameters)
+        report = await conformance(PlantedSampler(TinyLM()), seed=1, draws=400, **parameters)
 
         assert (report.flaws, report.untold, report.excluded) == ((), (), 0)
         assert report.is_conforming
@@ -51,7 +51,7 @@ class TestDistribution:
     )
     async def test_a_wrong_order_is_named_well_within_5000_draws(self, expected, planted):
         server = PlantedSampler(TinyLM(), planted)
-        report = await conformance(server, seed=1, order=expected, temperature=1.5, top_k=20, top_p=0.9, min_p=0.02, draws=1000)
+        report = await conformance(server, seed=1, order=expected, temperature=1.5, top_k=20, top_p=0.9, min_p=0.02, draws=700)
 
         assert names(report) == ["order"]
         assert f"order were that of {planted}" in report.flaws[0].detail
