@@ -7,7 +7,7 @@ are what these words are meant for, and whoever wrote a change must know whether
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
@@ -20,7 +20,7 @@ from tests.protocols.test_kserve_v2 import TRTLLM
 
 from seedbed import Sampler
 from seedbed.errors import SeedbedError
-from seedbed.llm.base import ModelInfo
+from seedbed.llm.base import ModelInfo, Row
 from seedbed.protocols import PROTOCOLS
 from seedbed.protocols.base import Protocol
 from seedbed.protocols.exchange import Ask, Headers, HttpRequest, HttpResponse, Sample, Score
@@ -37,7 +37,7 @@ SPEAKERS: dict[str, Protocol] = {
     "kserve-v2-json": KServeV2(model="m", layout=Layout(binary=False, batched=False)),
     "kserve-v2-tensorrt-llm": KServeV2(layout=TRTLLM),
 }
-INFO = ModelInfo("m", "server 1.2.3", "f00d", vocab_size=5, eos_token_ids=(0, 4), context_length=8, max_top_k=5)
+INFO = ModelInfo("m", "a server 1.2.3", "f00d 2", vocab_size=5, eos_token_ids=(0, 4), context_length=8, max_top_k=5)
 ROW = np.array([0.5, -1.0, 2.0, -np.inf, 0.25], dtype=np.float32)
 ENDING = np.array([0.5, -1.0, -2.0, 2.5, 0.25], dtype=np.float32)
 ASKS = {
@@ -68,18 +68,21 @@ ELSEWHERE = [
 
 
 class Told(wire.FixedLLM):
-    """A model whose token 3 is half a character, and tells of itself what it is given."""
+    """A model that tells of itself what it is given; its token 2 is a line's end, 3 is half a character, and 3 follows on 2."""
+
+    async def next_token_logits(self, prev_token_ids: Sequence[int]) -> Row:
+        return ENDING if prev_token_ids[-1] == 2 else await super().next_token_logits(prev_token_ids)
 
     def token_bytes(self, token_id: int) -> bytes:
-        return b"\xc3" if token_id == 3 else super().token_bytes(token_id)
+        return {2: b"\n", 3: b"\xc3"}.get(token_id) or super().token_bytes(token_id)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         return self.info.eos_token_ids if self.info else (3,)
 
 
-FULL, BARE = Told(ROW, INFO), Told(ENDING)
-"""The second tells nothing of itself, and what it says is its end."""
+FULL, NAMELESS, BARE = Told(ROW, INFO), Told(ROW, ModelInfo(eos_token_ids=(3,))), Told(ENDING)
+"""The second tells no more than its end, which comes as its second token, the third nothing at all, and its end comes at once."""
 
 
 def transcript(name: str) -> str:
@@ -139,7 +142,7 @@ def _with_strangers(name: str, protocol: Protocol) -> Iterator[str]:
             yield "\nA stranger asks."
             yield from _request(request)
             yield f"= {_said(protocol.decode_request, request)}"
-            for llm in (FULL, BARE) if right else (FULL,):
+            for llm in (FULL, NAMELESS, BARE) if right else (FULL,):
                 yield from _response(wire.respond(llm, request, protocol))
     asked = Ask((1, 4), None if protocol.whole_rows_only else 3)
     for answers, decode in (

@@ -112,6 +112,14 @@ def test_a_row_arrives_as_it_was_given(layout: Layout, row: np.ndarray[Any, Any]
     assert (response.header("inference-header-content-length") is not None) == layout.binary
 
 
+@pytest.mark.parametrize(("datatype", "what"), [("FP16", "FP16"), ("BF16", "BF16"), ("FP32", "-inf")])
+def test_what_cannot_travel_as_json_is_named(datatype: str, what: str) -> None:
+    protocol = KServeV2(layout=Layout(logits=Tensor("logits", datatype)))
+    refused = wire.respond(wire.FixedLLM(ROW, INFO), question({}), protocol)
+
+    assert (refused.status, orjson.loads(refused.body)) == (400, {"error": f"{what} cannot travel as JSON: ask for binary_data"})
+
+
 @pytest.mark.parametrize("datatype", ["FP16", "BF16"])
 @wire.same_every_time
 @given(wire.full_rows())

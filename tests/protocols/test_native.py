@@ -193,7 +193,9 @@ def test_discovery_of_something_else_finds_nothing(body: bytes, status: int) -> 
         (FULL, octets(b""), BrokenAnswer, "0 octets"),
         (FULL, octets(b"12345"), BrokenAnswer, "5 octets are no row of float32"),
         (FULL, octets(bytes(44)), DishonestAnswer, "11 entries"),
-        (FULL, octets(bytes(48), rows="2"), DishonestAnswer, "Seedbed-Rows says '2'"),
+        (FULL, octets(bytes(48), rows="2"), DishonestAnswer, "^one row was asked for, Seedbed-Rows says '2'"),
+        (Ask((1,), ahead=3), octets(bytes(48), rows="4"), DishonestAnswer, "^3 rows were asked for, Seedbed-Rows says '4'"),
+        (Ask((1,), ahead=3), octets(bytes(47), rows="3"), BrokenAnswer, "^47 octets are no 3 rows of float32"),
         (FULL, octets(bytes(48), rows="1" * 5000), DishonestAnswer, "Seedbed-Rows says '111"),
         (FULL, HttpResponse(200, (), b'{"logits": [-Infinity, 1%b]}' % (b"0" * 400)), NonFiniteLogits, "value 1 of 2 is beyond float32"),
         (FULL, octets(bytes(48), dtype="float64"), BrokenAnswer, "Seedbed-Dtype must be one of"),
@@ -206,6 +208,13 @@ def test_a_dishonest_answer_is_named(ask: Ask, response: HttpResponse, kind: typ
         PROTOCOL.decode_response(ask, INFO, response)
 
     assert type(caught.value) is kind
+
+
+def test_an_answer_is_bounded_by_the_entries_it_may_hold() -> None:
+    """Four million, where nobody said how many there are."""
+    assert PROTOCOL.answer_bound(Ask((1,), 10), ModelInfo()) == 4096 + 480
+    assert PROTOCOL.answer_bound(Ask((1,), ahead=2), ModelInfo(vocab_size=100)) == 2 * (4096 + 4800)
+    assert PROTOCOL.answer_bound(Ask((1,)), ModelInfo()) == 4 * 4_194_304
 
 
 @wire.thorough

@@ -211,6 +211,7 @@ def test_only_what_may_help_to_repeat_is_answered_500_or_503(error: SeedbedError
 def test_what_an_envelope_has_no_type_for_is_in_the_words() -> None:
     """NaN and missing flags are recognised by text."""
     assert told(NonFiniteLogits("logit 3 is NaN")) == "non-finite logits: logit 3 is NaN"
+    assert told(NonFiniteLogits("Non-finite logits at 3")) == "Non-finite logits at 3"
     assert told(FeatureOff("no", status=501, flag="--f")) == "no; start the server with --f"
     assert told(FeatureOff("no --f", status=501, flag="--f")) == "no --f"
     assert retry_after_header(Overloaded("x", status=503, retry_after=0.2)) == (("retry-after", "1"),)

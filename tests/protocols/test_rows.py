@@ -210,8 +210,9 @@ def test_of_logits_only_a_full_row_is_made() -> None:
 def test_logits_that_are_probabilities_are_named() -> None:
     """Short rows and single certain tokens may be meant; what is below 0 or sums otherwise is no distribution."""
     p = np.random.default_rng(7).dirichlet(np.ones(64)).astype(np.float32)
-    with pytest.raises(DishonestAnswer, match="logits are probabilities"):
-        check_logits(p)
+    for distribution in (p, np.float32([0.5, 0.5] + [0] * 62)):
+        with pytest.raises(DishonestAnswer, match="logits are probabilities"):
+            check_logits(distribution)
     for row in (p[:63] / p[:63].sum(), np.eye(1, 64, 5, dtype=np.float32)[0], p - 0.01, p * 1.01, np.log(p), np.zeros(64, np.float32)):
         check_logits(row)
     check_logits(TopLogprobs([4], [-1.0], vocab_size=100))

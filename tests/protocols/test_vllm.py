@@ -316,7 +316,8 @@ def test_a_server_that_reports_what_its_filters_left_is_told_which_flag_to_set()
     with pytest.raises(FeatureOff, match="what its filters left") as caught:
         wire.discovered(PROTOCOL, lambda request: filtered if b'"logprobs":20,' in request.body else real(request))
 
-    assert caught.value.flag == "--logprobs-mode raw_logprobs"
+    assert (caught.value.flag, caught.value.status) == ("--logprobs-mode raw_logprobs", 200)
+    assert str(caught.value).endswith("start it with --logprobs-mode raw_logprobs")
 
 
 def test_no_default_of_the_models_own_has_a_say() -> None:
@@ -337,7 +338,15 @@ def test_a_probe_that_lists_nothing_leaves_it_at_logprobs() -> None:
 
 @pytest.mark.parametrize(
     ("logits", "kind"),
-    [([3.5, 2.0], "logits"), ([-0.1, -0.2], "logits"), ([-33.0, -35.0], "logits"), ([-0.7, -1.4], "logprobs"), ([-9.0, -9.1], "logits")],
+    [
+        ([3.5, 2.0], "logits"),
+        ([-6.2403, -6.2403], "logits"),  # 512 tokens of 1 / 513
+        ([-6.2383, -6.2383], "logprobs"),  # and of 1 / 512
+        ([-0.1, -0.2], "logits"),
+        ([-33.0, -35.0], "logits"),
+        ([-0.7, -1.4], "logprobs"),
+        ([-9.0, -9.1], "logits"),
+    ],
 )
 def test_logits_are_told_from_logprobs_by_what_they_sum_to(logits: list[float], kind: str) -> None:
     """Above 0, summing above 1, or too little for the whole vocabulary to make up."""
@@ -396,12 +405,29 @@ def test_one_of_several_models_is_found_by_name() -> None:
         assert (found[1].model, found[1].context_length) == (name, context_length)
 
 
-@pytest.mark.parametrize("path", ["/version", "/v1/models", "/v1/completions"])
-def test_a_missing_key_is_named(path: str) -> None:
-    """The version is open in vLLM, the rest is not; behind a gateway nothing is."""
+@pytest.mark.parametrize(
+    ("path", "status"), [("/version", 401), ("/v1/models", 401), ("/v1/models", 403), ("/v1/completions", 401), ("/v1/completions", 403)]
+)
+def test_a_missing_key_is_named(path: str, status: int) -> None:
+    """The version is open in vLLM, the rest is not; behind a gateway nothing is. Only 403 for the version is no vLLM's."""
     real = real_server()
-    with pytest.raises(Unauthorized):
-        wire.discovered(PROTOCOL, lambda request: said({"error": "Unauthorized"}, 401) if request.route == path else real(request))
+    with pytest.raises(Unauthorized) as caught:
+        wire.discovered(PROTOCOL, lambda request: said({"error": "no"}, status) if request.route == path else real(request))
+
+    assert caught.value.status == status
+
+
+def test_only_a_refusal_tells_the_cap() -> None:
+    """The same words in an error of the server's own are no answer to the question."""
+    real = real_server()
+
+    def answers(request: HttpRequest) -> HttpResponse:
+        response = real(request)
+        return replace(response, status=500) if response.status == 400 else response
+
+    found = wire.discovered(PROTOCOL, answers)
+    assert found is not None
+    assert (found[1].vocab_size, found[1].max_top_k) == (None, None)
 
 
 @wire.same_every_time

@@ -542,7 +542,7 @@ def _choice_of(tensors: dict[str, tuple[str, NDArray[Any]]], name: str, ask: Ask
 def _outputs_asked(request: HttpRequest) -> dict[str, bool]:
     """Which outputs a request asks for, and which of them as octets."""
     length = count_in(request.header(HEADER_LENGTH) or "")
-    data = json_body(request.body if length is None else request.body[:length])
+    data = json_body(request.body[:length])
     every = as_facts(data.get("parameters")).get("binary_data_output") is True
     outputs = data.get("outputs")
     facts = [as_facts(output) for output in outputs] if isinstance(outputs, list) else []

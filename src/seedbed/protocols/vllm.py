@@ -321,7 +321,7 @@ class VLLM(Protocol):
             return json_response({"error": text}, status, *ALWAYS)
         if isinstance(error, ContextOverflow):
             text, param = f"This model's maximum context length is exceeded: {text} (parameter=input_tokens)", "input_tokens"
-        kinds = {400: "BadRequestError", 403: "PermissionDeniedError", 404: "NotFoundError", 503: "Service Unavailable"}
+        kinds = {404: "NotFoundError", 503: "Service Unavailable"}
         data = {"message": text, "type": kinds.get(status, "BadRequestError" if status < 500 else "InternalServerError"), "param": param}
         return json_response({"error": {**data, "code": status}}, status, *ALWAYS, *retry_after_header(error))
 
