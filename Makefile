@@ -30,7 +30,7 @@ demo-llama: $(LLAMA_READY) ## the same against a real llama.cpp server with a re
 test: $(READY) ## the test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-thorough: $(READY) ## every bit of a recording changed, every octet cut off, fifty kills of the command: minutes
+test-thorough: $(READY) ## every bit of a recording changed, every octet cut off, fifty kills, ten thousand faulty steps: minutes
 	$(BIN)/python -m pytest -m thorough -n 2
 
 test-real: $(LLAMA_READY) ## the tests that talk to real servers: llama.cpp, and vLLM where it is installed

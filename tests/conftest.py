@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
+import sys
 
 from hypothesis import settings
 
@@ -13,6 +16,18 @@ collect_ignore = ["examples/trio_app"]  # a project of its own: see examples/tes
 settings.register_profile("seedbed", derandomize=True, deadline=None)
 settings.load_profile("seedbed")
 
+# A hundred tests start processes, and where bytecode is not kept each of these compiles all of seedbed anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # What a shell starts in the background ignores Ctrl-C, and so would every process that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Modules and collected tests stay: a collector that looks at them again and again finds nothing.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()

@@ -19,6 +19,7 @@ import urllib.request
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -225,7 +226,7 @@ class TestGenerate:
             assert ran.stderr.endswith("nothing was sampled; give a longer --timeout, or look after the server\n")
 
     def test_what_there_is_at_the_deadline_is_shown_though_the_server_is_silent(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sys.modules["seedbed.cli.generate"], "PATIENCE", 0.1)  # the package's name is the command
+        monkeypatch.setattr(import_module("seedbed.cli.generate"), "PATIENCE", 0.1)  # the package's name is the command
         with silent_server("/v1/next_token_logits", after=3) as address:  # the probe, and two steps
             ran = seedbed("generate", address, "--token-ids", "84,104", "--timeout", "0.5")
 
@@ -698,9 +699,12 @@ import os, signal, sys
 class AtImport:
     def find_spec(self, name, *_):
         if name == {moment!r}:
-            os.kill(os.getpid(), signal.SIGINT)
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                raise ImportError("which is what some modules make of it")
 sys.meta_path.insert(0, AtImport())
-sys.argv[1:] = ["--help"]
+sys.argv[1:] = ["serve"]
 from seedbed.__main__ import run
 run()
 """

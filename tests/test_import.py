@@ -17,11 +17,16 @@ HEAVY = ["trio", "httpx", "numpy", "rich", "click", "respx", "httptools", "orjso
 ROOMS = ["errors", "observing", "http", "llm", "recording", "sampling", "server", "regression", "generation", "testing", "protocols", "cli"]
 
 
-def loaded_after(code: str) -> set[str]:
-    """Which heavy packages a fresh interpreter has loaded after running ``code``."""
-    program = f"{code}\nimport sys\nprint(*[name for name in {[*HEAVY, 'pytest']} if name in sys.modules])"
+def modules_after(code: str) -> set[str]:
+    """What a fresh interpreter has loaded after running ``code``, which may print what it likes."""
+    program = f"{code}\nimport sys\nprint()\nprint(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    return set(run.stdout.split())
+    return set(run.stdout.splitlines()[-1].split())
+
+
+def loaded_after(code: str) -> set[str]:
+    """Which of the heavy packages that is."""
+    return modules_after(code) & {*HEAVY, "pytest"}
 
 
 def test_import_seedbed_loads_nothing() -> None:
@@ -37,7 +42,32 @@ def test_the_sampler_needs_no_http() -> None:
 
 
 def test_replaying_needs_respx_only_for_the_transport() -> None:
+    assert not loaded_after("from seedbed import ReplayLLM") & {"httpx", "respx", "pytest"}
     assert not loaded_after("from seedbed import ReplayLLM, connect") & {"respx", "pytest"}
+
+
+# After a command of the command line, which ends the process.
+AFTER = """
+import sys
+from contextlib import suppress
+sys.argv = ["seedbed", *{words}]
+from seedbed.cli import run
+with suppress(SystemExit):
+    run()
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "not_needed"),
+    [
+        (["--version"], {"trio", "numpy", "httpx", "rich", "seedbed.cli.generate"}),
+        (["generate", "--help"], {"seedbed.generation.bulk", "seedbed.regression", "seedbed.cli.serve"}),
+        (["serve", "--help"], {"httpx", "seedbed.regression", "seedbed.cli.generate"}),
+    ],
+    ids=["--version", "generate", "serve"],
+)
+def test_a_command_loads_nothing_that_only_others_need(words: list[str], not_needed: set[str]) -> None:
+    assert not modules_after(AFTER.format(words=words)) & not_needed
 
 
 def test_every_public_name_is_there_sorted_and_listed_by_dir() -> None:

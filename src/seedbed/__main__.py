@@ -15,10 +15,12 @@ def run() -> None:
         signal.signal(signal.SIGINT, _end_at_once)
     from seedbed.cli import run as run_command
 
-    if is_ours:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # which trio looks for
+    def when_imported() -> None:
+        if is_ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # which trio looks for
+
     try:
-        run_command()
+        run_command(when_imported)
     finally:
         if is_ours:
             signal.signal(signal.SIGINT, _end_at_once)

@@ -151,7 +151,8 @@ class Terminal:
                 stderr=subprocess.STDOUT,
                 text=True,
                 check=False,
-                env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+                # Without bytecode, which is told from that of another text by whole seconds: pages change their files within one.
+                env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"},
             )
             self._exit_code, printed = ran.returncode, ran.stdout
         return re.sub("[ \t]+$", "", printed.replace(self._url, ADDRESS), flags=re.MULTILINE)

@@ -14,7 +14,7 @@ from seedbed import generate
 from seedbed.llm import LLM
 from seedbed.testing import assert_same_distribution
 
-V, SEQUENCES, STEPS = 9, 160, 125
+V, SEQUENCES, STEPS = 9, 100, 100
 P = np.array([0, 0.30, 0.20, 0.15, 0.12, 0.10, 0.06, 0.04, 0.03])
 ALPHA = 1e-3
 
@@ -36,7 +36,7 @@ class Constant(LLM):
 
 @pytest.fixture(scope="module")
 def tokens() -> np.ndarray:
-    """20,000 draws, (sequence, step); without the prefix cache, which would keep 20,000 rows that nobody asks for again."""
+    """10,000 draws, (sequence, step); without the prefix cache, which would keep 10,000 rows that nobody asks for again."""
     result = trio.run(lambda: generate([1], Constant(), n=SEQUENCES, seed=2026, max_new_tokens=STEPS, prefix_cache_bytes=0))
     return np.array(result.token_ids)
 

@@ -47,7 +47,7 @@ def through_json(result: GenerationResult) -> GenerationResult:
     return GenerationResult.from_dict(json.loads(json.dumps(result.to_dict(), allow_nan=False)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from(SAMPLERS), st.lists(st.sampled_from([0, 0.5, 1, 2, 3.5, 5, 20]), min_size=1, max_size=3))
 def test_cut_by_deadlines_however_often_it_is_as_if_never_cut(schedule: int, sampler: Sampler, timeouts: list[float]) -> None:
     (run,) = schedules(1, first=schedule)

@@ -114,7 +114,7 @@ def test_cancelled_at_any_step(changes: dict[str, object]) -> None:
     assert run.generation.sequences == run.undisturbed
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.integers(0, 2**32),
     st.sampled_from([0, 1, 2, 3, 4, 5, 7]),

@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
 from typing import NamedTuple
 
 import pytest
@@ -14,6 +15,7 @@ from tests.regression.conftest import HashLM, model
 
 from seedbed import serve
 from seedbed.cli import run
+from seedbed.regression import Promise
 from seedbed.server.planted import PlantedLLM, Scaled
 
 
@@ -127,8 +129,16 @@ async def test_a_path_that_the_system_does_not_take_is_no_fault_of_ours(words, t
     assert "x cannot be used: File name too long" in result.err
 
 
-def test_selftest_prints_a_line_a_promise():
-    result = _run(["selftest", "--checks", "20"])
+def test_selftest_prints_a_line_a_promise(monkeypatch):
+    def simulated(*, checks, seed, tell):
+        promises = [Promise("same server", wrong, checks, 0.01, is_ceiling=True) for wrong in (0, seed)]
+        for promise in promises:
+            tell(promise)
+        return promises
 
-    assert (result.code, result.err) == (0, "")
-    assert [line.split()[0] for line in result.out.splitlines()] == ["kept"] * 11
+    monkeypatch.setattr(import_module("seedbed.cli.selftest"), "selftest", simulated)
+    kept, broken = _run(["selftest"]), _run(["selftest", "--checks", "20", "--seed", "9"])
+
+    assert (kept.code, kept.err, broken.code) == (0, "", 1)
+    assert [line.split()[0] for line in kept.out.splitlines()] == ["kept", "kept"]
+    assert [line.split()[0] for line in broken.out.splitlines()] == ["kept", "BROKEN"]

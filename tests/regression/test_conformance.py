@@ -32,7 +32,7 @@ def names(report):
 class TestDistribution:
     @pytest.mark.parametrize("parameters", [{}, {"temperature": 0.7, "top_k": 20}, {"temperature": 1.5, "top_p": 0.9, "min_p": 0.02}])
     async def test_a_server_that_does_as_it_is_asked_conforms(self, parameters):
-        report = await conformance(PlantedSampler(TinyLM()), seed=1, draws=600, **parameters)
+        report = await conformance(PlantedSampler(TinyLM()), seed=1, draws=400, **parameters)
 
         assert (report.flaws, report.untold, report.excluded) == ((), (), 0)
         assert report.is_conforming
@@ -51,7 +51,7 @@ class TestDistribution:
     )
     async def test_a_wrong_order_is_named_well_within_5000_draws(self, expected, planted):
         server = PlantedSampler(TinyLM(), planted)
-        report = await conformance(server, seed=1, order=expected, temperature=1.5, top_k=20, top_p=0.9, min_p=0.02, draws=1000)
+        report = await conformance(server, seed=1, order=expected, temperature=1.5, top_k=20, top_p=0.9, min_p=0.02, draws=700)
 
         assert names(report) == ["order"]
         assert f"order were that of {planted}" in report.flaws[0].detail
@@ -90,13 +90,13 @@ class TestDistribution:
         assert report.log_e_value > 10
 
     def test_false_alarms_are_at_most_alpha(self):
-        """The two tests at half of alpha each, 300 times; draws are simulated, statistics are conformance's own."""
+        """The two tests at half of alpha each, 200 times; draws are simulated, statistics are conformance's own."""
         asked = Sample((), 0.8, 20, 0.9)
         alternatives = alternatives_of(asked, None)
         chance = np.random.Generator(np.random.Philox(key=3))
         contexts = [Context((1,), chance.normal(0, 2, 64).astype(np.float32), Sampler(0.8, 20, 0.9), alternatives) for _ in range(4)]
         alarms = 0
-        for _ in range(300):
+        for _ in range(200):
             bets, drawn = Bets(len(alternatives)), []
             for context in contexts:
                 for token_id in chance.choice(64, 25, p=np.exp(context.logprobs)):
@@ -104,7 +104,7 @@ class TestDistribution:
                     bets.add(context.odds(token_id), context.place(token_id, chance.random()))
             alarms += bets.log_peak > np.log(200) or abs(temperature_of(drawn, 0.8)[1]) > 2.807
 
-        assert clopper_pearson(alarms, 300)[0] <= 0.01
+        assert clopper_pearson(alarms, 200)[0] <= 0.01
 
 
 def test_the_docstring_lists_every_name_a_flaw_can_have():

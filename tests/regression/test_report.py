@@ -2,9 +2,11 @@
 
 import json
 import re
+from copy import deepcopy
 from xml.etree import ElementTree as ET
 
 import pytest
+import trio
 from tests.regression.conftest import HashLM, model, noisy
 
 from seedbed import RecordingLLM, generate
@@ -17,14 +19,21 @@ from seedbed.regression.schema import MEMBERS, paths_in
 from seedbed.server.planted import DropBest, FromPosition, Noise, OneIn, PlantedLLM, RoundTo, Scaled
 
 
-@pytest.fixture
-async def drifted(recordings):
-    return await check(recordings / "noisy", noisy(PlantedLLM(model(), Noise(0.3), where=FromPosition(16))))
+@pytest.fixture(scope="module")
+def reports(recordings):
+    """Made once; the fixtures below hand out copies, which a test may change."""
+    drifting = noisy(PlantedLLM(model(), Noise(0.3), where=FromPosition(16)))
+    return {name: trio.run(check, recordings / "noisy", llm) for name, llm in (("drifted", drifting), ("passed", noisy(model())))}
 
 
 @pytest.fixture
-async def passed(recordings):
-    return await check(recordings / "noisy", noisy(model()))
+def drifted(reports):
+    return deepcopy(reports["drifted"])
+
+
+@pytest.fixture
+def passed(reports):
+    return deepcopy(reports["passed"])
 
 
 async def test_the_first_lines_say_what_happened_and_why(drifted):

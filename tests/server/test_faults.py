@@ -150,13 +150,19 @@ async def test_what_a_dishonest_server_sends_is_not_collected(kind: str) -> None
 
 # Under load: 64 sequences at once.
 
-STEPS = 12
+STEPS = 8
 # On a machine with much else to do, requests that nothing is wrong with may take as long as that, and then again.
 STALLED, MANY = 1.0, 50
 
 
 async def sampled(model, steps: int = STEPS, **options):
     return await generate([1, 2], model, n=64, seed=7, max_new_tokens=steps, **options)
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    """What is sampled without a server, and so without faults; of a sequence cut short, its beginning is all there is of it."""
+    return trio.run(sampled, EndlessLM(16))
 
 
 def once_each(kind: str):
@@ -173,8 +179,7 @@ def once_each(kind: str):
 
 
 @pytest.mark.parametrize("kind", [*PASSING, "long length"])
-async def test_faults_that_pass_change_no_token_under_load(kind: str) -> None:
-    want = (await sampled(EndlessLM(16))).token_ids
+async def test_faults_that_pass_change_no_token_under_load(kind: str, undisturbed) -> None:
     llm = EndlessLM(16)
     faults = once_each(kind)
     if kind not in ("500", "stall"):
@@ -188,15 +193,14 @@ async def test_faults_that_pass_change_no_token_under_load(kind: str) -> None:
         await nothing_is_left(server, model)
         state = model.statistics()
 
-    assert result.token_ids == want
+    assert result.token_ids == undisturbed.token_ids
     assert (state.retries + state.pool.resent > 10) is (kind != "slow")
     # No prefix was worked on more than once, but for those that were asked again.
     assert sum(count - 1 for count in llm.asked.values()) <= state.retries + state.pool.resent
 
 
 @pytest.mark.parametrize("kind", [kind for kind, (_, passes) in FATES.items() if not passes])
-async def test_a_fault_that_does_not_pass_ends_its_sequence_and_no_other(kind: str) -> None:
-    want = (await sampled(EndlessLM(16), steps=5)).token_ids
+async def test_a_fault_that_does_not_pass_ends_its_sequence_and_no_other(kind: str, undisturbed) -> None:
     faults = random_faults(0.05, seed=5, faults=[Fault(kind)], path=ASK)
     async with serve(EndlessLM(16), faults=faults) as server, connect(server.url, "native", max_connections=32) as model:
         result = await sampled(model, steps=5, on_error="keep")
@@ -206,7 +210,7 @@ async def test_a_fault_that_does_not_pass_ends_its_sequence_and_no_other(kind: s
     assert 0 < len(failed) < 64
     assert {sequence.error.partition(":")[0] for sequence in failed} == {FATES[kind][0].__name__}
     for sequence in result.sequences:
-        full = want[sequence.index]
+        full = undisturbed.token_ids[sequence.index][:5]
         assert list(sequence.token_ids) == (full[: len(sequence.token_ids)] if sequence in failed else full)
 
 
@@ -220,9 +224,9 @@ async def test_the_first_failure_ends_the_rest_and_leaves_nothing_open() -> None
         await nothing_is_left(server, model)
 
 
-async def test_ten_thousand_steps_with_five_percent_faults_give_the_same_tokens() -> None:
-    """Every passing fault at once; the same tokens as without any, and all that was opened is accounted for."""
-    steps = 157
+@pytest.mark.parametrize("steps", [24, pytest.param(157, marks=pytest.mark.thorough)])
+async def test_thousands_of_steps_with_five_percent_faults_give_the_same_tokens(steps: int) -> None:
+    """Every passing fault at once; the same tokens as without any, and all that was opened is accounted for. Thoroughly, ten thousand."""
     want = (await sampled(EndlessLM(16), steps=steps)).sha256
     kinds = [Fault(kind, seconds=0.001 if kind == "slow" else 0.0) for kind in PASSING if kind != "500"]
     async with (
@@ -233,9 +237,9 @@ async def test_ten_thousand_steps_with_five_percent_faults_give_the_same_tokens(
         await nothing_is_left(server, model)
         state = model.statistics()
 
-    assert sum(len(ids) for ids in result.token_ids) == 64 * steps > 10_000
+    assert sum(len(ids) for ids in result.token_ids) == 64 * steps
     assert result.sha256 == want
-    assert state.retries + state.pool.resent > 300
+    assert state.retries + state.pool.resent > 64 * steps // 33
 
 
 # The faults themselves.

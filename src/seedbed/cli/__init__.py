@@ -6,18 +6,11 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pkgutil import resolve_name
 
 import click
 
-from seedbed.cli.check import check_command
-from seedbed.cli.conformance import conformance_command
-from seedbed.cli.doctor import doctor
-from seedbed.cli.generate import generate
-from seedbed.cli.inspect import inspect
-from seedbed.cli.probe import probe_command
-from seedbed.cli.record import record
-from seedbed.cli.selftest import selftest_command
-from seedbed.cli.serve import replay, serve
 from seedbed.errors import SeedbedError, UsageError
 
 __all__ = ["main", "run"]
@@ -29,9 +22,42 @@ Exit codes: 0 done; 1 a server has drifted, or does not keep what was promised; 
 """
 
 
-@click.group(epilog=EXIT_CODES_IN_WORDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+_PLACES = {
+    "check": "seedbed.cli.check:check_command",
+    "conformance": "seedbed.cli.conformance:conformance_command",
+    "doctor": "seedbed.cli.doctor:doctor",
+    "generate": "seedbed.cli.generate:generate",
+    "inspect": "seedbed.cli.inspect:inspect",
+    "probe": "seedbed.cli.probe:probe_command",
+    "record": "seedbed.cli.record:record",
+    "replay": "seedbed.cli.serve:replay",
+    "selftest": "seedbed.cli.selftest:selftest_command",
+    "serve": "seedbed.cli.serve:serve",
+}
+
+
+class _Commands(Mapping[str, click.Command]):
+    """Every command by its name, imported when it is looked up: none waits for what only others need, and the version for nothing."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        command: click.Command = resolve_name(_PLACES[name])
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_PLACES)
+
+    def __len__(self) -> int:
+        return len(_PLACES)
+
+
+@click.group(
+    commands=_Commands(),
+    epilog=EXIT_CODES_IN_WORDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="seedbed", prog_name="seedbed")
-def main() -> None:
+@click.pass_obj
+def main(when_imported: Callable[[], object] | None) -> None:
     """Sample from language-model servers in the client, reproducibly.
 
     \b
@@ -39,16 +65,18 @@ def main() -> None:
       seedbed serve                                   # in one terminal
       seedbed generate http://127.0.0.1:8017 --prompt "The seed" -n 8 --seed 7
     """
+    if when_imported is not None:
+        when_imported()  # click has looked the command up, and runs it next
 
 
-for command in (generate, record, replay, inspect, serve, check_command, probe_command, conformance_command, selftest_command, doctor):
-    main.add_command(command)
+def run(when_imported: Callable[[], object] | None = None) -> None:
+    """Run the command, turn what went wrong into one line and an exit code.
 
-
-def run() -> None:
-    """Run the command, turn what went wrong into one line and an exit code."""
+    Args:
+        when_imported: called before the command begins, when the modules it is made of are there.
+    """
     _open_closed_streams()
-    sys.exit(_exit_code())
+    sys.exit(_exit_code(when_imported))
 
 
 def _open_closed_streams() -> None:
@@ -59,10 +87,10 @@ def _open_closed_streams() -> None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
-def _exit_code() -> int:
+def _exit_code(when_imported: Callable[[], object] | None) -> int:
     code = 0
     try:
-        code = _run_main()
+        code = _run_main(when_imported)
     except* KeyboardInterrupt:
         code = _interrupted()
     except* BrokenPipeError:  # of standard error
@@ -70,9 +98,9 @@ def _exit_code() -> int:
     return code
 
 
-def _run_main() -> int:
+def _run_main(when_imported: Callable[[], object] | None) -> int:
     try:
-        result = main.main(standalone_mode=False)
+        result = main.main(standalone_mode=False, obj=when_imported)
         sys.stdout.flush()
     except click.Abort:  # click's word for a KeyboardInterrupt that is in no group
         return _interrupted()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import trio
 
-from seedbed.cli.bulk import bulk_options, generate_in_bulk, is_bulk
+from seedbed.cli.bulk_options import bulk_options, is_bulk
 from seedbed.cli.commands import command_again
 from seedbed.cli.options import as_json_option, connection_options, echo_json, sampler_of, sampling_options, seed_of
 from seedbed.cli.progress import printable, watch
@@ -67,6 +67,8 @@ def generate(source: str, as_json: bool, **options: Any) -> None:
     has_file = is_bulk(options)
     with observe(Telemetry()) if options["telemetry"] else nullcontext():
         if has_file:
+            from seedbed.cli.bulk import generate_in_bulk  # which samples from files, and on clusters
+
             generate_in_bulk(source, options, as_json)
         else:
             _generate(source, options, as_json)

@@ -8,7 +8,6 @@ import shlex
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import trio
 
 from seedbed.errors import MissingExtra, RecordingError, RecordingMiss, UsageError
@@ -25,6 +24,8 @@ from seedbed.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import httpx
 
     from seedbed.recording.steps import Step
 
@@ -219,6 +220,8 @@ def replay_transport(path: str | os.PathLike[str] | Recording, protocol: str = "
 
 def mock_transport(model: LLM, protocol: str = "native") -> httpx.MockTransport:
     """Any model as an httpx transport, as ``replay_transport`` does it with a recording's."""
+    import httpx  # a tenth of a second that a model which only remembers need not wait
+
     speaks = list(PROTOCOLS.values()) if protocol == "all" else [protocol_named(protocol)]
 
     async def respond(request: httpx.Request) -> httpx.Response:

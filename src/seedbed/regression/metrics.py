@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from seedbed.errors import MalformedRow
-from seedbed.llm.base import TopLogprobs, as_row
+from seedbed.llm.base import Row, TopLogprobs, as_row
 from seedbed.sampling.candidates import Candidates
 from seedbed.sampling.sampler import softmax
 
@@ -127,27 +127,46 @@ def common_logprobs(
 
     Source: Cover and Thomas, Elements of Information Theory, theorem 2.8.1, for the bound.
     """
-    parsed = [Candidates.of(as_row(row)) for row in rows]
+    parsed = [_listed(as_row(row)) for row in rows]
     sizes = sorted({row.vocab_size for row in parsed})
     if len(sizes) > 1:
         raise MalformedRow(f"rows of {sizes[0]} and of {sizes[-1]} tokens cannot be compared")
-    values = [row.logits if row.tail is not None else _log_softmax(row.logits) for row in parsed]
     if all(row.ids is None for row in parsed):
-        return None, np.maximum(np.stack(values), FLOOR)
+        return None, np.maximum(np.stack([row.values for row in parsed]), FLOOR)
     listed = [row.ids if row.ids is not None else np.arange(row.vocab_size) for row in parsed]
-    merge = np.union1d if union else functools.partial(np.intersect1d, assume_unique=True)
-    ids = functools.reduce(merge, listed)
-    kept = np.full((len(rows), ids.size), np.nan)
-    for place, (own, value) in enumerate(zip(listed, values, strict=True)):
-        _, at, of = np.intersect1d(ids, own, assume_unique=True, return_indices=True)
-        kept[place, at] = value[of]
     if union:
-        tails = [np.log(max(1.0 - float(np.exp(value).sum()), TAIL_RESOLUTION)) for value in values]
-        bounds = np.minimum([float(value.min()) for value in values], tails)[:, None]
-        kept = np.where(np.isnan(kept), np.minimum(np.nanmin(kept, axis=0), bounds), kept)
+        ids = np.unique(np.concatenate(listed))
+        kept = np.full((len(rows), ids.size), np.nan)
+        for place, (own, row) in enumerate(zip(listed, parsed, strict=True)):
+            kept[place, np.searchsorted(ids, own)] = row.values
+    else:
+        ids = functools.reduce(functools.partial(np.intersect1d, assume_unique=True), listed)
+        kept = np.stack([row.values[np.searchsorted(own, ids)] for own, row in zip(listed, parsed, strict=True)])
+    unlisted = np.isnan(kept)
+    if unlisted.any():
+        tails = [np.log(max(1.0 - float(np.exp(row.values).sum()), TAIL_RESOLUTION)) for row in parsed]
+        bounds = np.minimum([float(row.values.min()) for row in parsed], tails)[:, None]
+        kept = np.where(unlisted, np.minimum(np.nanmin(kept, axis=0), bounds), kept)
     # Below 1e-6 a tail is the rounding of float32 log-probabilities, not a fact.
     tails = np.log(np.maximum(1.0 - np.exp(kept).sum(axis=1), TAIL_RESOLUTION))
     return ids, np.maximum(np.column_stack([kept, tails]), FLOOR)
+
+
+class _Listed(NamedTuple):
+    """A row's log-probabilities: of all tokens, ``ids`` None, or of those listed, ascending."""
+
+    ids: NDArray[np.int64] | None
+    values: NDArray[np.float64]
+    vocab_size: int
+
+
+def _listed(row: Row) -> _Listed:
+    if isinstance(row, TopLogprobs) and len(row) < row.vocab_size and row.logprobs[0] > -np.inf:
+        # As ``Candidates`` has it, without the bounds of the tail, which cost more than all that is done with the list here.
+        order = np.argsort(row.token_ids)
+        return _Listed(row.token_ids[order], row.logprobs[order].astype(np.float64), row.vocab_size)
+    candidates = Candidates.of(row)
+    return _Listed(candidates.ids, _log_softmax(candidates.logits), candidates.vocab_size)
 
 
 class Drift(NamedTuple):
@@ -189,7 +208,8 @@ def noise_free_drift(a1: NDArray[np.float64], a2: NDArray[np.float64], b1: NDArr
     distance (Hellinger 1909), which is KL to second order. Logarithms in the place of the roots have the same second order, but products of
     infinities wherever one row excludes a token, and weights that share the noise of what they weigh.
     """
-    x, y = np.exp(b1 / 2) - np.exp(a1 / 2), np.exp(b2 / 2) - np.exp(a2 / 2)
+    x = np.exp(b1 / 2) - np.exp(a1 / 2)
+    y = x if a2 is a1 and b2 is b1 else np.exp(b2 / 2) - np.exp(a2 / 2)
     d = 2 * (x * y).sum(axis=-1)
     size = 2 * np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
     # Differences of single ulps of a float64 are the log-softmax's own rounding.

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["Precision", "dtype_of", "precision_of"]
 
 LEVELS = 65535
-GRIDS = tuple(2.0**-k for k in range(2, 11))  # ulps of bfloat16 in [1, 64) and of float16 in [1, 64)
+GRID = 2.0**-10
+"""The ulp of float16 in [1, 2): values of float16 from 1 to 64, and of bfloat16 from 1/8, are multiples of it."""
+FEWEST = 8
+"""Distinct values, with fewer of which a row shows nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +40,8 @@ class Precision:
 
 def precision_of(recorded: Sequence[Row], live: Sequence[Row]) -> Precision | None:
     """The grid all live rows are on and no recorded one is, or None."""
-    dtype, *others = {dtype_of(row) for row in live}
-    if dtype is None or others or dtype in map(dtype_of, recorded):
+    dtype = dtype_of(live[0])
+    if dtype is None or any(dtype_of(row) != dtype for row in live[1:]) or dtype in map(dtype_of, recorded):
         return None
     row = recorded[0]
     if isinstance(row, TopLogprobs):
@@ -57,14 +60,19 @@ def dtype_of(row: Row) -> str | None:
     if isinstance(row, TopLogprobs):
         return _dtype_of_list(row)
     finite = row[np.isfinite(row)]
-    if np.unique(finite).size < 8:
-        return None
+    dtype = _grid_of(finite)
+    return dtype if dtype is not None and np.unique(finite).size >= FEWEST else None
+
+
+def _grid_of(finite: NDArray[np.float32]) -> str | None:
     if not (np.ascontiguousarray(finite).view(np.uint32) & np.uint32(0xFFFF)).any():
         return "bfloat16"
     with np.errstate(over="ignore"):
         if np.array_equal(finite.astype(np.float16).astype(np.float32), finite):
             return "float16"
     low, high = float(finite.min()), float(finite.max())
+    if low == high:
+        return None
     places = (finite.astype(np.float64) - low) * (LEVELS / (high - low))
     # float32 itself rounds by up to 2**-24 of a value; finer lattices than eight times that are not told from it.
     if max(abs(low), abs(high)) * 2.0**-21 > (high - low) / LEVELS:
@@ -76,12 +84,8 @@ def _dtype_of_list(row: TopLogprobs) -> str | None:
     """Differences of logits on a power of two: to the rounding of the normaliser, those of their log-probabilities are too."""
     values = row.logprobs[np.isfinite(row.logprobs)].astype(np.float64)
     steps = values[0] - values
-    if np.unique(steps).size < 8:
-        return None
-    for grid in GRIDS:
-        if np.abs(steps / grid - np.rint(steps / grid)).max() * grid < 2e-5:
-            return "16-bit"
-    return None
+    off = np.abs(steps / GRID - np.rint(steps / GRID)).max() * GRID
+    return "16-bit" if off < 2e-5 and np.unique(steps).size >= FEWEST else None
 
 
 def _rounded(row: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:

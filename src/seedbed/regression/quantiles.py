@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 __all__ = ["beta_cdf", "clopper_pearson", "normal_cdf", "t_quantile"]
 
@@ -44,6 +45,7 @@ def beta_cdf(x: float, a: float, b: float) -> float:
     return front * fraction
 
 
+@lru_cache(1024)  # a report asks for the same few again and again
 def t_quantile(p: float, degrees: int) -> float:
     """The p-quantile of Student's t, 0 < p < 1, by bisection of its distribution function.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from seedbed.llm.base import ModelInfo, as_row
@@ -34,7 +35,12 @@ def sampler_of(question: Sample, order: Order | None) -> Sampler:
     Raises:
         InvalidSampler: a parameter that engine does not take.
     """
-    return Sampler(question.temperature, question.top_k, question.top_p, question.min_p, order=order)
+    return _sampler(question.temperature, question.top_k, question.top_p, question.min_p, order)
+
+
+@lru_cache(64, typed=True)  # a client asks again and again with the same parameters, and to check them takes longer than to draw
+def _sampler(temperature: float, top_k: int, top_p: float, min_p: float, order: Order | None) -> Sampler:
+    return Sampler(temperature, top_k, top_p, min_p, order=order)
 
 
 async def own_draws(llm: LLM, question: Sample, order: Order | None) -> tuple[tuple[int, ...], ...]:

@@ -56,40 +56,21 @@ class TinyLM(LLM):
 
     def __init__(self, order: int = 6, *, context_length: int = 2048) -> None:
         order, context_length = _whole("order", order, 0), _whole("context_length", context_length, 1)
-        text = files("seedbed.server").joinpath("tiny_lm.txt").read_text("utf-8")
         self._order = order
-        self._followers: defaultdict[str, Counter[int]] = defaultdict(Counter)
-        for line in text.splitlines():
-            self._learn([END, *line.encode(), END])
-        self._row = lru_cache(4096)(self._row_after)
-        digest = hashlib.sha256(f"{order} {text}".encode()).hexdigest()
+        self._counts = _counted(order)
         self._info = ModelInfo(
             model="tiny-lm",
             server="seedbed",
-            fingerprint=digest[:16],
+            fingerprint=self._counts.digest[:16],
             vocab_size=self.vocab_size,
             eos_token_ids=(END,),
             context_length=context_length,
         )
 
-    def _learn(self, token_ids: list[int]) -> None:
-        for place in range(1, len(token_ids)):
-            for length in range(min(self._order, place) + 1):
-                self._followers[_key(token_ids[place - length : place])][token_ids[place]] += 1
-
-    def _row_after(self, context: str) -> NDArray[np.float32]:
-        scores = [1] * self.vocab_size
-        for length in range(len(context) + 1):
-            for token_id, count in self._followers.get(context[len(context) - length :], {}).items():
-                scores[token_id] += 32**length * count
-        row = np.array([_ln(score) for score in scores], dtype=np.float32)
-        row.flags.writeable = False
-        return row
-
     async def next_token_logits(self, prev_token_ids: Sequence[int]) -> NDArray[np.float32]:
         await trio.lowlevel.checkpoint()
         try:
-            return self._row(_key(prev_token_ids[-self._order :] if self._order else ()))
+            return self._counts.row(_key(prev_token_ids[-self._order :] if self._order else ()))
         except (TypeError, ValueError, LookupError, OverflowError):
             check_token_ids(prev_token_ids, "the prefix", vocab_size=self.vocab_size)  # says which of them is none
             raise
@@ -118,6 +99,44 @@ class TinyLM(LLM):
 
     def __repr__(self) -> str:
         return f"TinyLM(order={self._order})"
+
+
+@lru_cache(8)
+def _counted(order: int) -> _Counts:
+    """Of that order; made once, since every model of it counts the same text."""
+    return _Counts(order)
+
+
+class _Counts:
+    """How often each token follows each context of up to ``order`` tokens in the text, and the rows that makes; never changed.
+
+    Attributes:
+        digest: of the text and the order.
+        row: the row after a context, read-only.
+    """
+
+    def __init__(self, order: int) -> None:
+        text = files("seedbed.server").joinpath("tiny_lm.txt").read_text("utf-8")
+        self.digest = hashlib.sha256(f"{order} {text}".encode()).hexdigest()
+        self._order = order
+        self._followers: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        for line in text.splitlines():
+            self._learn([END, *line.encode(), END])
+        self.row = lru_cache(4096)(self._row_after)
+
+    def _learn(self, token_ids: list[int]) -> None:
+        for place in range(1, len(token_ids)):
+            for length in range(min(self._order, place) + 1):
+                self._followers[_key(token_ids[place - length : place])][token_ids[place]] += 1
+
+    def _row_after(self, context: str) -> NDArray[np.float32]:
+        scores = [1] * TinyLM.vocab_size
+        for length in range(len(context) + 1):
+            for token_id, count in self._followers.get(context[len(context) - length :], {}).items():
+                scores[token_id] += 32**length * count
+        row = np.array([_ln(score) for score in scores], dtype=np.float32)
+        row.flags.writeable = False
+        return row
 
 
 def _key(token_ids: Sequence[int]) -> str:

@@ -69,11 +69,15 @@ class Case:
     after: list[NDArray[np.float64]] = field(init=False)
     drift: NDArray[np.float64] = field(init=False)
     total: float = field(init=False)
+    _before: NDArray[np.float64] = field(init=False)
+    _listed: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
         self.after = [row.after for row in self.rows]
         self.drift = np.array([max(row.d, 0.0) for row in self.rows])
         self.total = float(self.drift.sum())
+        self._before = _stacked([row.before for row in self.rows])
+        self._listed = np.array([row.listed for row in self.rows])
 
     @property
     def left(self) -> float:
@@ -82,8 +86,8 @@ class Case:
 
     def drift_to(self, after: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
         """The drift there would be if the live rows were these, among the tokens listed."""
-        before, then = _stacked([row.before for row in self.rows]), _stacked(after)
-        return np.array([row.listed for row in self.rows]) * noise_free_drift(before, before, then, then).d
+        then = _stacked(after)
+        return self._listed * noise_free_drift(self._before, self._before, then, then).d
 
     def is_better(self, rest: NDArray[np.float64], share: float) -> bool:
         """Whether a correction leaves no more than ``share`` of the drift among the tokens listed, and that is most of the drift."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -117,16 +118,14 @@ class SwappedIds(Cause):
             for place in np.argsort(-each)[:4]:
                 weights[int(row.ids[place])] = weights.get(int(row.ids[place]), 0.0) + float(each[place])
         suspects = sorted(weights, key=lambda token_id: -weights[token_id])[:6]
-        best: tuple[float, int, int, list[NDArray[np.float64]], NDArray[np.float64]] | None = None
-        for at, one in enumerate(suspects):
-            for other in suspects[at + 1 :]:
-                undone = [_exchanged(row.ids, b, one, other) for row, b in zip(case.rows, case.after, strict=True)]
-                rest = case.drift_to(undone)
-                if best is None or rest.sum() < best[0]:
-                    best = (float(rest.sum()), one, other, undone, rest)
-        if best is None or not case.is_better(best[4], 0.2):
+        places = [_places(case, token_id) for token_id in suspects]
+        tried = [(case.drift_to(_exchanged(case.after, places[i], places[j])), i, j) for i, j in combinations(range(len(suspects)), 2)]
+        if not tried:
             return None
-        _, one, other, undone, rest = best
+        rest, i, j = min(tried, key=lambda one: float(one[0].sum()))
+        if not case.is_better(rest, 0.2):
+            return None
+        one, other, undone = suspects[i], suspects[j], _exchanged(case.after, places[i], places[j])
         return Finding(
             self.name, case.accept(undone, rest), f"tokens {min(one, other)} and {max(one, other)} have each other's probabilities"
         )
@@ -155,10 +154,18 @@ def _restored(before: NDArray[np.float64], after: NDArray[np.float64], excluded:
     return normalised(np.where(excluded, before, after + math.log(kept) if kept > 0 else after))
 
 
-def _exchanged(ids: NDArray[np.int64], values: NDArray[np.float64], one: int, other: int) -> NDArray[np.float64]:
-    i, j = np.flatnonzero(ids == one), np.flatnonzero(ids == other)
-    if not (i.size and j.size):
-        return values
-    changed = values.copy()
-    changed[i], changed[j] = values[j], values[i]
-    return changed
+def _places(case: Case, token_id: int) -> list[int | None]:
+    """Where each row has a token; None where it does not list it."""
+    found = [np.flatnonzero(row.ids == token_id) for row in case.rows]
+    return [int(place[0]) if place.size else None for place in found]
+
+
+def _exchanged(rows: Sequence[NDArray[np.float64]], one: Sequence[int | None], other: Sequence[int | None]) -> list[NDArray[np.float64]]:
+    """The rows with two tokens, by their places, having each other's values; those that do not list both as they are."""
+    exchanged = []
+    for values, i, j in zip(rows, one, other, strict=True):
+        if i is not None and j is not None:
+            values = values.copy()
+            values[i], values[j] = values[j], values[i]
+        exchanged.append(values)
+    return exchanged
