@@ -138,6 +138,7 @@ def ln(x: float) -> float:
         return float(Decimal(x).ln())
 
 
+@lru_cache(maxsize=4096)  # siblings draw from one row, which asks for the same powers of its tail
 def power(x: float, exponent: float) -> float:
     """x**exponent for x >= 0, correctly rounded; 0**0 is 1, and what no float64 can hold is inf."""
     if x == 0.0:
