@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from importlib import import_module
@@ -16,6 +17,7 @@ OUT = Path("build") / "bench.json"
 
 
 def main() -> None:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # every process that is measured would compile all it imports
     quick, picked = "--quick" in sys.argv, [word for word in sys.argv[1:] if not word.startswith("-")]
     names = [path.stem for path in sorted(HERE.glob("bench_*.py")) if not picked or path.stem.removeprefix("bench_") in picked]
     console = Console() if sys.stdout.isatty() else Console(width=160)

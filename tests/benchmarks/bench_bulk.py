@@ -84,7 +84,7 @@ def observer_ratio() -> float:
 
 
 def run(quick: bool) -> list[dict[str, object]]:
-    short, long = (500, 2_000) if quick else (1_000, 10_000)
+    short, long = (250, 1_000) if quick else (1_000, 10_000)
     memory = [measured(long)["MB"] / measured(short)["MB"] for _ in range(2 if quick else 3)]
     cpu_of_a_generation()
     off = [observer_ratio() for _ in range(3 if quick else 15)]

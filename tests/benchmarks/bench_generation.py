@@ -98,7 +98,7 @@ def run(quick: bool) -> list[dict[str, object]]:
 
 
 def lookahead(quick: bool) -> list[dict[str, object]]:
-    rounds, tokens = (2, 20) if quick else (5, 80)
+    rounds, tokens = (2, 12) if quick else (5, 80)
     results = []
     for name, protocol, sampler in (("noise told", "native", Sampler()), ("greedy proposals, T = 0.7", "llama.cpp", Sampler(0.7))):
         ratios = [trio.run(ahead, protocol, sampler, seed, tokens) for seed in range(rounds)]
@@ -111,7 +111,7 @@ def lookahead(quick: bool) -> list[dict[str, object]]:
 
 
 def own_loops(quick: bool) -> list[dict[str, object]]:
-    rounds, tokens = (2, 12) if quick else (5, 24)
+    rounds, tokens = (2, 6) if quick else (5, 24)
     ratios = [seconds(sketch, seed, tokens) / seconds(ours, seed, tokens) for seed in range(rounds)]
     low, ratio, high = statistics.quantiles(ratios, n=4)
     what = "tokens/s of 64 sequences, latency lognormal (sigma 1): own loops / lock-step gather"

@@ -40,7 +40,7 @@ GROWTH = 4.0  # MB that a flat memory may grow by: what an allocator keeps for i
 
 def run(quick: bool) -> list[dict[str, Any]]:
     """The results, one dict each."""
-    steps, rounds = 32, 3 if quick else 9
+    steps, rounds = 32, 2 if quick else 9
     rows = [(np.random.default_rng(n).normal(size=V) * 4).astype(np.float32) for n in range(steps)]
     prefixes = [[1, *range(2, 2 + n)] for n in range(steps)]
     save, load, how = _cassettes()
@@ -75,7 +75,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
         _result("P8 top-20 size", "size, when the 20 best are kept", [theirs_usual / sizes["top_k"]], None),
         _result("P8 top-20 open", f"time to open ({milliseconds['top_k']:.1f} ms), when the 20 best are kept", opened["top_k"], None),
         *replayed,
-        _memory(5_000 if quick else REQUESTS),
+        _memory(2_000 if quick else REQUESTS),
     ]
 
 
