@@ -87,6 +87,7 @@ RIGHT: Questions = {
             LLAMA | {"prompt": [[1, 4]], "response_fields": ["tokens", "timings/cache_n", "prompt/x", 5, ""]},
             LLAMA | {"prompt": [1, 3, 3], "logit_bias": [[4, 1000]]},
             LLAMA | {"n_predict": 2, "response_fields": "tokens"},
+            LLAMA | {"n_predict": 0, "model": 5},
             LLAMA | {"logit_bias": [[0, 1000]]},
             LLAMA | {"logit_bias": [[-1, 1000]]},
             LLAMA | {"logit_bias": [["4", 1000]]},
@@ -277,6 +278,11 @@ WRONG: Questions = {
     ),
 }
 
+STEP = {
+    "id": 2,
+    "logprob": -0.5,
+    "top_logprobs": [{"id": 2, "logprob": -0.5}, {"id": 0, "logprob": -1.75}, {"id": 4, "logprob": -2.5}],
+}
 LISTED = [[-0.5, 2, None], [-1.75, 0, None], [-2.5, 4, None]]
 TAKEN = {"output_token_logprobs": [[-0.5, 2, None]]}
 ABORTED = {"meta_info": {"finish_reason": {"type": "abort", "message": "the queue is full", "status_code": 503}}}
@@ -295,7 +301,16 @@ ANSWERS: Answers = {
         HttpResponse(200, (("content-type", "application/octet-stream"), ("seedbed-dtype", "float32"), ("seedbed-rows", "2")), bytes(20)),
         HttpResponse(200, (("content-type", "application/octet-stream"), ("seedbed-dtype", "float32")), bytes(20)),
     ],
-    "llama.cpp": ok([], [1, 2], {}, {"tokens": [], "tokens_evaluated": 2}, {"completion_probabilities": []}),
+    "llama.cpp": ok(
+        [],
+        [1, 2],
+        {},
+        {"tokens": [], "tokens_evaluated": 2},
+        {"tokens": [], "tokens_evaluated": 2, "tokens_cached": 2, "timings/cache_n": 0},
+        {"completion_probabilities": []},
+        {"completion_probabilities": [STEP, STEP]},
+        [{"completion_probabilities": [STEP], "tokens_evaluated": 2, "timings/cache_n": 1}],
+    ),
     "vllm": ok(
         {},
         {"choices": [{"logprobs": CHOICE}, {}]},

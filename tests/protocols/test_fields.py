@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.protocols.wire import said
 
-from seedbed.errors import BrokenAnswer
-from seedbed.protocols.fields import as_count, as_version, text_in, token_ids_in
+from seedbed.errors import BadRequest, BrokenAnswer
+from seedbed.protocols.fields import as_count, as_version, count_in, json_body, model_of, text_in, token_ids_in, token_ids_of
 
 
 @pytest.mark.parametrize("data", [[], None, "text", {}, {"other": "x"}, {"text": 5}, {"text": [-1]}, {"text": [True]}])
@@ -21,6 +21,24 @@ def test_a_text_stands_under_the_first_of_its_names_that_there_is() -> None:
     assert text_in(said({"content": "b", "text": "a"}), "text", "content") == "a"
     assert text_in(said({"content": "b"}), "text", "content") == "b"
     assert token_ids_in(said({"tokens": [0, 2**40]}), "tokens") == [0, 2**40]
+
+
+def test_a_request_is_believed_as_little() -> None:
+    for body in (b"{", b"\xff"):
+        with pytest.raises(BadRequest, match="^the request is not JSON: "):
+            json_body(body)
+    for ids in ([2**63], [-1], [True], [1.0], [], "1", None):
+        with pytest.raises(BadRequest, match="^prompt must be a non-empty list of token ids"):
+            token_ids_of(ids, "prompt")
+    assert token_ids_of([0, 2**63 - 1], "prompt") == (0, 2**63 - 1)
+    assert (model_of(5), model_of(None), model_of("m")) == (None, None, "m")
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("0", 0), ("9" * 18, 10**18 - 1), ("1" + "0" * 18, None), ("", None), ("-1", None), ("1.0", None)]
+)
+def test_a_number_in_a_text_is_one_that_numpy_can_hold(text: str, count: int | None) -> None:
+    assert count_in(text) == count
 
 
 @pytest.mark.parametrize(

@@ -490,6 +490,22 @@ def test_a_dishonest_answer_is_named(response: HttpResponse, kind: type[SeedbedE
     assert type(caught.value) is kind
 
 
+@pytest.mark.parametrize(
+    ("rows", "tokens", "kind", "words"),
+    [
+        (4, [3] * 4, DishonestAnswer, "^3 were asked for, the answer has 4$"),
+        (2, [3], RowWithheld, "^the server left out the row of a token that ends in the middle of a character$"),
+        (2, [3, 4], RowWithheld, "^the server left out the row of a token that ends in the middle of a character$"),
+        (0, [], BrokenAnswer, "^the answer has no token and no row$"),
+    ],
+)
+def test_rows_ahead_stand_at_their_tokens(rows: int, tokens: list[int], kind: type[SeedbedError], words: str) -> None:
+    one = json.loads(step((3, -0.2), (4, -2.0)).body)
+    answer = said(one | {"completion_probabilities": one["completion_probabilities"] * rows, "tokens": tokens})
+    with pytest.raises(kind, match=words):
+        PROTOCOL.decode_response(replace(TOP2, ahead=3), INFO, answer)
+
+
 def test_more_than_one_step_is_not_what_was_asked() -> None:
     """A server that ignores n_predict."""
     data = json.loads(step((3, -0.2), (4, -2.0)).body)

@@ -98,6 +98,7 @@ def test_every_envelope_means_what_its_server_means(status: int, body: object, m
         (400, "Requested sample logprobs of 50, which is greater than max allowed: 20 (parameter=logprobs)", "--max-logprobs -1"),
         (403, "Scale-out endpoints are disabled.", "--enable-scale-out"),
         (501, "This server does not support metrics endpoint. Start it with `--metrics`", "--metrics"),
+        (501, "Start it with --metrics 5 or --slots", "--metrics 5"),
         (501, "This server does not support embeddings.", ""),
     ],
 )
@@ -189,6 +190,10 @@ def test_any_envelope_is_some_refusal(data: st.DataObject) -> None:
         ({"object": "error", "message": "full", "type": "ServiceUnavailable"}, "ServiceUnavailable", "full"),
         (inside("too long", "", "input_tokens"), "input_tokens", "too long"),
         (inside("too long", "overflow", "input_tokens"), "overflow", "too long"),
+        ({"error": {"detail": "field required"}}, "", "field required"),
+        ({"error": {}}, "", ""),
+        ({"error": 5}, "", "5"),
+        (b"null", "", ""),
         ({"error": {"type": 5, "message": ""}}, "5", "{'type': 5, 'message': ''}"),
     ],
 )

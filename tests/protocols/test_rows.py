@@ -75,7 +75,7 @@ def test_a_list_is_cut_further_but_never_extended() -> None:
     known = TopLogprobs([2, 1], [-0.5, -1.5], vocab_size=3)
 
     assert top_logprobs(known, 1).token_ids.tolist() == [2]
-    with pytest.raises(TruncatedRow) as caught:
+    with pytest.raises(TruncatedRow, match="^3 tokens were asked for, 2 are known$") as caught:
         top_logprobs(known, 3)
     assert caught.value.needed == 3
     complete = TopLogprobs([1, 0], [-0.5, -0.9333], vocab_size=2)
@@ -87,8 +87,9 @@ def test_a_complete_list_is_a_full_row_and_no_other_list_is() -> None:
     row = full_row(TopLogprobs([1, 0], [-0.5, -0.9333], vocab_size=2))
 
     assert wire.same_row(row, np.float32([-0.9333, -0.5]))
-    with pytest.raises(TruncatedRow):
+    with pytest.raises(TruncatedRow, match="^the full row was asked for, 1 of 2 tokens are known$") as caught:
         full_row(TopLogprobs([1], [-0.5], vocab_size=2))
+    assert caught.value.needed == 2
 
 
 def test_one_tokens_logprob_is_that_of_the_full_log_softmax() -> None:
@@ -172,6 +173,19 @@ def test_a_complete_row_stands_at_its_ids_and_is_finite() -> None:
     for bad in (np.nan, np.inf):
         with pytest.raises(NonFiniteLogits, match="token 0"):
             complete_row(ids, np.float32([7, bad, 6]), 3, logprobs=False)
+
+
+def test_a_complete_row_has_a_value_for_each_id() -> None:
+    with pytest.raises(DishonestAnswer, match="its 3 ids are not those of a vocabulary of 3"):
+        complete_row(np.arange(3), np.zeros(2, np.float32), 3, logprobs=False)
+
+
+@pytest.mark.parametrize(
+    ("values", "taken_for"), [([0.5, 0.5, 0.0], "probabilities"), ([0.5, 0.6, 0.0], "logits"), ([1.0, 0.5, -0.5], "logits")]
+)
+def test_what_a_row_of_logprobs_may_be_instead_is_asked(values: list[float], taken_for: str) -> None:
+    with pytest.raises(MalformedRow, match=f"that is no distribution; are these {taken_for}"):
+        complete_row(np.arange(3), np.float32(values), 3, logprobs=True)
 
 
 @wire.same_every_time

@@ -610,6 +610,22 @@ def test_a_dishonest_answer_is_named(response: HttpResponse, kind: type[SeedbedE
     assert type(caught.value) is kind
 
 
+def test_a_token_that_cannot_be_taken_is_the_models_fault() -> None:
+    with pytest.raises(NonFiniteAtServer, match="^the token taken has no probability: the server's model gave NaN") as caught:
+        PROTOCOL.decode_response(TOP2, INFO, step((3, -9999.0), (4, -9999.0)))
+
+    assert caught.value.status == 200
+
+
+def test_more_rows_ahead_than_were_asked_for_are_refused() -> None:
+    one = json.loads(step((3, -0.2), (4, -2.0)).body)
+    listed = one["choices"][0]["logprobs"]
+    for name in ("top_logprobs", "tokens"):
+        listed[name] *= 4
+    with pytest.raises(DishonestAnswer, match="^3 tokens were asked for, the answer has 1 choices, the first with 4$"):
+        PROTOCOL.decode_response(replace(TOP2, ahead=3), INFO, said(one))
+
+
 def test_the_k_plus_first_entry_of_a_tie_is_left_out() -> None:
     """The token taken greedily may be as good as the k best and not be listed among them."""
     answer = PROTOCOL.decode_response(TOP2, INFO, step((5, -1.2), (3, -1.2), (4, -1.2)))
