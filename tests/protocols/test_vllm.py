@@ -622,7 +622,7 @@ def test_more_rows_ahead_than_were_asked_for_are_refused() -> None:
     listed = one["choices"][0]["logprobs"]
     for name in ("top_logprobs", "tokens"):
         listed[name] *= 4
-    with pytest.raises(DishonestAnswer, match="^3 tokens were asked for, the answer has 1 choices, the first with 4$"):
+    with pytest.raises(DishonestAnswer, match="^3 tokens were asked for, the answer has 1 choice, the first with 4$"):
         PROTOCOL.decode_response(replace(TOP2, ahead=3), INFO, said(one))
 
 

@@ -76,6 +76,7 @@ from seedbed.protocols.fields import (
 from seedbed.protocols.refusal import error_text, refusal, retry_after_header, status_for, told
 from seedbed.protocols.rows import check_choice, full_row, logprob_of, numbers, row_of, token_id_array, top_logprobs
 from seedbed.protocols.sampled import UNTOUCHED, sample_of, sampled_ids
+from seedbed.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -413,8 +414,8 @@ def answer_of(ask: Ask, info: ModelInfo, data: Any, steps: list[tuple[list[Any],
         NonFiniteAtServer, DishonestAnswer, BrokenAnswer, RowError: no such answer can be.
     """
     if len(data["choices"]) != 1 or not 1 <= len(steps) <= ask.ahead:
-        wanted = "one token was" if ask.ahead == 1 else f"{ask.ahead} tokens were"
-        raise DishonestAnswer(f"{wanted} asked for, the answer has {len(data['choices'])} choices, the first with {len(steps)}")
+        wanted, choices = "one token was" if ask.ahead == 1 else f"{ask.ahead} tokens were", counted(len(data["choices"]), "choice")
+        raise DishonestAnswer(f"{wanted} asked for, the answer has {choices}, the first with {len(steps)}")
     prompt_tokens, cached_tokens = _usage_of(ask, data)
     rows, chosen = zip(*(_row_from(ask, info, *step) for step in steps), strict=True)
     return Answer(rows[0], chosen[0], prompt_tokens, cached_tokens, proposed=chosen if ask.ahead > 1 else (), beyond=rows[1:])
