@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from seedbed.errors import InvalidSampler
-from seedbed.sampling import LogitBias, Sampler
-from seedbed.sampling.configuration import sampler_from
+from seedbed.sampling import BadWords, LogitBias, Sampler, TopK
+from seedbed.sampling.configuration import configuration_of, sampler_from
 
 SAMPLERS = [
     Sampler(),
@@ -59,7 +59,7 @@ def test_samplers_that_are_equal_read_alike_whatever_the_type_of_their_numbers(o
         ("", "no sampler can be made of"),
         ("Sampler(", "no sampler can be made of"),
         ("Sampler()", "chain"),
-        ("Sampler(chain=3)", "its chain is no list"),
+        ("Sampler(chain=3)", ": its chain is no list$"),
         ("Sampler(chain=[print('x')])", "is no processor that a text can bring back"),
         ("Sampler(chain=[__import__('os').getcwd()])", "is no processor that a text can bring back"),
         ("Sampler(chain=[Custom(function=<function <lambda> at 0x7f>)])", "no sampler can be made of"),
@@ -68,9 +68,26 @@ def test_samplers_that_are_equal_read_alike_whatever_the_type_of_their_numbers(o
         ("Sampler(chain=[LogitBias(bias={1: inf})])", "inf"),
         ("Sampler(chain=[TopK(k=open('x'))])", "malformed node"),
         ("Sampler(chain=[], draw='x')", "draw must be one of"),
-        ("dict(chain=[])", "it is no Sampler"),
+        ("dict(chain=[])", ": it is no Sampler$"),
+        ("Sampler(5, chain=[])", ": it is no Sampler$"),
+        ("5", ": it is no Sampler$"),
     ],
 )
 def test_what_is_none_is_refused_and_nothing_is_executed(text: str, says: str) -> None:
     with pytest.raises(InvalidSampler, match=says):
         sampler_from(text)
+
+
+def test_a_text_may_be_written_by_hand() -> None:
+    """Without names of parameters, and with lists for tuples."""
+    assert sampler_from("Sampler(chain=[TopK(5), BadWords([(1, 2), [3]])])") == Sampler(chain=[TopK(5), BadWords([[1, 2], [3]])])
+
+
+def test_where_a_function_lies_in_memory_is_no_part_of_the_configuration() -> None:
+    def mine(prefix: object, logits: object) -> object:
+        return logits
+
+    sampler = Sampler(0.5, processors=[mine])
+
+    assert " at 0x" in repr(sampler)
+    assert configuration_of(sampler) == f"Sampler(chain=[Custom(function=<function {mine.__qualname__}>), Temperature(t=0.5)])"

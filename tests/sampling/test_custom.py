@@ -7,7 +7,7 @@ import pytest
 
 from seedbed.errors import InvalidSampler, NonFiniteLogits, NothingToDraw
 from seedbed.llm import TopLogprobs
-from seedbed.sampling import Custom, Processor, Sampler, TopK
+from seedbed.sampling import Address, AllowedTokenIds, Custom, DynamicTemperature, Processor, Sampler, Temperature, TopK
 
 
 def test_it_is_given_the_whole_prefix_and_the_logits_at_its_point_of_the_chain():
@@ -46,9 +46,22 @@ def test_on_a_list_it_works_once_a_filter_has_settled_who_is_left():
     assert sampler.draw(row, seed=7) == 2
 
 
+def test_what_it_returns_is_a_whole_row_again():
+    """Tokens it was not told of count among the excluded ones, and what a greedy choice before it led by is forgotten."""
+    dense = np.float32([0.5, -np.inf, 0.0, -np.inf])
+    listed = TopLogprobs([0, 2], [np.log(0.75), np.log(0.25)], vocab_size=4)
+    mine = Custom(lambda prefix, logits: dense.astype(np.float64))
+    warm = Sampler(chain=[AllowedTokenIds([0, 2]), mine, DynamicTemperature(1.0, 0.5)])
+    after_greed = Sampler(chain=[Temperature(0), mine])
+
+    assert warm.process(listed).tolist() == warm.process(np.zeros(4, np.float32)).tolist()
+    assert after_greed.sample(np.float32([1, 2, 3, 4]), Address(7)).margin == Sampler().sample(dense, Address(7)).margin
+
+
 @pytest.mark.parametrize("answer", [[1.0, 2.0], [[1.0, 2.0, 3.0]], 5.0, None, "logits", 10**400, [1.0, "x", 2.0]])
 def test_what_is_no_row_is_refused(answer):
-    with pytest.raises(InvalidSampler, match="returned"):
+    what = type(answer).__name__
+    with pytest.raises(InvalidSampler, match=f"returned ({what}, not logits|shape .* for logits of shape \\(3,\\))$"):
         Sampler(processors=[lambda prefix, logits: answer]).process([1.0, 2.0, 3.0])
 
 

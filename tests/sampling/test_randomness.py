@@ -147,7 +147,7 @@ def test_a_uniform_is_the_top_52_bits_and_a_half_exactly(value):
 
 @pytest.mark.parametrize("seed", [-1, 2**128, 10**5000, 1.0, "7", True, None, np.float64(3)], ids=shown)
 def test_a_seed_that_is_none_is_refused(seed):
-    with pytest.raises(InvalidSeed):
+    with pytest.raises(InvalidSeed, match="^seed must be "):
         check_seed(seed)
 
 

@@ -36,6 +36,12 @@ def test_the_repr_is_the_whole_configuration(sampler):
     assert repr(again) == repr(sampler)
 
 
+def test_the_repr_is_short():
+    """How it draws is said only where that is not the default."""
+    assert repr(Sampler()) == "Sampler(chain=[])"
+    assert repr(Sampler(top_k=5, draw="vllm")) == "Sampler(chain=[TopK(k=5, ties='exact')], draw='vllm')"
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
 def test_a_sampler_is_a_value_that_travels(sampler):
     assert pickle.loads(pickle.dumps(sampler)) == sampler

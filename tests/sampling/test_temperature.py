@@ -8,13 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seedbed.errors import InvalidSampler
-from seedbed.sampling import DynamicTemperature, Sampler, Temperature, softmax
+from seedbed.sampling import Address, DynamicTemperature, Sampler, Temperature, softmax
 
 
 def test_temperature_0_is_the_lowest_id_among_the_best_and_uses_no_randomness():
     row = [1.0, 3.0, 3.0, -math.inf]
 
     assert {Sampler(temperature=0).draw(row, seed=seed, step=seed) for seed in range(20)} == {1}
+
+
+def test_a_greedy_choice_leads_by_the_distance_to_the_next_and_without_one_by_any():
+    assert Sampler(temperature=0).sample(np.float32([1.0, 3.5, 2.0]), Address(7)).margin == 1.5
+    assert Sampler(temperature=0).sample(np.float32([3.0, 1.0, 3.0]), Address(7)).margin == 0.0
+    assert Sampler(temperature=0).sample(np.float32([3.0]), Address(7)).margin == math.inf
 
 
 def test_temperature_1_changes_no_bit():

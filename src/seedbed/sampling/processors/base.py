@@ -206,7 +206,7 @@ def require_sequences(name: str, sequences: object) -> tuple[tuple[int, ...], ..
     """
     if isinstance(sequences, (str, bytes)) or not is_iterable(sequences):
         raise InvalidSampler(f"{name} must be sequences of token ids, not {shown(sequences)}")
-    found = tuple(require_token_ids(name, sequence) for sequence in sequences)
+    found = tuple(require_token_ids(f"each of {name}", sequence) for sequence in sequences)
     if not all(found):
         raise InvalidSampler(f"each of {name} must have at least one token")
     return found
