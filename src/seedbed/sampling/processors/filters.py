@@ -155,12 +155,14 @@ class TopP(Processor):
         """The kept set is certain when it is the same at both bounds, reaches p, and lies above all that is unseen."""
         assert candidates.tail is not None
         target = self.p * mass.high
-        enough = np.count_nonzero(kept) >= self.min_keep
+        lacking = self.min_keep - np.count_nonzero(kept)
+        if lacking > 0:
+            raise candidates.truncated(f"top_p={self.p} is to keep {self.min_keep} tokens (min_keep)", more=int(lacking))
         weight = portable.total(mass.weights[kept])
         reached = weight > target if self.rule == "<=" else weight >= target
         outranked = candidates.outranked(kept)
         same = np.array_equal(kept, self._kept(mass, mass.low))
-        if reached and enough and same and not outranked:
+        if reached and same and not outranked:
             return
         if reached and not same and mass.high - mass.low < 1e-4 * mass.high:
             raise candidates.truncated(f"top_p={self.p} cuts so near a token that the rounding of the listed logprobs decides", more=None)
