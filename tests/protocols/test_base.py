@@ -11,7 +11,7 @@ from tests.protocols import wire
 from seedbed.errors import BadRequest, ContextOverflow, InvalidPrompt, SeedbedError, UnknownModel, UsageError
 from seedbed.llm.base import Ahead, ModelInfo
 from seedbed.protocols import PROTOCOLS, protocol_named
-from seedbed.protocols.base import Protocol, check_ask, check_ids_below
+from seedbed.protocols.base import Protocol, check_ask, check_ids_below, known_vocab_size
 from seedbed.protocols.exchange import Ask, HttpRequest, HttpResponse, Sample, Score
 from seedbed.protocols.fields import json_request
 
@@ -84,6 +84,11 @@ def test_a_prefix_is_looked_at_once_and_its_first_wrong_id_named() -> None:
     for token_ids in ((0, True), (False,)):
         with pytest.raises(InvalidPrompt, match="a prefix is one token id or more"):
             check_ids_below(10, token_ids, " is none")
+
+
+def test_a_vocabulary_of_unknown_size_is_asked_for() -> None:
+    with pytest.raises(UsageError, match="^the vocabulary's size is unknown: give it with vocab_size=$"):
+        known_vocab_size(ModelInfo())
 
 
 def test_what_a_protocol_cannot_say_is_refused_in_words() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from tests.protocols.wire import said
 
-from seedbed.errors import BadRequest, BrokenAnswer
-from seedbed.protocols.fields import as_count, as_version, count_in, json_body, model_of, text_in, token_ids_in, token_ids_of
+from seedbed.errors import BadRequest, BrokenAnswer, UsageError
+from seedbed.protocols.fields import as_count, as_version, count_in, json_body, json_request, model_of, text_in, token_ids_in, token_ids_of
 
 
 @pytest.mark.parametrize("data", [[], None, "text", {}, {"other": "x"}, {"text": 5}, {"text": [-1]}, {"text": [True]}])
@@ -21,6 +22,14 @@ def test_a_text_stands_under_the_first_of_its_names_that_there_is() -> None:
     assert text_in(said({"content": "b", "text": "a"}), "text", "content") == "a"
     assert text_in(said({"content": "b"}), "text", "content") == "b"
     assert token_ids_in(said({"tokens": [0, 2**40]}), "tokens") == [0, 2**40]
+
+
+def test_numpys_numbers_are_numbers_on_the_wire() -> None:
+    sent = json_request("/x", {"ids": (np.int64(3), 4), "values": np.float32([0.5, -np.inf])})
+
+    assert (sent.method, sent.path, sent.body) == ("POST", "/x", b'{"ids":[3,4],"values":[0.5,null]}')
+    with pytest.raises(UsageError, match="the request cannot be written as JSON: .*; token ids must be ints$"):
+        json_request("/x", {"ids": {3}})
 
 
 def test_a_request_is_believed_as_little() -> None:

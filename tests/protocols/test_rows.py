@@ -122,12 +122,13 @@ def test_numbers_are_rounded_once_and_sentinels_are_minus_infinity() -> None:
     with pytest.raises(NonFiniteLogits, match="value 1 of 2 is beyond float32"):
         numbers([-math.inf, 10**400])
     assert float(LOWEST) == -3.4028234663852886e38
+    assert numbers([3.4028234663852886e38]).tolist() == [3.4028234663852886e38]
 
 
 @pytest.mark.parametrize("values", [["1"], [True], [[1.0]], [{}], ["x", None]])
 def test_what_is_no_number_is_no_value(values: list[Any]) -> None:
     """numpy would take strings and booleans for numbers."""
-    with pytest.raises(BrokenAnswer):
+    with pytest.raises(BrokenAnswer, match="^the values are no numbers$"):
         numbers(values)
 
 
@@ -140,7 +141,7 @@ def test_null_is_how_json_spells_nan() -> None:
 @pytest.mark.parametrize("ids", [["1"], [True], [1.0], [None], [[1]], [2**63], [-(2**63) - 1]])
 def test_what_is_no_int_is_no_token_id(ids: list[Any]) -> None:
     """numpy would take booleans for ints, and raise its own errors for the rest."""
-    with pytest.raises(BrokenAnswer):
+    with pytest.raises(BrokenAnswer, match="^(the token ids are no integers$|a token id is beyond 64 bits: )"):
         token_id_array(ids)
 
 
@@ -155,7 +156,10 @@ def test_what_is_no_int_is_no_token_id(ids: list[Any]) -> None:
 )
 def test_logits_that_could_pass_for_logprobs_are_found_out_by_the_rest(ids: list[int], values: list[float], vocab_size: int) -> None:
     """What is not listed is at most (vocab_size - k) times as probable as the last listed token."""
-    with pytest.raises(MalformedRow, match="no distribution"):
+    words = (
+        f"^the {len(ids)} tokens listed have probability .* together, and the {vocab_size - len(ids)} less probable ones .* no distribution"
+    )
+    with pytest.raises(MalformedRow, match=words):
         listed_row(np.array(ids), np.float32(values), vocab_size)
 
 
@@ -230,6 +234,13 @@ def test_logits_that_are_probabilities_are_named() -> None:
     for row in (p[:63] / p[:63].sum(), np.eye(1, 64, 5, dtype=np.float32)[0], p - 0.01, p * 1.01, np.log(p), np.zeros(64, np.float32)):
         check_logits(row)
     check_logits(TopLogprobs([4], [-1.0], vocab_size=100))
+
+
+def test_a_row_of_nothing_but_impossible_tokens_is_the_models_fault() -> None:
+    with pytest.raises(NonFiniteAtServer, match="^the server holds every token impossible: its model gave NaN for this prefix$") as caught:
+        check_choice(0, np.full(3, -np.inf, np.float32))
+
+    assert caught.value.status == 200
 
 
 def test_the_greedy_choice_must_be_as_good_as_the_best() -> None:
