@@ -99,6 +99,16 @@ def test_a_lone_spike_leaves_the_runner_up_to_luck_and_the_margin_is_still_right
     assert pruned.position == 12_345
 
 
+@pytest.mark.parametrize("lucky", [2**64 - 1, 2**64 - 2**52])
+def test_without_luck_every_token_is_looked_at(monkeypatch, lucky):
+    """As when no word, or but one, of thousands is among the luckiest."""
+    row = np.random.Generator(np.random.PCG64(19)).normal(0, 1, draw_module.PRUNE_FROM).astype(np.float32)
+    want = [gumbel_max(Candidates.of(row), Address(3, step=step)) for step in range(20)]
+    monkeypatch.setattr(draw_module, "LUCKY_WORD", np.uint64(lucky))
+
+    assert [gumbel_max(Candidates.of(row), Address(3, step=step)) for step in range(20)] == want
+
+
 def test_pruning_leaves_few_to_take_logarithms_of(monkeypatch):
     """What it is for: of a peaked row some hundred tokens may come first or second, of 70,000."""
     row = np.random.Generator(np.random.PCG64(18)).normal(0, 4, SEVERAL_PIECES).astype(np.float32)

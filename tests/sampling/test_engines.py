@@ -17,6 +17,16 @@ ROW = np.array([0.5, 2.0, -1.0, 1.0, 0.0, 1.5], dtype=np.float32)
 SCHEMES = ["vllm", "sglang", "inverse-cdf", "llama.cpp"]
 
 
+@pytest.mark.parametrize("shift", [-4096.0, 4096.0])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_shift_of_all_logits_changes_no_token(scheme, shift):
+    sampler = Sampler(draw=scheme)
+
+    assert [sampler.draw(ROW + np.float32(shift), seed=7, step=step) for step in range(20)] == [
+        sampler.draw(ROW, seed=7, step=step) for step in range(20)
+    ]
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_draw_is_a_function_of_its_address(scheme):
     sampler = Sampler(draw=scheme)

@@ -141,3 +141,10 @@ def test_filters_do_not_care_about_an_additive_constant(row, constant):
 def test_a_parameter_outside_its_range_is_refused_at_construction(construct):
     with pytest.raises(InvalidSampler):
         construct()
+
+
+def test_min_keep_adds_to_what_is_kept_and_takes_nothing():
+    row = [5.0, 4.9, 4.8, 0.0, -1.0]
+
+    assert [kept(MinP(0.5, min_keep), row) for min_keep in (1, 2, 3, 4)] == [[0, 1, 2]] * 3 + [[0, 1, 2, 3]]
+    assert [kept(TopP(0.9, min_keep=min_keep), row) for min_keep in (1, 2, 3, 4)] == [[0, 1, 2]] * 3 + [[0, 1, 2, 3]]

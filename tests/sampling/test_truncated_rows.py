@@ -327,3 +327,21 @@ def test_xtc_leaves_the_unseen_tokens_in_the_race():
 
     assert drawn.token_id in (5, 6)
     assert drawn.tail_mass == pytest.approx(0.2 / 0.6, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("step", "exact"),
+    [
+        (LogitBias({3: -math.inf}), True),
+        (BadWords([[3]]), True),
+        (BadWords([[2**40], [4]]), False),
+        (BadWords([[0]]), False),
+        (LogitBias({3: -1.0}), False),
+    ],
+    ids=repr,
+)
+def test_what_is_banned_from_the_unlisted_is_no_longer_in_the_race(step, exact):
+    """Token 3 is the only one that is not listed; once it is out, what is drawn from is known exactly."""
+    row = TopLogprobs([1, 0, 2], np.log(np.float32([0.5, 0.25, 0.125])), vocab_size=4)
+
+    assert (Sampler(chain=[step]).sample(row, Address(7)).tail_mass == 0.0) == exact
