@@ -99,12 +99,11 @@ def test_a_lone_spike_leaves_the_runner_up_to_luck_and_the_margin_is_still_right
     assert pruned.position == 12_345
 
 
-@pytest.mark.parametrize("lucky", [2**64 - 1, 2**64 - 2**52])
-def test_without_luck_every_token_is_looked_at(monkeypatch, lucky):
-    """As when no word, or but one, of thousands is among the luckiest."""
+def test_without_luck_every_token_is_looked_at(monkeypatch):
+    """As when no word of thousands is among the luckiest."""
     row = np.random.Generator(np.random.PCG64(19)).normal(0, 1, draw_module.PRUNE_FROM).astype(np.float32)
     want = [gumbel_max(Candidates.of(row), Address(3, step=step)) for step in range(20)]
-    monkeypatch.setattr(draw_module, "LUCKY_WORD", np.uint64(lucky))
+    monkeypatch.setattr(draw_module, "LUCKY_WORD", np.uint64(2**64 - 1))
 
     assert [gumbel_max(Candidates.of(row), Address(3, step=step)) for step in range(20)] == want
 
