@@ -186,3 +186,9 @@ def test_a_parameter_outside_its_range_is_refused_at_construction(construct):
 @pytest.mark.parametrize("step", [TypicalP(1.0), EpsilonCutoff(0.0), EtaCutoff(0.0)])
 def test_off_changes_nothing(step):
     assert step([1.0, 2.0]).tolist() == [1.0, 2.0]
+
+
+def test_xtc_looks_at_tokens_of_just_one_half_and_of_no_more():
+    """Of two equal ones the first goes; above one half there cannot be two."""
+    assert kept(Xtc(1.0, 0.5), [0.0, 0.0]) == [1]
+    assert kept(Xtc(1.0, 0.6), [0.0, 0.0]) == [0, 1]
