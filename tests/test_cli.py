@@ -499,6 +499,20 @@ class TestDoctor:
         assert (found["rows"], found["repeatable"], found["difference"]) == ("all", False, 0.25)
 
 
+class TestCompletion:
+    @pytest.mark.parametrize(
+        ("words", "offered"),
+        [("seedbed gen", "plain,generate\n"), ("seedbed inspect rec", "file,rec\n"), ("seedbed check r u --html r", "file,r\n")],
+    )
+    def test_a_shell_is_told_what_may_come_next(self, words: str, offered: str) -> None:
+        """Commands by name, and where a path is wanted the files that there are; and it ends as a command that did what it was to do."""
+        asked = {"_SEEDBED_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        script = Path(sys.executable).with_name("seedbed")
+        ran = subprocess.run([script], env=os.environ | asked, capture_output=True, text=True, check=False)
+
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, offered, "")
+
+
 class TestMistakes:
     """Each gives one line on standard error, nothing on standard output, no traceback, and its exit code."""
 
@@ -527,6 +541,8 @@ class TestMistakes:
             (["generate", TINY, "--token-ids", "1,2"], 5, "knows no beginning of this prefix"),
             (["generate", str(ROOT / "tests"), "--token-ids", "1"], 5, "no recording at"),
             (["replay", "no/such/path"], 5, "no recording at no/such/path"),
+            (["replay", "http://user:secret@host"], 2, "http://host is a URL, and a recording is wanted"),
+            (["inspect", "http://host"], 2, "http://host is a URL, and a recording is wanted"),
             (["record", "URL", "x", "--keep", "few"], 2, "--keep must be a number of 1 or more, or 'all'"),
             (["record", "URL", "x", "--rows", "5", "--token-ids", "1"], 2, "--rows 5 asks for fewer tokens than --keep 20 keeps"),
             (["record", "URL", "x", "--listen", "http"], 2, "--listen must be PORT or HOST:PORT"),

@@ -112,8 +112,8 @@ def _run_main(when_imported: Callable[[], object] | None) -> int:
     except SeedbedError as error:
         _complain(error)
         return error.exit_code
-    except SystemExit:  # told not to exit by itself, click still does when nobody reads its output, and only then
-        return _unread()
+    except SystemExit as ending:  # told not to exit by itself, click still does: with 0 once a shell has its completions, and
+        return 0 if ending.code == 0 else _unread()  # with 1 when nobody reads its output
     except OSError as error:
         if _is_unread(error):
             return _unread()

@@ -11,6 +11,7 @@ from seedbed.cli.inspect_step import print_step, step_data
 from seedbed.cli.inspect_whole import print_recording, recording_data
 from seedbed.cli.options import Integers, SomePath, as_json_option, echo_json
 from seedbed.cli.prompts import token_ids_in
+from seedbed.cli.source import require_recording
 from seedbed.errors import RecordingBroken, RecordingError, UsageError
 from seedbed.recording import open_recording
 from seedbed.recording.compare import compare
@@ -50,6 +51,8 @@ def inspect(paths: tuple[str, ...], verify: bool, differ: bool, prefix: str | No
         raise UsageError("--diff compares two recordings" if differ else "give one recording, or two with --diff")
     if differ and prefix is not None:
         raise UsageError("--prefix shows one step of one recording, and --diff compares two: leave one of them out")
+    for path in paths:
+        require_recording(path)
     recordings = [open_recording(path) for path in paths]
     checked = [_verified(recording) if verify else None for recording in recordings]
     if differ:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import orjson
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from seedbed.errors import InvalidSeed, UsageError
 from seedbed.protocols import PROTOCOLS
@@ -78,6 +79,10 @@ class SomePath(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
             what = spelling(param) if isinstance(param, click.Option) else "the path"
             raise UsageError(f"{what} is blank, and must be a path: give one")
         return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """What the shell itself finds."""
+        return [CompletionItem(incomplete, type="file")]
 
 
 class NewFile(SomePath):

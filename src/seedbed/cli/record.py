@@ -59,7 +59,8 @@ def record(url: str, path: str, keep: str, repeats: int, extend: bool, listen: s
     """Sample sequences from the server at URL, and keep its answers in the directory PATH.
 
     What is sampled from is what is kept, so replaying PATH with the same options gives the same tokens. A run that was
-    interrupted, failed, or was cut short by --timeout goes on where it was when the same command is given again.
+    interrupted, failed, or was cut short by --timeout goes on where it was when the same command is given again, with the
+    --seed that it had: the command is printed.
 
     With --listen it is a proxy: clients of any protocol ask it instead of the server, one token a request and prompts as token
     ids, until Ctrl-C finishes the recording.

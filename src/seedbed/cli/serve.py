@@ -11,6 +11,7 @@ import trio
 from seedbed.cli.commands import to_try
 from seedbed.cli.options import Integers, SomePath
 from seedbed.cli.running import run_trio
+from seedbed.cli.source import require_recording
 from seedbed.errors import MissingExtra, UsageError
 from seedbed.protocols import PROTOCOLS
 from seedbed.recording import ReplayLLM
@@ -60,6 +61,7 @@ def replay(path: str, host: str, port: int) -> None:
     \b
     Exit codes: 2 wrong usage or address in use; 5 the recording; 130 stopped by Ctrl-C.
     """
+    require_recording(path)
     _run_server(ReplayLLM(path), host, port, False)
 
 

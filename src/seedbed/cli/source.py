@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from seedbed.llm import LLM
 
-__all__ = ["open_model", "require_url"]
+__all__ = ["open_model", "require_recording", "require_url"]
 
 # What the library's messages advise, and what is typed for it.
 OPTIONS = {
@@ -88,6 +88,16 @@ def require_url(source: str, otherwise: str) -> None:
     """
     if "://" not in source:
         raise UsageError(f"{source} is no URL; {otherwise}")
+
+
+def require_recording(path: str) -> None:
+    """Refuse a URL where only a recording will do.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if "://" in path:
+        raise UsageError(f"{shown_source(path)} is a URL, and a recording is wanted: seedbed record makes one of it")
 
 
 def _is_path(source: str) -> bool:
