@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import shlex
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
 import click
 from click.core import ParameterSource
 
 from seedbed.cli.options import spelling
 from seedbed.cli.prompts import prompts_in_order
+from seedbed.cli.urls import shown_source
 from seedbed.recording import ReplayLLM
 from seedbed.recording.replay import SHOWN_IN_COMMAND
 
 if TYPE_CHECKING:
     from seedbed.llm import LLM
 
-__all__ = ["command_again", "shown_source", "to_try"]
-
-
-def shown_source(source: str) -> str:
-    """A URL or path to print, quoted for the shell, without user info and query, which may be secret."""
-    if "://" in source:
-        parts = urlsplit(source)
-        source = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-    return shlex.quote(source)
+__all__ = ["command_again", "to_try"]
 
 
 def to_try(source: str, llm: LLM, *, tokenizes: bool) -> str:

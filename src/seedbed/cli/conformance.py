@@ -10,7 +10,8 @@ from seedbed.cli.options import Integers, as_json_option, connection_options, ec
 from seedbed.cli.progress import counting
 from seedbed.cli.prompts import PromptCommand, prompts_of
 from seedbed.cli.running import run_trio
-from seedbed.cli.source import open_model, require_url
+from seedbed.cli.source import open_model
+from seedbed.cli.urls import require_url
 from seedbed.regression.conformance import conformance
 from seedbed.regression.figures import significant
 

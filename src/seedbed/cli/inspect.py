@@ -11,7 +11,7 @@ from seedbed.cli.inspect_step import print_step, step_data
 from seedbed.cli.inspect_whole import print_recording, recording_data
 from seedbed.cli.options import Integers, SomePath, as_json_option, echo_json
 from seedbed.cli.prompts import token_ids_in
-from seedbed.cli.source import require_recording
+from seedbed.cli.urls import require_recording
 from seedbed.errors import RecordingBroken, RecordingError, UsageError
 from seedbed.recording import open_recording
 from seedbed.recording.compare import compare

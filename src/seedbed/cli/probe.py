@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from seedbed.cli.commands import shown_source
 from seedbed.cli.options import Integers, as_json_option, connection_options, echo_json
 from seedbed.cli.progress import counting
 from seedbed.cli.running import run_trio
-from seedbed.cli.source import open_model, require_url
+from seedbed.cli.source import open_model
+from seedbed.cli.urls import require_url, shown_source
 from seedbed.regression.probe import probe
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import trio
 
-from seedbed.cli.commands import command_again, shown_source
+from seedbed.cli.commands import command_again
 from seedbed.cli.generate import is_cut_short, sample_and_show
 from seedbed.cli.options import (
     Integers,
@@ -26,6 +26,7 @@ from seedbed.cli.prompts import PromptCommand, prompts_of
 from seedbed.cli.running import deadline_of, run_trio
 from seedbed.cli.serve import carrying
 from seedbed.cli.source import open_model
+from seedbed.cli.urls import shown_source
 from seedbed.errors import RecordingError, RecordingExists, TruncatedRow, UsageError
 from seedbed.generation.plan import Plan
 from seedbed.recording import RecordingLLM

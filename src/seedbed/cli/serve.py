@@ -11,7 +11,7 @@ import trio
 from seedbed.cli.commands import to_try
 from seedbed.cli.options import Integers, SomePath
 from seedbed.cli.running import run_trio
-from seedbed.cli.source import require_recording
+from seedbed.cli.urls import require_recording
 from seedbed.errors import MissingExtra, UsageError
 from seedbed.protocols import PROTOCOLS
 from seedbed.recording import ReplayLLM

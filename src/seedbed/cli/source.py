@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from seedbed.cli.commands import shown_source
 from seedbed.cli.options import ConnectionOption, typed
 from seedbed.cli.running import within
+from seedbed.cli.urls import shown_source
 from seedbed.errors import UsageError
 from seedbed.http import connect
 from seedbed.recording import ReplayLLM
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from seedbed.llm import LLM
 
-__all__ = ["open_model", "require_recording", "require_url"]
+__all__ = ["open_model"]
 
 # What the library's messages advise, and what is typed for it.
 OPTIONS = {
@@ -78,26 +78,6 @@ async def _opened(source: str, options: dict[str, Any], deadline: float) -> Asyn
             for replica in model.statistics().replicas:
                 if replica.trouble:
                     click.echo(f"note: {replica.where} is left out at present: {replica.trouble}", err=True)
-
-
-def require_url(source: str, otherwise: str) -> None:
-    """Refuse what is no server where only one will do.
-
-    Raises:
-        UsageError: it has no scheme; says ``otherwise``.
-    """
-    if "://" not in source:
-        raise UsageError(f"{source} is no URL; {otherwise}")
-
-
-def require_recording(path: str) -> None:
-    """Refuse a URL where only a recording will do.
-
-    Raises:
-        UsageError: it is one.
-    """
-    if "://" in path:
-        raise UsageError(f"{shown_source(path)} is a URL, and a recording is wanted: seedbed record makes one of it")
 
 
 def _is_path(source: str) -> bool:
