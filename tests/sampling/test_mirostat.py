@@ -55,8 +55,8 @@ def test_an_exponent_of_1_is_taken_as_the_limit():
 def test_at_the_edges_of_the_law_k_is_its_limit():
     """Exponent 1, where the formula is 0 / 0, and 0, where its root is any number above 1 or below."""
     assert Mirostat()._k(1.0, 5.0, 50) == int(2**5 / math.log(50))
-    assert Mirostat()._k(0.0, math.log2(15 * 1.01), 16) == 16
-    assert Mirostat()._k(0.0, math.log2(15 * 0.99), 16) == 1
+    assert len(kept(Mirostat(), [0.0] * 16, math.log2(15 * 1.01))) == 16
+    assert len(kept(Mirostat(), [0.0] * 16, math.log2(15 * 0.99))) == 1
 
 
 def test_a_vocabulary_of_one_token_is_kept():

@@ -233,7 +233,7 @@ class VLLM(Protocol):
         steps = [entries_of(row, ask.top_k, self.logprobs_mode) for row in rows]
         taken = [entries[0][0] for entries in steps]
         texts = [llm.token_bytes(token_id).decode("utf-8", "replace") for token_id in taken]
-        ended = taken[-1] in llm.eos_token_ids
+        ending = finish_reason(taken, llm)
         key = KEY + "{}" if asked.get("return_tokens_as_token_ids") else None
         listed = [
             {key.format(token_id) if key else llm.token_bytes(token_id).decode("utf-8", "replace"): value for token_id, value in entries}
@@ -242,14 +242,14 @@ class VLLM(Protocol):
         echo_ids = bool(asked.get("return_token_ids"))
         choice = {
             "index": 0,
-            "text": "".join(texts[:-1] if ended else texts),
+            "text": "".join(texts[:-1] if ending == "stop" else texts),
             "logprobs": {
                 "text_offset": [len("".join(texts[:place])) for place in range(len(texts))],
                 "token_logprobs": [entries[0][1] for entries in steps],
                 "tokens": [next(iter(entries)) for entries in listed],
                 "top_logprobs": listed,
             },
-            "finish_reason": finish_reason(taken, llm),
+            "finish_reason": ending,
             "stop_reason": None,
             "token_ids": taken if echo_ids else None,
             "prompt_logprobs": None,
