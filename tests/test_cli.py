@@ -554,7 +554,7 @@ class TestMistakes:
             (["inspect", TINY, "--prefix", "x"], 2, "--prefix must be token ids with commas between"),
             (["inspect", TINY, "--prefix", " "], 2, "--prefix is blank"),
             (["inspect", "--diff", TINY, TINY, "--prefix", "1"], 2, "--prefix shows one step of one recording"),
-            (["inspect", ""], 2, "the path is blank"),
+            (["inspect", ""], 2, "the path is blank, and must be a path"),
             (["generate", "", "--prompt", "x"], 2, "'' is neither a URL such as http://host:port nor the directory of a recording"),
             (["generate", TINY, "--token-ids", "1", "--model", "gpt"], 2, "was recorded from the model 'tiny-lm', not 'gpt'"),
             (["generate", TINY, "--prompts", "", "--out", "x"], 2, "--prompts is blank"),
@@ -571,6 +571,14 @@ class TestMistakes:
             (["serve", "hash:0"], 2, "MODEL must be 'tiny' or 'hash:V'"),
             (["serve", "gpt"], 2, "MODEL must be 'tiny' or 'hash:V'"),
             (["serve", "--host", "192.0.2.1", "--port", "0"], 2, "cannot listen on 192.0.2.1:0"),
+            (["serve", "--host", "no-such-host.invalid"], 2, "no-such-host.invalid:8017: there is no machine of this name"),
+            (["generate", "http://127.0.0.1:1", "--prompt", "x", "--top-p", "1.5"], 2, "top_p must be in (0, 1]"),
+            (["generate", "URL", "--prompt", "x", "--replica", "foo"], 2, "--replica 'foo' is no URL such as http://host:port"),
+            (["generate", "URL", "--prompt", "x", "--model", " "], 2, "--model is blank, and must be a name"),
+            (["generate", "URL", "--prompts", "x", "--out", "y", "--ray", ""], 2, "--ray is blank, and must be an address"),
+            (["generate", "URL", "--prompt", "x", "--api-key", ""], 2, "(on the command line: --api-key, or the variable SEEDBED_API_KEY)"),
+            (["check", TINY, "URL", "--html", "x", "--junit", "./x"], 2, "--html and --junit both write x: name two files"),
+            (["check", TINY, "URL", "--html", "-"], 2, "--html writes a file, and - is none: name it; standard output takes --json"),
         ],
         ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
     )  # fmt: skip
@@ -580,6 +588,23 @@ class TestMistakes:
         assert says in ran.stderr
         assert ran.returncode == code
         assert (ran.stdout, ran.stderr.count("\n")) == ("", 1)
+
+    def test_what_a_recording_misses_is_added_by_the_command_it_names(self, url: str, tmp_path: Path) -> None:
+        path = str(tmp_path / "recording")
+        seedbed("record", url, path, "--prompt", "A", "--max-new-tokens", "1", "--seed", "1")
+        words = [path, "--prompt", "The seed", "-n", "2", "--seed", "7", "--temperature", "0.9", "--max-new-tokens", "5"]
+        (command,) = re.findall(r"`seedbed (.*)`", seedbed("generate", *words).stderr)
+        added = seedbed(*shlex.split(command.replace("URL", url)))
+
+        assert added.returncode == 0, added.stderr
+        assert seedbed("generate", *words).returncode == 0
+
+    def test_nothing_is_recorded_where_a_port_is_taken(self, url: str, tmp_path: Path) -> None:
+        ran = seedbed("record", url, str(tmp_path / "recording"), "--listen", url.rpartition(":")[2])
+
+        assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
+        assert "the port is in use" in ran.stderr
+        assert not (tmp_path / "recording").exists()
 
     @pytest.mark.parametrize(
         "words", [["--protocol", "native"], ["--rows", "5"], ["--replica", "http://x"], ["--vocab-size", "9"]], ids=" ".join

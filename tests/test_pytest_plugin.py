@@ -255,6 +255,8 @@ async def test_miss(seedbed_llm):
             ("@pytest.mark.seedbed('tiny', 'tiny')", r"takes \(recording, \*, protocol, top_k, tier\), not"),
             ("@pytest.mark.seedbed(path='tiny')", r"takes \(recording, \*, protocol, top_k, tier\), not \('path',\)"),
             ("@pytest.mark.seedbed(3)", r"takes \(recording, \*, protocol, top_k, tier\), not \(3,\)"),
+            ("@pytest.mark.seedbed('')", "takes the path of a recording, not ''; a server's URL is --seedbed-url"),
+            ("@pytest.mark.seedbed('http://host:1')", "takes the path of a recording, not 'http://host:1'"),
             ("@pytest.mark.seedbed('tiny', tier='half')", "tier must be 'full' or 'top_k'"),
         ],
     )
@@ -718,6 +720,12 @@ def test_it(seedbed_llm):
         ran = project.pytester.runpytest_inprocess("-n2", "--seedbed-record=new")
 
         assert "run it in one process, with -n 0" in "\n".join(ran.errlines)
+
+    def test_a_url_that_is_none_is_refused_before_any_test_runs(self, project: Project) -> None:
+        ran = project.pytester.runpytest_inprocess("--seedbed-url=")
+
+        assert ran.ret == pytest.ExitCode.USAGE_ERROR
+        assert "--seedbed-url must be a URL such as http://host:port, not ''" in "\n".join(ran.errlines)
 
 
 class TestNetwork:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from seedbed.cli.options import Integers, SomePath
+from seedbed.cli.options import Integers, SomePath, SomeText
 from seedbed.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,7 +45,13 @@ def bulk_options(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--keep-going", is_flag=True, help="Skip prompts that cannot be continued, and list them beside --out."),
             click.option("--concurrency", type=Integers(1), help="Sequences under way at once.  [default: 4 for each connection]"),
             click.option("--telemetry", is_flag=True, help="Tell OpenTelemetry; run it under opentelemetry-instrument."),
-            click.option("--ray", "ray_address", metavar="ADDRESS|auto|local", help="Split the prompts over a Ray cluster."),
+            click.option(
+                "--ray",
+                "ray_address",
+                type=SomeText("an address"),
+                metavar="ADDRESS|auto|local",
+                help="Split the prompts over a Ray cluster.",
+            ),
         )
     ):
         function = option(function)

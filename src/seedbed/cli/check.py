@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 
-from seedbed.cli.options import Integers, NewFile, SomePath, as_json_option, connection_options, echo_json
+from seedbed.cli.options import Integers, NewFile, SomePath, SomeText, as_json_option, connection_options, echo_json
 from seedbed.cli.progress import counting
 from seedbed.cli.running import run_trio
 from seedbed.cli.source import open_model
@@ -40,8 +40,14 @@ __all__ = ["check_command"]
 @click.option("--stop-early", is_flag=True, help="Stop once the evidence is there; a drift is then found, not measured.")
 @click.option("--no-free-running", is_flag=True, help="Do not sample the recorded runs again.")
 @click.option("--continue", "earlier", type=SomePath(), metavar="FILE", help="Go on from the evidence in an earlier --json output.")
-@click.option("--accept", "why", metavar="WHY", help="Make the live answers the new baseline, and note who said so and why.")
-@click.option("--by", "who", metavar="WHO", help="Who accepts.  [default: the name you are logged in with]")
+@click.option(
+    "--accept",
+    "why",
+    type=SomeText("a reason"),
+    metavar="WHY",
+    help="Make the live answers the new baseline, and note who said so and why.",
+)
+@click.option("--by", "who", type=SomeText("a name"), metavar="WHO", help="Who accepts.  [default: the name you are logged in with]")
 @click.option("--html", type=NewFile(), metavar="FILE", help="Write a page with plots.")
 @click.option("--junit", type=NewFile(), metavar="FILE", help="Write JUnit XML.")
 @connection_options(rows="as many as were recorded")
@@ -79,7 +85,7 @@ def check_command(
     Exit codes: 0 the same, changed by less than the margin, or accepted; 1 drift; 2 wrong usage; 3 the server failed;
     4 inconclusive; 5 the recording; 130 interrupted.
     """
-    _refuse_unusable(recording, why, who)
+    _refuse_unusable(recording, why, who, html, junit)
     evidence = _evidence_in(earlier) if earlier is not None else None
     options["rows"] = _rows(options["rows"], open_recording(recording))
     accepted: Acceptance | None = None
@@ -112,14 +118,14 @@ def check_command(
     return 0 if accepted is not None else EXIT_CODES[report.verdict]
 
 
-def _refuse_unusable(recording: str, why: str | None, who: str | None) -> None:
+def _refuse_unusable(recording: str, why: str | None, who: str | None, html: str | None, junit: str | None) -> None:
     """What is wrong with the command line, before minutes are spent on it."""
     if "://" in recording:
         raise UsageError("give the recording first, then the URL of the server to hold against it")
     if who is not None and why is None:
         raise UsageError("--by says who accepts: give --accept WHY with it")
-    if any(text is not None and not text.strip() for text in (why, who)):
-        raise UsageError("a baseline is replaced by somebody, for a reason: neither --accept WHY nor --by WHO may be blank")
+    if html is not None and junit is not None and Path(html).resolve() == Path(junit).resolve():
+        raise UsageError(f"--html and --junit both write {html}: name two files")
 
 
 def _print_report(report: CheckReport, accepted: Acceptance | None, *, as_json: bool, is_to_be_accepted: bool) -> None:

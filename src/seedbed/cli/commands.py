@@ -17,7 +17,7 @@ from seedbed.recording.replay import SHOWN_IN_COMMAND
 if TYPE_CHECKING:
     from seedbed.llm import LLM
 
-__all__ = ["command_again", "to_try"]
+__all__ = ["command_again", "sampling_words", "to_try", "typed_prompts"]
 
 
 def to_try(source: str, llm: LLM, *, tokenizes: bool) -> str:
@@ -47,5 +47,16 @@ def command_again(**changes: Any) -> str:
         else:
             flag = spelling(option)
             words += [flag if value is True else f"{flag} {shown_source(str(each))}" for each in (value if option.multiple else [value])]
-    words += [f"{spelling(option)} {shlex.quote(text)}" for option, text in prompts]
-    return " ".join(words)
+    return " ".join([*words, *typed_prompts(context)])
+
+
+def typed_prompts(context: click.Context) -> list[str]:
+    """The prompts of the command under way as they would be typed."""
+    return [f"{spelling(option)} {shlex.quote(text)}" for option, text in prompts_in_order(context)]
+
+
+def sampling_words(options: dict[str, Any]) -> str:
+    """The options that say what is sampled, as they would be typed, for another command: how many, the seed, and what is no default."""
+    defaults = {parameter.name: parameter.default for parameter in click.get_current_context().command.params}
+    given = [name for name in ("max_new_tokens", "temperature", "top_k", "top_p", "min_p") if options[name] != defaults[name]]
+    return " ".join([f"-n {options['n']} --seed {options['seed']}", *(f"--{name.replace('_', '-')} {options[name]}" for name in given)])

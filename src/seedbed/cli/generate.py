@@ -76,6 +76,7 @@ def generate(source: str, as_json: bool, **options: Any) -> None:
 
 def _generate(source: str, options: dict[str, Any], as_json: bool) -> None:
     options["seed"] = seed_of(options)
+    sampler_of(options)  # before anybody is asked anything
 
     async def main() -> None:
         deadline = deadline_of(options)

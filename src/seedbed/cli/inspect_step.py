@@ -32,7 +32,8 @@ def print_step(recording: Recording, step: Step) -> None:
     best = step.best
     for token_id in best.token_ids.tolist() if best is not None else []:
         mark = "  recorded further" if token_id in recorded else ""
-        click.echo(f"{token_id:>8} {math.exp(logprob_after(step, token_id)):>10.4g}  {spelled(recording, [token_id])}{mark}")
+        text = spelled(recording, [token_id]) if token_id in recording.manifest.token_texts else ""
+        click.echo(f"{token_id:>8} {math.exp(logprob_after(step, token_id)):>10.4g}  {text}{mark}".rstrip())
 
 
 def step_data(step: Step) -> dict[str, Any]:

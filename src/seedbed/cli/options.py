@@ -26,6 +26,7 @@ __all__ = [
     "NewFile",
     "SamplingOption",
     "SomePath",
+    "SomeText",
     "as_json_option",
     "connection_options",
     "echo_json",
@@ -68,17 +69,29 @@ class Integers(click.IntRange):
     name = "integer"
 
 
-class SomePath(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in some versions of click only
-    """A path, which no blank is: an empty variable of a script would otherwise mean the directory one is in."""
+class SomeText(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in some versions of click only
+    """What may be anything but blank, as an empty variable of a script is."""
+
+    name = "text"
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """As it was typed."""
+        if not value.strip():
+            which = spelling(param) if isinstance(param, click.Option) else f"the {self.what.split()[-1]}"
+            raise UsageError(f"{which} is blank, and must be {self.what}: give one")
+        return str(value)
+
+
+class SomePath(SomeText):
+    """A path, which no blank is: it would mean the directory one is in."""
 
     name = "path"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The path as it was typed."""
-        if not value.strip():
-            what = spelling(param) if isinstance(param, click.Option) else "the path"
-            raise UsageError(f"{what} is blank, and must be a path: give one")
-        return str(value)
+    def __init__(self) -> None:
+        super().__init__("a path")
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """What the shell itself finds."""
@@ -93,6 +106,8 @@ class NewFile(SomePath):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The path as it was typed."""
         path = Path(super().convert(value, param, ctx))
+        if value == "-":
+            raise UsageError(f"{spelling(param) if param else value} writes a file, and - is none: name it; standard output takes --json")
         try:
             is_directory = stat.S_ISDIR(path.stat().st_mode)
         except (FileNotFoundError, NotADirectoryError):
@@ -128,7 +143,7 @@ def connection_options(*, rows: str = "what suits the protocol") -> Callable[[F]
         _connection(
             "--protocol", type=click.Choice(["auto", *PROTOCOLS]), default="auto", show_default=True, help="How the server is asked."
         ),
-        click.option("--model", metavar="NAME", help="Which of the server's models; refused if it has another."),
+        click.option("--model", type=SomeText("a name"), metavar="NAME", help="Which of the server's models; refused if it has another."),
         _connection("--rows", metavar="K|all", help=f"Tokens of each row to ask the server for.  [default: {rows}]"),
         _connection("--connections", type=Integers(1), default=64, show_default=True, help="Requests under way at once."),
         _connection("--replica", "replicas", multiple=True, metavar="URL", help="Another server of the same model. Repeat for several."),

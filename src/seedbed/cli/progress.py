@@ -120,6 +120,8 @@ class _View:
         for (prompt_index, index), line in self._lines.items():
             text = Text(line.text[-room:], style=COLOURS[line.finish_reason])
             table.add_row(f"{prompt_index}.{index}", str(len(line.token_ids)), text)
+        if not self._total:
+            return Group(Text("nothing is asked for yet", style="dim"))
         seconds = max(1e-9, trio.current_time() - self._began)
         speed = f"{self._tokens / seconds:.0f} a second"
         return Group(

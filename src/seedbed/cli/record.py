@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import trio
 
-from seedbed.cli.commands import command_again
+from seedbed.cli.commands import command_again, sampling_words
 from seedbed.cli.generate import is_cut_short, sample_and_show
 from seedbed.cli.options import (
     Integers,
@@ -32,6 +32,7 @@ from seedbed.generation.plan import Plan
 from seedbed.recording import RecordingLLM
 from seedbed.recording.record import DEFAULT_TOP_K
 from seedbed.server import serve
+from seedbed.server.listener import open_listeners
 from seedbed.wording import counted
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ def record(url: str, path: str, keep: str, repeats: int, extend: bool, listen: s
         deadline = deadline_of(options)
         async with open_model(url, options, deadline) as model:
             prompts = await _prompts(model, options, deadline) if address is None else []
+            if address is not None:
+                await _require_free(*address)
             kept: dict[str, Any] = {"repeats": repeats, "scored": options["scored"]}
             kept |= {"tier": "full"} if keep == "all" else {"top_k": int(keep)}
             recorded = RecordingLLM(model, path, extend=extend, **kept)
@@ -140,6 +143,12 @@ async def _sample(
     return 0
 
 
+async def _require_free(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on before anything is made, or the command put right would find a recording in its way."""
+    for listener in await open_listeners(host, port):
+        await listener.aclose()
+
+
 async def _pass_on(recorded: RecordingLLM, host: str, port: int, path: str) -> int:
     async with _recording(recorded, path, seed=None):
         port = await _serve_until_interrupted(recorded, host, port, path)
@@ -180,7 +189,7 @@ def _are_recorded(recorded: RecordingLLM, path: str) -> str:
 def _replaying(path: str, result: GenerationResult, options: dict[str, Any]) -> str:
     prompts = dict.fromkeys((s.prompt_index, s.prompt_token_ids) for s in result.sequences)
     ids = " ".join(f"--token-ids {','.join(map(str, prompt))}" for _, prompt in prompts)
-    return f"seedbed generate {shown_source(path)} {ids} -n {options['n']} --seed {result.seed}{_sampling_words(options)}"
+    return f"seedbed generate {shown_source(path)} {ids} {sampling_words(options | {'seed': result.seed})}"
 
 
 async def _serve_until_interrupted(recorded: RecordingLLM, host: str, port: int, path: str) -> int:
@@ -201,9 +210,3 @@ def _address_of(listen: str) -> tuple[str, int]:
     if not port.isdecimal() or int(port) > 65535:
         raise UsageError(f"--listen must be PORT or HOST:PORT, not {listen!r}")
     return host.strip("[]") or "127.0.0.1", int(port)
-
-
-def _sampling_words(options: dict[str, Any]) -> str:
-    defaults = {parameter.name: parameter.default for parameter in click.get_current_context().command.params}
-    given = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p")
-    return "".join(f" --{name.replace('_', '-')} {options[name]}" for name in given if options[name] != defaults[name])

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from seedbed.cli.commands import sampling_words, typed_prompts
 from seedbed.cli.options import ConnectionOption, typed
 from seedbed.cli.running import within
 from seedbed.cli.urls import shown_source
 from seedbed.errors import UsageError
 from seedbed.http import connect
-from seedbed.recording import ReplayLLM
+from seedbed.recording import Recording, ReplayLLM, open_recording
+from seedbed.recording.replay import command_to_extend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,6 +28,7 @@ __all__ = ["open_model"]
 # What the library's messages advise, and what is typed for it.
 OPTIONS = {
     "eos_token_ids=": "--eos-token-id ID",
+    "api_key is empty": "--api-key, or the variable SEEDBED_API_KEY",
     "vocab_size=": "--vocab-size N",
     'with top_k="all"': "--rows all",
     "record with top_k=": "--keep K",
@@ -57,6 +60,9 @@ async def _opened(source: str, options: dict[str, Any], deadline: float) -> Asyn
         return
     if "://" not in source:
         raise UsageError(f"{source!r} is neither a URL such as http://host:port nor the directory of a recording")
+    for replica in options["replicas"]:
+        if "://" not in replica:
+            raise UsageError(f"--replica {replica!r} is no URL such as http://host:port")
     top_k = _top_k(options["rows"])
     if not options["request_timeout"] > 0:
         raise UsageError(f"--request-timeout must be seconds above 0, or 'inf', not {options['request_timeout']:g}")
@@ -87,10 +93,18 @@ def _is_path(source: str) -> bool:
 def _replayed(path: str, options: dict[str, Any]) -> ReplayLLM:
     for option in typed(ConnectionOption):
         raise UsageError(f"{option} says how a server is asked, and {shown_source(path)} is a recording: give a URL, or leave it out")
-    model = ReplayLLM(path)
+    recording = open_recording(path)
+    model = ReplayLLM(recording, how_to_extend=_how_to_extend(recording, options))
     if options["model"] not in (None, model.info.model):
         raise UsageError(f"{shown_source(path)} was recorded from the model {model.info.model!r}, not {options['model']!r}")
     return model
+
+
+def _how_to_extend(recording: Recording, options: dict[str, Any]) -> str | None:
+    """What adds all that a command samples; None where it does not sample from prompts that stand on the command line."""
+    context = click.get_current_context(silent=True)
+    prompts = typed_prompts(context) if context is not None else []
+    return command_to_extend(recording, " ".join([*prompts, sampling_words(options)])) if prompts else None
 
 
 def _top_k(rows: str | None) -> int | Literal["all"] | None:

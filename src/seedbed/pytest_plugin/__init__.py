@@ -76,6 +76,8 @@ def pytest_configure(config: pytest.Config) -> None:
     mode, url = config.getoption("--seedbed-record"), config.getoption("--seedbed-url")
     if mode != "none" and (hasattr(config, "workerinput") or getattr(config.option, "numprocesses", None)):
         raise pytest.UsageError(f"--seedbed-record={mode} writes recordings that tests share: run it in one process, with -n 0")
+    if url is not None and "://" not in url:
+        raise pytest.UsageError(f"--seedbed-url must be a URL such as http://host:port, not {url!r}")
     config.stash[SESSION] = Session(mode, url, config.rootpath)
 
 

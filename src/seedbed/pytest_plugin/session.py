@@ -68,6 +68,10 @@ def settings_of(item: pytest.Item) -> Settings:
     name = short_name(item)
 
     def settings(recording: str | Path | None = None, *, protocol: Any = None, top_k: Any = 20, tier: Any = "top_k") -> Settings:
+        if recording is not None and ("://" in str(recording) or not str(recording).strip()):
+            raise WrongMarker(
+                f"@pytest.mark.seedbed takes the path of a recording, not {str(recording)!r}; a server's URL is --seedbed-url"
+            )
         path = derived_directory(item) / name if recording is None else item.config.rootpath / recording
         return Settings(path, node_id(item), name, protocol, top_k, tier)
 

@@ -147,7 +147,7 @@ def missed(recording: Recording, prefix: Sequence[int], how_to_extend: str | Non
             f"then comes token {token_id}, {_likelihood(nearest, token_id)}"
         )
     # In marks, since the place in a generation, which is added behind, is no part of what is to be typed.
-    return RecordingMiss(f"{text}; to add it: `{how_to_extend or _command(recording, prefix)}`", prev_token_ids=prefix, known=known)
+    return RecordingMiss(f"{text}; to add it: `{how_to_extend or _command_for(recording, prefix)}`", prev_token_ids=prefix, known=known)
 
 
 def untokenized(recording: Recording, text: str, how_to_extend: str | None = None) -> UsageError:
@@ -160,15 +160,18 @@ def untokenized(recording: Recording, text: str, how_to_extend: str | None = Non
     )
 
 
-def _command(recording: Recording, prefix: Sequence[int]) -> str:
-    """What adds a prefix, with all that the recording is refused without."""
+def _command_for(recording: Recording, prefix: Sequence[int]) -> str:
+    return command_to_extend(recording, f"--token-ids {','.join(map(str, prefix)) if len(prefix) <= SHOWN_IN_COMMAND else 'ID,ID,...'}")
+
+
+def command_to_extend(recording: Recording, asked: str) -> str:
+    """What adds to a recording what the options in ``asked`` sample, with all that it is refused without."""
     words = ["seedbed record URL", shlex.quote(os.fspath(recording.path)), "--extend"]
     if recording.top_k != DEFAULT_TOP_K:
         words.append(f"--keep {'all' if recording.top_k is None else recording.top_k}")
     if recording.info.protocol not in ("", "native"):
         words.append(f"--protocol {recording.info.protocol}")
-    words.append(f"--token-ids {','.join(map(str, prefix)) if len(prefix) <= SHOWN_IN_COMMAND else 'ID,ID,...'}")
-    return " ".join(words)
+    return " ".join([*words, asked])
 
 
 def _shown(prefix: Sequence[int]) -> str:

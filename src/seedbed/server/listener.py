@@ -8,6 +8,7 @@ Rule 3: when a client goes away, the work done for it is cancelled. (One that ha
 from __future__ import annotations
 
 import errno
+import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from seedbed.protocols.base import Protocol
     from seedbed.server.faults import Fault, Faults
 
-__all__ = ["ALL", "Server", "cannot_listen", "serve"]
+__all__ = ["ALL", "Server", "cannot_listen", "open_listeners", "serve"]
 
 ALL = tuple(PROTOCOLS)
 READ_SIZE = 65_536
@@ -64,11 +65,32 @@ def cannot_listen(host: str, port: int, error: BaseException) -> UsageError:
 
     Example:
         >>> str(cannot_listen("127.0.0.1", 80, PermissionError(13, "Permission denied")))
-        'cannot listen on 127.0.0.1:80: [Errno 13] Permission denied'
+        'cannot listen on 127.0.0.1:80: Permission denied'
     """
     is_taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-    why = "the port is in use, perhaps by another `seedbed serve`; take another, or port 0, which is any free one" if is_taken else error
+    if is_taken:
+        why: object = "the port is in use, perhaps by another `seedbed serve`; take another, or port 0, which is any free one"
+    elif isinstance(error, socket.gaierror):
+        why = "there is no machine of this name"
+    else:
+        why = getattr(error, "strerror", None) or error
     return UsageError(f"cannot listen on {host}:{port}: {why}")
+
+
+async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
+    """The sockets that a server at an address listens with.
+
+    Raises:
+        UsageError: it cannot be listened on.
+    """
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65_536:  # getaddrinfo takes it modulo 65,536
+        raise UsageError(f"port must be an int in [0, 65536), not {port!r:.80}")
+    if not isinstance(host, str):
+        raise UsageError(f"host must be a name or an address, not {host!r:.80}")
+    try:
+        return await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+    except (OSError, UnicodeError) as error:
+        raise cannot_listen(host, port, error) from error
 
 
 @asynccontextmanager
@@ -107,15 +129,8 @@ async def serve(
     """
     require_trio()
     model, speaks = as_llm(llm), protocols_named(protocols)
-    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65_536:  # getaddrinfo takes it modulo 65,536
-        raise UsageError(f"port must be an int in [0, 65536), not {port!r:.80}")
-    if not isinstance(host, str):
-        raise UsageError(f"host must be a name or an address, not {host!r:.80}")
     check_seconds(idle_timeout=idle_timeout)
-    try:
-        listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
-    except (OSError, UnicodeError) as error:
-        raise cannot_listen(host, port, error) from error
+    listeners = await open_listeners(host, port)
     bound_host, bound_port = listeners[0].socket.getsockname()[:2]
     server = Server(f"http://{f'[{bound_host}]' if ':' in bound_host else bound_host}:{bound_port}")
 
