@@ -1,6 +1,7 @@
 """``make mutate ROOM=sampling``: does a test fail when a line of a pure room is changed?
 
-mutmut changes one operator, constant or argument at a time and runs the tests that reach it. It works in ``build/mutate``, on a copy.
+mutmut changes one operator, constant or argument at a time and runs the tests that reach it. It works in ``build/mutate``, on a copy:
+first with few examples of each property and without the tests that draw by the ten thousand, then, what nobody noticed, with all of them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+MUTMUT = Path(sys.executable).with_name("mutmut")
 ROOT = Path(__file__).parents[2]
 HERE = ROOT / "build" / "mutate"
 # What is changed, and which tests must notice.
@@ -22,15 +24,17 @@ ROOMS = {
     "protocols": (["protocols/*"], ["protocols"]),
 }
 
+SLOW = ["sampling/test_distributions.py", "sampling/test_dispatch_levels.py", "sampling/test_flip_rates.py"]
+
 # mutmut calls a test again and again in one process, which hypothesis takes for a mistake.
-FEWER_EXAMPLES = """
+PROFILE = """
 from hypothesis import HealthCheck
-settings.register_profile("mutation", derandomize=True, deadline=None, max_examples=30, suppress_health_check=list(HealthCheck))
+settings.register_profile("mutation", derandomize=True, deadline=None, max_examples={}, suppress_health_check=list(HealthCheck))
 settings.load_profile("mutation")
 """
 
 
-def prepare(room: str, only: list[str]) -> Path:
+def prepare(room: str, only: list[str], *, is_quick: bool) -> Path:
     """A copy of the repository that mutmut is told what to do in."""
     where = HERE / room
     shutil.rmtree(where, ignore_errors=True)
@@ -49,23 +53,37 @@ def prepare(room: str, only: list[str]) -> Path:
     (where / "pyproject.toml").write_text(f"{(ROOT / 'pyproject.toml').read_text()}\n[tool.mutmut]\n{lines}\n")
     shutil.copy(ROOT / "README.md", where)
     with (where / "tests" / "conftest.py").open("a") as conftest:
-        conftest.write(FEWER_EXAMPLES)
+        conftest.write(PROFILE.format(12 if is_quick else 100))
+    for name in SLOW if is_quick else []:
+        (where / "tests" / name).unlink()
     return where
+
+
+def run(where: Path, *names: str) -> dict[str, str]:
+    """Try the changes of these names, or all; {name: what became of it}."""
+    subprocess.run([MUTMUT, "run", "--max-children", "2", *names], cwd=where, check=False)
+    results = subprocess.run([MUTMUT, "results", "--all", "true"], cwd=where, capture_output=True, text=True, check=True).stdout
+    return dict(re.findall(r"^\s*(\S+): (.+)$", results, re.MULTILINE))
+
+
+def unnoticed(outcomes: dict[str, str]) -> list[str]:
+    """The names of changes that no test noticed; one that never ends is noticed."""
+    return [name for name, outcome in outcomes.items() if outcome not in ("killed", "timeout")]
 
 
 def main() -> None:
     """Run mutmut, print the survivors as diffs and the count of each outcome."""
     if len(sys.argv) < 2 or sys.argv[1] not in ROOMS:
         sys.exit(f"which room? ROOM={'|'.join(ROOMS)}; files of it may follow, such as sampling/draw.py")
-    where = prepare(sys.argv[1], sys.argv[2:])
-    mutmut = Path(sys.executable).with_name("mutmut")
-    subprocess.run([mutmut, "run", "--max-children", "2"], cwd=where, check=False)
-    results = subprocess.run([mutmut, "results", "--all", "true"], cwd=where, capture_output=True, text=True, check=True).stdout
-    outcomes = dict(re.findall(r"^\s*(\S+): (.+)$", results, re.MULTILINE))
-    for name, outcome in outcomes.items():
-        if outcome != "killed":
-            shown = subprocess.run([mutmut, "show", name], cwd=where, capture_output=True, text=True, check=False).stdout
-            print(f"\n{outcome}: {shown}")
+    room, only = sys.argv[1], sys.argv[2:]
+    outcomes = run(prepare(room, only, is_quick=True))
+    if left := unnoticed(outcomes):
+        where = prepare(room, only, is_quick=False)
+        again = run(where, *left)
+        outcomes |= {name: again[name] for name in left}
+    for name in unnoticed(outcomes):
+        shown = subprocess.run([MUTMUT, "show", name], cwd=where, capture_output=True, text=True, check=False).stdout
+        print(f"\n{outcomes[name]}: {shown}")
     print(dict(Counter(outcomes.values())))
 
 

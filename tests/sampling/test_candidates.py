@@ -86,3 +86,31 @@ def test_nothing_that_is_handed_in_is_modified():
     candidates.full_row()[2] = 9.0
 
     assert given.tolist() == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("token_id", [0, 9])
+def test_the_first_and_the_last_token_there_is_can_be_banned_unlisted(token_id):
+    listed = Candidates.of(TopLogprobs([1, 4], np.log([0.5, 0.25]), vocab_size=10))
+
+    assert (listed.tail.count, listed.ban(ids(token_id)).tail.count) == (8, 7)
+    assert [listed.ban(ids(outside)).tail.count for outside in (-1, 10)] == [8, 8]
+    assert listed.move(ids(-1, 1, 10), lambda logits, _: logits - 9.0).tail == listed.tail
+
+
+def test_a_token_dropped_while_those_not_listed_stay_is_none_of_them():
+    listed = Candidates.of(TopLogprobs([1, 4], np.log([0.5, 0.25]), vocab_size=10))
+    dropped = listed.keep(np.array([False, True]), tail=True)
+
+    assert (listed.count, dropped.count) == (10, 9)
+    assert dropped.tail.holds(ids(0, 1)).tolist() == [True, False]
+    assert dropped.ban(ids(1)).tail == dropped.move(ids(1), lambda logits, _: logits + 9.0).tail == dropped.tail
+    again = Candidates.of(TopLogprobs([1, 4, 6], np.log([0.5, 0.25, 0.125]), vocab_size=10)).keep(np.array([False, True, True]), tail=True)
+    assert again.keep(np.array([False, True]), tail=True).tail.holds(ids(0, 1, 4)).tolist() == [True, False, False]
+
+
+def test_tokens_kept_by_their_places_are_all_there_are():
+    listed = Candidates.of(TopLogprobs([1, 4, 6], np.log([0.5, 0.25, 0.125]), vocab_size=10))
+
+    kept = listed.keep_at(np.array([0, 2]))
+
+    assert (kept.ids.tolist(), kept.tail, kept.count) == ([1, 6], None, 2)

@@ -54,7 +54,7 @@ def test_what_it_returns_is_a_whole_row_again():
     warm = Sampler(chain=[AllowedTokenIds([0, 2]), mine, DynamicTemperature(1.0, 0.5)])
     after_greed = Sampler(chain=[Temperature(0), mine])
 
-    assert warm.process(listed).tolist() == warm.process(np.zeros(4, np.float32)).tolist()
+    assert warm.process(listed).tolist() == Sampler(chain=[DynamicTemperature(1.0, 0.5)]).process(dense).tolist()
     assert after_greed.sample(np.float32([1, 2, 3, 4]), Address(7)).margin == Sampler().sample(dense, Address(7)).margin
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seedbed.errors import InvalidSampler
-from seedbed.sampling import Address, EpsilonCutoff, EtaCutoff, Sampler, TopH, TopNSigma, TypicalP, Xtc, softmax
+from seedbed.sampling import Address, EpsilonCutoff, EtaCutoff, Purpose, Sampler, TopH, TopNSigma, TypicalP, Xtc, softmax
 
 ROWS = st.lists(st.one_of(st.integers(-24, 24).map(lambda n: n / 4), st.just(-math.inf)), min_size=1, max_size=20).filter(
     lambda row: max(row) > -math.inf
@@ -126,11 +126,30 @@ def test_xtc_at_threshold_0_keeps_the_least_probable_of_those_that_are_possible(
 
 
 def test_equal_tokens_are_taken_by_id():
-    """Fifty of them: enough for a sort that is not stable to mix them up."""
     even = np.zeros(50, dtype=np.float32)
 
     assert np.flatnonzero(np.isfinite(TopH(0.5)(even))).tolist() == list(range(25))
     assert np.flatnonzero(np.isfinite(Xtc(1.0, 0.01)(even))).tolist() == [49]
+
+
+def test_equal_tokens_among_others_are_taken_by_id():
+    """Three kinds of them, mixed: enough for a sort that is not stable to take others."""
+    row = np.random.Generator(np.random.PCG64(3)).integers(0, 3, 90).astype(np.float32)
+    order = sorted(range(row.size), key=lambda i: (-row[i], i))
+
+    assert kept(TopH(0.1), row) == sorted(order[: len(kept(TopH(0.1), row))])
+    assert 0 < len(kept(TopH(0.1), row)) < np.count_nonzero(row == 2.0)
+    possible = [i for i, p in enumerate(softmax(row)) if p >= 0.005]
+    assert kept(Xtc(1.0, 0.005), row) == sorted({*range(row.size)} - {*sorted(possible, key=lambda i: (-row[i], i))[:-1]})
+
+
+def test_xtc_fires_also_at_the_very_number_it_draws():
+    u = Address(7).uniform(Purpose.XTC)
+
+    assert [np.isneginf(Sampler(xtc_probability=p).process([0.0, 0.0], address=Address(7))).any() for p in (u, np.nextafter(u, 0.0))] == [
+        True,
+        False,
+    ]
 
 
 def test_xtc_keeps_exactly_min_keep_if_it_must():

@@ -81,6 +81,24 @@ def test_pruning_the_noise_of_a_long_row_changes_no_token_and_no_margin(monkeypa
     assert len(pruned) == 20
 
 
+def test_pruning_loses_nobody_to_the_steps_of_float32(monkeypatch):
+    """At 2**20 they are an eighth of a nat wide, and the bar below which nobody is looked at falls between two of them."""
+    height, size = np.float32(2**20), draw_module.PRUNE_FROM
+    for seed in range(60):
+        gains = -np.log(-np.log(uniform(Address(seed).words(size, Purpose.GUMBEL))))
+        unlucky = int(np.where(gains < draw_module.UNLUCKY_GAIN - 0.009, gains, -np.inf).argmax())
+        runner_up = int(gains.argmax())
+        row = np.full(size, height - 100, dtype=np.float32)
+        row[0 if unlucky else 1] = height + 100  # far ahead, so that the margin shows who is second
+        row[runner_up] = height
+        row[unlucky] = height + np.ceil((gains[runner_up] - gains[unlucky]) * 8) / np.float32(8)
+        pruned = gumbel_max(Candidates.of(row), Address(seed))
+        with monkeypatch.context() as patch:
+            patch.setattr(draw_module, "PRUNE_FROM", 10**9)
+
+            assert pruned == gumbel_max(Candidates.of(row), Address(seed))
+
+
 def _calls(monkeypatch, name):
     """The arguments of every call of a function of the module, from now on."""
     calls, function = [], getattr(draw_module, name)

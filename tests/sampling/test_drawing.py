@@ -85,6 +85,31 @@ def test_step_by_step_it_takes_what_the_sampler_draws(seed: int, sampler: Sample
         prefix.append(token_id)
 
 
+def test_it_goes_on_with_the_state_and_with_what_was_drawn_before() -> None:
+    """Each changes this token: mirostat's mu allows more or fewer, and a token of the output is penalised out of the race."""
+    row = np.log(np.float32([0.4, 0.3, 0.2, 0.1]))
+    learning = Sampler(chain=[sampling.MirostatV2(tau=0.1, eta=1.0)])
+    address = next(address for address in map(Address, range(100)) if Sampler().draw(row, seed=address.seed) == 3)
+    penalised = Sampler(presence_penalty=1000.0)
+
+    wide, narrow = Drawing(learning, address, 9.0).take(row, [0]), Drawing(learning, address, 0.0).take(row, [0])
+    assert (wide[0], narrow[0]) == (3, 0)
+    assert wide[1].state == learning.sample(row, address, [0], state=9.0).state != narrow[1].state
+    assert Drawing(penalised, Address(7, step=3)).take(row, [3, 0, 1, 2])[0] == 3
+
+
+@pytest.mark.parametrize(("count", "travels"), [(1000, True), (1001, False)])
+def test_up_to_a_thousand_values_travel(count: int, travels: bool) -> None:
+    drawing = Drawing(Sampler(chain=[sampling.AllowedTokenIds(range(count - 1))]), Address(7), 0.5)
+
+    assert (drawing.to_dict() is not None) == travels
+
+
+def test_a_processor_nobody_knows_is_named_among_those_that_are_known() -> None:
+    with pytest.raises(UsageError, match="'Dice' is no processor; there are AllowedTokenIds, BadWords, .*, TypicalP, Xtc$"):
+        Drawing.from_dict(GOOD | {"chain": [{"Dice": {}}]})
+
+
 @pytest.mark.parametrize(
     "sampler",
     [

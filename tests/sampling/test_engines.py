@@ -11,7 +11,7 @@ from seedbed import TopLogprobs
 from seedbed.errors import InvalidSampler, InvalidSeed
 from seedbed.sampling import Address, Purpose, Sampler
 from seedbed.sampling.candidates import Candidates
-from seedbed.sampling.engines import hash32, inverse_cdf, sglang, vllm
+from seedbed.sampling.engines import hash32, inverse_cdf, llamacpp, sglang, vllm
 
 ROW = np.array([0.5, 2.0, -1.0, 1.0, 0.0, 1.5], dtype=np.float32)
 SCHEMES = ["vllm", "sglang", "inverse-cdf", "llama.cpp"]
@@ -119,14 +119,6 @@ def test_the_noise_of_vllm_and_sglang_belongs_to_ids_also_where_the_best_few_are
     assert len({one for one, _ in drawn}) == 5
 
 
-def test_equal_logits_rank_by_id_under_sglang():
-    """So in a row that descends, with many ties, the noise by rank is the noise by id."""
-    row = np.repeat(np.float32([1.0, 0.0]), 50)
-    by_rank, by_id = ([sglang(Candidates.of(row), Address(seed), 4, by_rank=way).position for seed in range(30)] for way in (True, False))
-
-    assert by_rank == by_id
-
-
 def test_llamacpp_walks_in_the_order_its_filters_leave():
     """top_k and its like sort the candidates there, so the same number of the generator picks another token."""
     plain, sorting = Sampler(draw="llama.cpp"), Sampler(draw="llama.cpp", top_k=5)
@@ -164,7 +156,7 @@ def test_a_seed_the_engine_could_not_be_given_is_refused(scheme, bits):
 def test_what_was_never_observed_of_an_engine_is_refused_rather_than_guessed():
     with pytest.raises(InvalidSampler, match="min_p"):
         Sampler(draw="sglang", min_p=0.1)
-    with pytest.raises(InvalidSampler, match="typical_p"):
+    with pytest.raises(InvalidSampler, match=r"^draw='llama\.cpp' cannot follow typical_p: in which order .* is unspecified$"):
         Sampler(draw="llama.cpp", typical_p=0.9)
     with pytest.raises(InvalidSampler, match="draw must be one of"):
         Sampler(draw="race")
@@ -177,15 +169,67 @@ def test_the_hash_takes_all_bits_of_seed_and_position_it_is_said_to():
     assert len(hashes) == 12
 
 
-@pytest.mark.parametrize(("h", "noise"), [(0, -709.78), (2**32 - 1, 22.18)])
-def test_sglang_s_uniform_reaches_0_and_1_and_is_clamped_as_there(h, noise):
-    from seedbed.sampling.draw import gumbel_argmax
+def seed_with_hash(target, position, column):
+    """The seed below 2**32 whose hash is ``target``: every step of the hash can be undone."""
+    mask = 2**32 - 1
 
-    u = np.array([h / (2**32 - 1), 0.5])
+    def divided(h, factor):
+        return h * pow(factor, -1, 2**32) & mask
 
-    lead = gumbel_argmax(np.array([0.0, 0.0]), u, least_rate=2.0**-32).margin
+    def turned_back(h, bits):
+        return (h >> bits | h << 32 - bits) & mask
 
-    assert lead == pytest.approx(abs(noise - 0.3665), abs=0.01)
+    def before(h):
+        return turned_back(divided(h - 0xE6546B64 & mask, 5), 13)
+
+    def mixed(word):
+        return turned_back(word * 0xCC9E2D51 & mask, 17) * 0x1B873593 & mask
+
+    h = divided(target ^ target >> 16, 0xC2B2AE35)
+    h = divided(h ^ h >> 13 ^ h >> 26, 0x85EBCA6B)
+    h ^= h >> 16 ^ 16
+    for word in (column, position, 0):
+        h = before(h) ^ mixed(word)
+    return divided(turned_back(divided(before(h), 0x1B873593), 15), 0xCC9E2D51)
+
+
+@pytest.mark.parametrize(("target", "rate"), [(0, np.finfo(np.float64).max), (2**32 - 1, 2.0**-32), (1, np.log(2.0**32 - 1))])
+def test_sglang_s_uniform_reaches_0_and_1_and_is_clamped_as_there(target, rate):
+    seed = seed_with_hash(target, 9, 0)
+    hashes = hash32(seed, 9, np.arange(2))
+    assert hashes[0] == target
+    lead = -np.log(rate) + np.log(-np.log(float(hashes[1]) / (2**32 - 1)))
+
+    drawn = sglang(Candidates.of(np.float32([0.0, 0.0])), Address(seed), 9, by_rank=False)
+
+    assert (drawn.position, drawn.margin) == (int(lead < 0), pytest.approx(abs(lead), rel=1e-12))
+
+
+def test_sglang_ranks_equal_logits_by_id_wherever_they_stand():
+    row = np.random.Generator(np.random.PCG64(3)).integers(0, 3, 300).astype(np.float32)
+    order = sorted(range(row.size), key=lambda i: (-row[i], i))
+    for seed in range(10):
+        u = hash32(seed, 4, np.arange(row.size)).astype(np.float64) / (2**32 - 1)
+        scores = row[order].astype(np.float64) - np.log(-np.log(u))
+
+        assert sglang(Candidates.of(row), Address(seed), 4, by_rank=True).position == order[int(scores.argmax())]
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_llamacpp_s_number_is_64_bits_of_the_twister_and_its_weights_are_float32(descending):
+    """To the last digits: the margin is the distance from the number to the nearer boundary, in log odds."""
+    row = np.random.Generator(np.random.PCG64(3)).integers(0, 3, 300).astype(np.float32) / np.float32(3.0)
+    order = sorted(range(row.size), key=lambda i: (-row[i], i)) if descending else list(range(row.size))
+    running = np.exp(row.astype(np.float64) - float(row.max())).astype(np.float32).astype(np.float64)[order].cumsum()
+    bounds = running / running[-1]
+    for seed in range(10):
+        u = int.from_bytes(np.random.RandomState(seed).bytes(24)[-8:], "little") / 2**64
+        place = int(np.searchsorted(running, u * running[-1]))
+        gaps = [abs(np.log(u / (1 - u)) - np.log(bound / (1 - bound))) for bound in bounds[max(0, place - 1) : place + 1] if bound < 1]
+
+        drawn = llamacpp(Candidates.of(row), Address(seed, step=2), descending=descending)
+
+        assert (drawn.position, drawn.margin) == (order[place], pytest.approx(min(gaps), abs=1e-11))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -198,3 +242,13 @@ def test_every_scheme_draws_from_the_distribution(scheme, goodness_of_fit):
     counts = np.bincount([sampler.draw(ROW, **place) for place in places], minlength=ROW.size)
 
     assert goodness_of_fit(counts, p / p.sum()) > 1e-3
+
+
+@pytest.mark.parametrize("engine", [vllm, partial(sglang, by_rank=False)])
+def test_logits_of_any_height_are_drawn_from_by_their_differences(engine):
+    """Between 2**53 and 2**54 float64 counts in twos; sums of two such numbers would count in fours."""
+    low = 2.0 * np.arange(6)
+
+    for seed in range(20):
+        high = engine(Candidates(None, low + 2.0**53, 6), Address(seed), 4)
+        assert high == engine(Candidates(None, low, 6), Address(seed), 4)

@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seedbed.errors import InvalidSampler
-from seedbed.sampling import MinP, Sampler, TopK, TopP, portable, softmax
+from seedbed.errors import InvalidSampler, TruncatedRow
+from seedbed.llm import TopLogprobs
+from seedbed.sampling import History, MinP, Sampler, TopK, TopP, portable, softmax
+from seedbed.sampling.candidates import Candidates
+from seedbed.sampling.tail import Tail
 
 ROWS = st.lists(st.one_of(st.integers(-12, 12).map(float), st.just(-math.inf)), min_size=1, max_size=20).filter(
     lambda r: max(r) > -math.inf
@@ -148,3 +151,70 @@ def test_min_keep_adds_to_what_is_kept_and_takes_nothing():
 
     assert [kept(MinP(0.5, min_keep), row) for min_keep in (1, 2, 3, 4)] == [[0, 1, 2]] * 3 + [[0, 1, 2, 3]]
     assert [kept(TopP(0.9, min_keep=min_keep), row) for min_keep in (1, 2, 3, 4)] == [[0, 1, 2]] * 3 + [[0, 1, 2, 3]]
+
+
+def test_min_p_measures_in_float64_what_is_float32():
+    """The depth 1 + 2**-26 is 1 in float32, and would pass."""
+    assert kept(MinP(math.exp(-1 - 2.0**-27)), np.float32([1.0, -(2.0**-26), 0.5])) == [0, 2]
+
+
+def test_min_p_refuses_where_a_token_that_is_not_listed_may_stand_just_at_the_limit():
+    row = Candidates.of(TopLogprobs([0, 1], np.log([0.4, 0.4]), vocab_size=5))
+
+    with pytest.raises(TruncatedRow, match="min_p=1.0 may keep a token that is not listed"):
+        MinP(1.0).apply(row, History())
+
+
+@pytest.mark.parametrize("before", [0, 300])
+@pytest.mark.parametrize("size", [2_000, 6_000])
+def test_top_p_orders_in_float64_what_is_float32(size, before):
+    """Of two tokens 2**-27 apart, at a depth where float32 cannot tell them, the nearer one stays; both of a long row's ways."""
+    row = np.full(size, -50.0, dtype=np.float32)
+    row[-before - 1 :] = 1.0
+    row[3], row[7] = -(2.0**-26), -(2.0**-27)
+    ahead = before + 1
+    p = (ahead + 0.2) / (ahead + 2 * math.exp(-1))
+
+    assert kept(TopP(p), row) == [7, *range(size - ahead, size)]
+
+
+def unseen(low, high, ceiling=0.0, after=5):
+    """Two listed tokens of weight 1, and two that are not, of which the heavier weighs at most e**ceiling."""
+    tail = Tail(listed=2, count=2, ceiling=ceiling, reference=0.0, low=low, high=high, after=after)
+    return Candidates(np.array([0, 1]), np.zeros(2), 8, tail, 2)
+
+
+def test_top_p_that_the_listed_tokens_just_reach_follows_its_rule():
+    """Half of the mass: by "<=" the next one stays too, and it is not listed."""
+    assert TopP(0.5).apply(unseen(2.0, 2.0), History()).values.size == 2
+    with pytest.raises(TruncatedRow, match=r"top_p=0.5 reaches beyond .* at least 0.5000 of the mass\); .* ask it for top_k=3 or more"):
+        TopP(0.5, rule="<=").apply(unseen(2.0, 2.0), History())
+
+
+@pytest.mark.parametrize(
+    ("row", "p", "says", "needed"),
+    [
+        (unseen(0.5, 0.5, after=-1), 0.5, "reaches beyond", 3),
+        (unseen(0.1, 1.5), 0.4, "reaches beyond", 3),
+        (unseen(0.5, 0.5 + 1e-5), 0.4, "the rounding of the listed logprobs decides", 8),
+        (unseen(0.7, 0.7, -1.0), 0.9, "reaches beyond", 4),
+    ],
+    ids=["one may come before", "bounds far apart", "bounds near", "several more"],
+)
+def test_top_p_says_why_it_cannot_decide_and_how_many_tokens_it_takes(row, p, says, needed):
+    with pytest.raises(TruncatedRow, match=says) as raised:
+        TopP(p).apply(row, History())
+
+    assert raised.value.needed == needed
+
+
+def test_top_k_keeping_ties_for_the_impossible_keeps_what_is_not_listed_too():
+    row = Candidates(np.array([0, 1]), np.array([0.0, -np.inf]), 8, None, 6)
+
+    assert TopK(2, ties="keep").apply(row, History()) is row
+    assert TopK(2).apply(row, History()).count == 2
+
+
+def test_top_k_refuses_where_one_that_is_not_listed_may_have_come_up():
+    with pytest.raises(TruncatedRow, match="^after the biases and penalties, a token that is not listed may be among the top_k=2;"):
+        TopK(2).apply(unseen(1.0, 1.0, after=0), History())

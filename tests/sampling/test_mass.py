@@ -51,6 +51,15 @@ def test_a_long_row_is_not_sorted_and_gives_the_same_answer(share, spread):
     assert np.array_equal(kept, one_by_one(keys, weights, share * weights.sum(), False, 1))
 
 
+@pytest.mark.parametrize("inclusive", [False, True])
+def test_a_limit_between_two_bins_of_a_long_row_follows_the_rule_too(inclusive):
+    keys = np.repeat([1.0, 0.0], 2_000)
+
+    kept, _ = lightest_first(keys, np.ones(4_000).__getitem__, 2_000.0, inclusive=inclusive)
+
+    assert np.array_equal(kept, one_by_one(keys, np.ones(4_000), 2_000.0, inclusive, 1))
+
+
 def test_the_distance_says_how_near_another_answer_was():
     keys, weights = np.arange(4.0), np.ones(4)
 
@@ -116,3 +125,27 @@ def test_a_probability_whose_reach_the_unseen_mass_decides_is_refused():
     with pytest.raises(TruncatedRow, match="mass of the tokens that are not listed decides"):
         Mass.of(candidates).at_least(candidates, 0.25, "the filter")
     assert Mass.of(candidates).at_least(candidates, 0.1, "the filter").tolist() == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "high"),
+    [(0.0, 2.0), (-1.0, 2.4)],
+    ids=["one not listed may have just a quarter", "one listed has just a quarter, or less"],
+)
+def test_a_probability_that_may_be_just_reached_is_refused(ceiling, high):
+    tail = Tail(listed=2, count=90, ceiling=ceiling, reference=0.0, low=2.0, high=high)
+    candidates = Candidates(np.array([0, 1]), np.zeros(2), 92, tail)
+
+    with pytest.raises(TruncatedRow):
+        Mass.of(candidates).at_least(candidates, 0.25, "the filter")
+
+
+def test_the_best_is_kept_where_none_is_probable_enough_unless_it_may_be_one_that_is_not_listed():
+    even = Candidates(np.array([1, 3]), np.zeros(2), 9, Tail(listed=2, count=3, ceiling=0.0, reference=0.0, low=3.0, high=3.0, after=3))
+
+    assert Mass.of(even).at_least_or_best(even, 0.3, "the filter").tolist() == [True, False]
+    with pytest.raises(TruncatedRow, match="the filter may keep the best token alone, which may be one that is not listed"):
+        Mass.of(even).at_least_or_best(even, 0.3, "the filter", ties=True)
+    whole = Candidates.of(np.zeros(4, dtype=np.float32))
+    assert Mass.of(whole).at_least_or_best(whole, 0.3, "the filter", ties=True).tolist() == [True] * 4
+    assert Mass.of(whole).at_least_or_best(whole, 0.3, "the filter").tolist() == [True, False, False, False]

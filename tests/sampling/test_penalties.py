@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seedbed.errors import InvalidSampler
+from seedbed.llm import TopLogprobs
 from seedbed.sampling import Dry, FrequencyPenalty, History, LogitBias, PresencePenalty, RepetitionPenalty
+from seedbed.sampling.candidates import Candidates
 
 ROW = np.array([2.0, -1.0, 0.0, 4.0, -0.0, -np.inf], dtype=np.float32)
 
@@ -148,3 +150,43 @@ def test_dry_never_overflows_and_takes_linear_time():
 def test_a_parameter_outside_its_range_is_refused_at_construction(construct):
     with pytest.raises(InvalidSampler):
         construct()
+
+
+def dry(seen, **more):
+    """What is subtracted from each of ten tokens, base 2 and from one token on."""
+    return (-Dry(1.0, **({"base": 2.0, "allowed_length": 1} | more))(np.zeros(10), History(seen))).tolist()
+
+
+def only(token, penalty):
+    return [penalty if i == token else 0.0 for i in range(10)]
+
+
+def test_a_breaker_of_dry_is_all_of_its_tokens_in_order():
+    again = [5, 1, 2, 5, 1, 2]
+
+    assert dry(again) == only(5, 2.0**2)
+    assert dry(again, breakers=[[1, 2]]) == only(5, 0.0)  # just now
+    assert dry(again, breakers=[[5, 1]]) == only(5, 2.0**0)  # one token ago
+    assert dry(again, breakers=[[1, 3]]) == only(5, 2.0**2)  # another
+    assert dry(again, breakers=[[1, 2, 6]]) == only(5, 2.0**2)  # one that may still come
+
+
+def test_a_breaker_that_has_only_begun_is_not_completed_by_the_oldest_token():
+    assert dry([2, 9, 1, 9, 1], breakers=[[1, 2]]) == dry([2, 9, 1, 9, 1]) == only(9, 2.0**1)
+
+
+def test_a_repeat_of_no_token_counts_where_none_is_free():
+    assert dry([0, 1], allowed_length=0) == only(1, 2.0**0)
+
+
+def test_powers_of_dry_stop_below_what_float32_can_hold():
+    assert dry([3] * 300) == only(3, 2.0**127)
+
+
+@pytest.mark.parametrize("bias", [-math.inf, -5.0])
+def test_a_bias_of_minus_infinity_takes_a_token_out_of_those_not_listed_and_another_does_not(bias):
+    row = Candidates.of(TopLogprobs([0, 1], np.log([0.5, 0.3]), 4))
+
+    left = LogitBias({2: bias}).apply(row, History()).tail.count
+
+    assert (row.tail.count, left) == (2, 1 if bias == -math.inf else 2)

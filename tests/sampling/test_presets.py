@@ -9,9 +9,13 @@ from seedbed.errors import InvalidSampler
 from seedbed.llm.arguments import shown
 from seedbed.sampling import (
     BadWords,
+    Custom,
+    Dry,
     DynamicTemperature,
     FrequencyPenalty,
     MinP,
+    Mirostat,
+    MirostatV2,
     PresencePenalty,
     RepetitionPenalty,
     Sampler,
@@ -19,6 +23,7 @@ from seedbed.sampling import (
     TopK,
     TopP,
     TypicalP,
+    Xtc,
 )
 
 EVERYTHING = {
@@ -100,7 +105,23 @@ def test_the_rules_differ_where_the_engines_do():
     assert step(Sampler(order="llama.cpp", typical_p=0.5)) == TypicalP(0.5, rule="<=", ties="exact")
     assert step(Sampler(order="vllm", bad_words=[[1, 2]])) == BadWords([[1, 2]], "output")
     assert step(Sampler(bad_words=[[1, 2]])) == BadWords([[1, 2]], "all")
+
+
+def test_every_parameter_of_a_step_is_handed_on():
     assert step(Sampler(min_p=0.1, min_keep=3)) == MinP(0.1, min_keep=3)
+    assert step(Sampler(top_p=0.9, min_keep=3)) == TopP(0.9, min_keep=3)
+    assert step(Sampler(typical_p=0.9, min_keep=3)) == TypicalP(0.9, min_keep=3)
+    assert step(Sampler(xtc_probability=0.5, xtc_threshold=0.2, min_keep=3)) == Xtc(0.5, 0.2, 3)
+    assert step(Sampler(mirostat=1, mirostat_tau=3.0, mirostat_eta=0.2)) == Mirostat(3.0, 0.2)
+    assert step(Sampler(mirostat=2, mirostat_tau=3.0, mirostat_eta=0.2)) == MirostatV2(3.0, 0.2)
+    dry = {"dry_multiplier": 1.0, "dry_base": 2.0, "dry_allowed_length": 3, "dry_last_n": 4, "dry_breakers": [[5]]}
+    assert step(Sampler(**dry)) == Dry(1.0, 2.0, 3, 4, [[5]])
+
+
+def test_a_processor_among_functions_stays_what_it_is():
+    mine = TopK(2)
+
+    assert Sampler(processors=[mine, len]).chain == (mine, Custom(len))
 
 
 @pytest.mark.parametrize(
@@ -117,6 +138,8 @@ def test_the_scopes_of_the_penalties_are_the_engine_s(order, repetition, counts)
 
 def test_a_window_of_one_s_own_replaces_the_scopes():
     assert step(Sampler(repetition_penalty=1.1, repeat_last_n=8)) == RepetitionPenalty(1.1, 8)
+    assert step(Sampler(frequency_penalty=0.2, repeat_last_n=8)) == FrequencyPenalty(0.2, 8)
+    assert step(Sampler(presence_penalty=0.1, repeat_last_n=8)) == PresencePenalty(0.1, 8)
     with pytest.raises(InvalidSampler, match="order='vllm' has no repeat_last_n"):
         Sampler(order="vllm", repetition_penalty=1.1, repeat_last_n=8)
     with pytest.raises(InvalidSampler, match="repeat_last_n needs a repetition"):
@@ -153,6 +176,32 @@ def test_a_dynamic_temperature_takes_the_place_of_the_plain_one():
     assert step(Sampler(order="llama.cpp", temperature=0.8, dynatemp_range=0.4)) == DynamicTemperature(0.8, 0.4)
     with pytest.raises(InvalidSampler, match="order='hf' has no dynatemp_range"):
         Sampler(order="hf", dynatemp_range=0.4)
+
+
+@pytest.mark.parametrize("parameter", [{"dynatemp_exponent": 2.0, "dynatemp_range": 0.4}, {"min_keep": 2, "top_p": 0.5}], ids=str)
+def test_what_only_some_engines_know_is_refused_for_the_others(parameter):
+    name = next(iter(parameter))
+    knowing = {"dynatemp_exponent": (None, "llama.cpp"), "min_keep": (None, "hf", "llama.cpp")}[name]
+    for order in (None, "hf", "vllm", "sglang", "llama.cpp"):
+        if order in knowing:
+            Sampler(order=order, **parameter)
+        else:
+            with pytest.raises(InvalidSampler, match=f"^order={order!r} has no {name}: that engine does not know it$"):
+                Sampler(order=order, **{name: parameter[name]})
+
+
+@pytest.mark.parametrize(
+    "name", ["top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h", "top_n_sigma", "xtc_probability"]
+)
+def test_mirostat_goes_with_no_other_filter(name):
+    with pytest.raises(InvalidSampler, match=f"^mirostat is itself the filter; it excludes {name}$"):
+        Sampler(mirostat=2, **{name: 3 if name == "top_k" else 0.5})
+
+
+def test_the_largest_number_is_said_where_it_is_exceeded():
+    assert step(Sampler(top_k=2**63 - 1)) == TopK(2**63 - 1)
+    with pytest.raises(InvalidSampler, match=f"^top_k must be an int of at most {2**63 - 1}, not {2**63}$"):
+        Sampler(top_k=2**63)
 
 
 def test_top_p_0_is_an_error_where_the_engine_says_so():

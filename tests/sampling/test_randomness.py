@@ -145,6 +145,11 @@ def test_a_uniform_is_the_top_52_bits_and_a_half_exactly(value):
     assert Fraction(float(uniform(np.array([value], dtype=np.uint64))[0])) == Fraction(2 * (value >> 12) + 1, 2**53)
 
 
+@pytest.mark.parametrize("seed", [0, 2**128 - 1, np.uint64(7)])
+def test_a_seed_is_handed_on_as_an_int(seed):
+    assert (check_seed(seed), type(check_seed(seed))) == (seed, int)
+
+
 @pytest.mark.parametrize("seed", [-1, 2**128, 10**5000, 1.0, "7", True, None, np.float64(3)], ids=shown)
 def test_a_seed_that_is_none_is_refused(seed):
     with pytest.raises(InvalidSeed, match="^seed must be "):

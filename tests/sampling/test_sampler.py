@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -10,8 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import seedbed.sampling
-from seedbed.errors import InvalidPrompt, InvalidSampler, InvalidSeed, MalformedRow, NonFiniteLogits, NothingToDraw, UsageError
-from seedbed.sampling import Address, Custom, LogitBias, MirostatV2, Sampler, Temperature, TopK, TopP, softmax
+from seedbed.errors import (
+    InvalidPrompt,
+    InvalidSampler,
+    InvalidSeed,
+    MalformedRow,
+    NonFiniteLogits,
+    NothingToDraw,
+    TruncatedRow,
+    UsageError,
+)
+from seedbed.llm import TopLogprobs
+from seedbed.llm.arguments import shown
+from seedbed.sampling import Address, Custom, LogitBias, MirostatV2, Sampler, Temperature, TopK, TopP, portable, softmax
 
 ROW = np.array([0.5, 2.0, -1.0, 1.0], dtype=np.float32)
 SAMPLERS = [
@@ -169,10 +181,28 @@ def test_what_came_before_are_token_ids_or_that_is_said(ids):
 
 def test_what_is_no_state_or_address_is_named():
     for state in ("x", [1.0], math.nan, True):
-        with pytest.raises(UsageError, match="state must be None or the number"):
+        with pytest.raises(UsageError, match=f"state must be None or the number that Draw.state was, not {re.escape(shown(state))}$"):
             Sampler(mirostat=2).draw(ROW, seed=7, state=state)
-    with pytest.raises(UsageError, match="address must be an Address, as in"):
+    with pytest.raises(UsageError, match=r"address must be an Address, as in Address\(seed=7\), not 7$"):
         Sampler(xtc_probability=0.5).process(ROW, address=7)
+
+
+def test_processing_goes_on_with_a_state():
+    kept = [np.isfinite(Sampler(mirostat=2).process(ROW, state=mu)).sum() for mu in (0.0, 100.0)]
+
+    assert kept == [1, np.isfinite(ROW).sum()]
+
+
+def test_what_is_left_of_a_list_has_no_probabilities_while_the_rest_is_in_the_race():
+    with pytest.raises(TruncatedRow, match="^the normaliser is unknown; the server listed 2 of 9 tokens"):
+        Sampler().process(TopLogprobs([5, 2], np.log([0.5, 0.2]), 9))
+
+
+def test_the_probability_of_a_token_of_a_long_row_counts_all_of_it():
+    row = np.zeros(3 * portable.CHUNK, dtype=np.float32)
+    drawn = Sampler().sample(row, Address(7))
+
+    assert drawn.logprob == drawn.processed_logprob == pytest.approx(-math.log(row.size), abs=1e-6)
 
 
 def test_minus_zero_equals_zero():
@@ -196,4 +226,5 @@ def test_the_public_names_are_sorted_and_there():
 
 def test_a_hash_needs_no_more_than_the_steps_can_give():
     assert Sampler(processors=[len]).chain == (Custom(len),)
+    assert len({hash(Sampler(top_k=k, draw=draw)) for k in (1, 2) for draw in ("gumbel", "vllm")}) > 1
     assert hash(Sampler(chain=[LogitBias({1: 2.0}), MirostatV2()])) == hash(Sampler(chain=[LogitBias([(1, 2.0)]), MirostatV2()]))

@@ -35,8 +35,8 @@ CHANGES = st.lists(
 )
 
 
-@given(LOGITS, st.data(), CHANGES)
-def test_the_bounds_hold_for_the_true_tail_through_every_change(values, data, changes):
+@given(LOGITS, st.data(), CHANGES, st.sampled_from([0.0, -2.5, 4.0]))
+def test_the_bounds_hold_for_the_true_tail_through_every_change(values, data, changes, shift):
     logprobs = logprobs_of(values)
     k = data.draw(st.integers(1, len(values) - 1))
     candidates = Candidates.of(listed(logprobs, k))
@@ -44,10 +44,9 @@ def test_the_bounds_hold_for_the_true_tail_through_every_change(values, data, ch
     unseen[candidates.ids] = False
     for name, what in changes:
         if name == "heat":
-            truth = truth / what
-            candidates = Candidates(
-                candidates.ids, candidates.logits / what, logprobs.size, candidates.tail and candidates.tail.heated(what, 0.0)
-            )
+            truth = (truth - shift) / what
+            tail = candidates.tail and candidates.tail.heated(what, shift)
+            candidates = Candidates(candidates.ids, (candidates.logits - shift) / what, logprobs.size, tail)
         elif name == "ban":
             truth[[i for i in what if i < truth.size]] = -np.inf
             candidates = candidates.ban(np.array(sorted(what)))
@@ -82,6 +81,17 @@ def test_at_temperature_1_the_missing_mass_is_known_to_the_rounding_of_the_list(
     assert low < high
 
 
+def test_what_is_missing_is_known_to_half_a_step_of_each_number_and_no_better():
+    """The steps of float32 between -2 and -1 are 2**-23, and unseen tokens may be far down where they are 2**-18."""
+    logprobs = np.log(np.float32([0.3, 0.2, 0.15]))
+    tail = Tail.of(TopLogprobs([0, 1, 2], logprobs, vocab_size=100))
+    weights = np.exp(logprobs.astype(np.float64) - float(logprobs[0]))
+    missing = np.exp(-float(logprobs[0])) - weights.sum()
+    slack = (weights * np.float64([2**-23] * 3)).sum() / 2 + missing * 2**-18
+
+    assert (tail.low, tail.high) == (pytest.approx(missing - slack, rel=1e-14), pytest.approx(missing + slack, rel=1e-14))
+
+
 def test_a_list_of_everything_leaves_no_tail():
     assert Tail.of(TopLogprobs([0, 1], np.log([0.5, 0.5]), vocab_size=2)) is None
 
@@ -103,7 +113,7 @@ def test_what_was_negligible_beside_the_best_is_not_once_the_best_is_gone():
     tail = Tail(listed=2, count=10, ceiling=-2000.0, reference=0.0, low=0.0, high=0.0)
 
     assert tail.weight_bounds(0.0) == (0.0, 0.0)
-    assert tail.weight_bounds(-2000.0)[1] == 10.0
+    assert tail.weight_bounds(-2000.0) == (0.0, 10.0)
 
 
 def test_a_list_of_impossible_tokens_says_that_the_rest_is_impossible_too():
@@ -155,6 +165,7 @@ class TestTheBoundsAreAsNarrowAsCanBe:
         assert (left.count, left.low, left.high) == (1, pytest.approx(0.5, rel=1e-4), pytest.approx(1.0, rel=1e-4))
         assert left.holds(np.array([0, 2])).tolist() == [False, True]
         assert left.restricted(np.array([0])) is None
+        assert tail.restricted(np.array([0, 2])).without(np.array([0])).holds(np.array([0, 2])).tolist() == [False, True]
 
     def test_when_one_is_raised(self, tail):
         raised = tail.moved(np.log([0.8]))
@@ -173,3 +184,33 @@ class TestTheBoundsAreAsNarrowAsCanBe:
 
         assert (lowered.low, lowered.ceiling) == (0.0, pytest.approx(math.log(0.2)))
         assert lowered.weight_bounds(math.log(0.4)) == (0.0, pytest.approx(2 * 0.5))
+
+    def test_when_one_may_have_come_up_to_the_ceiling(self, tail):
+        """It was at most there before, and is at most there now: it may have gained as much as the ceiling weighs, or lost it."""
+        moved = tail.moved(np.array([tail.ceiling]))
+
+        assert (moved.low, moved.high) == (pytest.approx(tail.low - 1.0), pytest.approx(tail.high + 1.0))
+
+    def test_when_those_left_are_light(self):
+        """Each of four weighs at most a half: one fewer is at most a half less."""
+        tail = Tail(listed=1, count=4, ceiling=math.log(0.5), reference=0.0, low=1.2, high=1.8)
+        left = tail.without(np.array([7, 8]))
+
+        assert (left.count, left.low, left.high) == (2, pytest.approx(0.2), pytest.approx(1.0))
+
+    @pytest.mark.parametrize(("weight", "heated"), [(1.2, 0.5**2 + 0.5**2 + 0.2**2), (1.5, 3 * 0.5**2), (0.0, 0.0), (0.3, 0.3**2)])
+    def test_when_they_are_heated_and_packed_under_the_ceiling(self, weight, heated):
+        """Three of at most a half each: squared, they weigh most with as many as possible at the ceiling."""
+        tail = Tail(listed=1, count=3, ceiling=math.log(0.5), reference=0.0, low=weight, high=weight)
+
+        assert tail.heated(0.5, 0.0).high == pytest.approx(heated, rel=1e-12)
+        assert tail.heated(0.5, 0.0).low == pytest.approx(weight**2 / 3, rel=1e-12)
+
+    def test_of_equals_a_list_holds_the_lowest_ids_until_one_has_been_moved_above_them(self, tail):
+        lists_to = 1
+
+        assert tail.after == lists_to
+        assert tail.moved(np.log([0.1])).after == lists_to
+        assert tail.moved(np.array([tail.ceiling])).after == lists_to
+        assert tail.moved(np.log([0.8])).after == -1
+        assert tail.moved(np.log([0.1, 0.2])).after == -1

@@ -127,10 +127,10 @@ def gumbel_argmax(z: NDArray[np.float64], u: NDArray[np.float64], least_rate: fl
         exact = [_score_decimal(z[place], u[place], least_rate) for place in near]
         first = int(near[exact.index(max(exact))])
     scores[first] = -np.inf
-    return Winner(first, float(max(0.0, best - scores.max())) if scores.size > 1 else np.inf)
+    return Winner(first, float(max(0.0, best - scores.max())))
 
 
 def _score_decimal(z: float, u: float, least_rate: float) -> Decimal:
     with localcontext(DIGITS):
-        rate = Decimal(LARGEST) if u == 0.0 else min(max(-Decimal(u).ln(), Decimal(least_rate)), Decimal(LARGEST))
+        rate = min(max(-Decimal(u).ln(), Decimal(least_rate)), Decimal(LARGEST))
         return Decimal(z) - rate.ln()

@@ -10,8 +10,6 @@ from dataclasses import dataclass, fields, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, cast
 
-import numpy as np
-
 from seedbed.errors import InvalidSampler, UsageError
 from seedbed.sampling.configuration import NAMED
 from seedbed.sampling.processors.base import check_state
@@ -42,6 +40,7 @@ class Drawing:
         UsageError: ``state`` is neither None nor a finite number, when constructed.
 
     Example:
+        >>> import numpy as np
         >>> drawing = Drawing(Sampler(), Address(seed=7))
         >>> token_id, drawing = drawing.take(np.float32([0.0, 1.0, 2.0]), [1])
         >>> token_id, drawing.address.step, Drawing.from_dict(drawing.to_dict()) == drawing
@@ -113,7 +112,7 @@ def _processor_as_dict(processor: Processor) -> dict[str, dict[str, Any]] | None
     name = type(processor).__name__
     if NAMED.get(name) is not type(processor):
         return None
-    return {name: {field.name: _plain(getattr(processor, field.name)) for field in fields(cast("Any", processor))}}
+    return {name: {field.name: getattr(processor, field.name) for field in fields(cast("Any", processor))}}
 
 
 def _processor_from_dict(values: Mapping[str, Any]) -> Processor:
@@ -121,11 +120,6 @@ def _processor_from_dict(values: Mapping[str, Any]) -> Processor:
     if name not in NAMED:
         raise InvalidSampler(f"{name!r:.40} is no processor; there are {', '.join(sorted(NAMED))}")
     return NAMED[name](**parameters)
-
-
-def _plain(value: Any) -> Any:
-    """Numpy's numbers and arrays as Python's."""
-    return value.item() if isinstance(value, np.generic) else value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def _travels(values: Any) -> bool:

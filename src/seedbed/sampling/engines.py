@@ -85,7 +85,7 @@ def llamacpp(candidates: Candidates, address: Address, *, descending: bool) -> W
     if address.seed > _MASK32:
         raise InvalidSeed(f"llama.cpp's seeds have 32 bits; {address.seed} has more")
     low, high = np.random.RandomState(address.seed).randint(0, 2**32, 2 * (address.step + 1), dtype=np.uint32)[-2:].tolist()
-    u = min((low + high * 2.0**32) / 2.0**64, 1.0 - 2.0**-53)
+    u = min((low + high * 2.0**32) / 2.0**64, math.nextafter(1.0, 0.0))
     weights = portable.exp(candidates.logits - float(candidates.values.max())).astype(np.float32).astype(np.float64)
     order = np.argsort(-candidates.values, kind="stable") if descending else np.arange(weights.size)
     return _first_reaching(weights, order, u)
@@ -127,7 +127,7 @@ def _seed64(address: Address) -> int:
 def _first_reaching(weights: NDArray[np.float64], order: NDArray[np.intp], u: float) -> Winner:
     running = weights[order].cumsum()
     whole = float(running[-1])
-    at = min(int(np.searchsorted(running, u * whole, side="left")), order.size - 1)
+    at = int(np.searchsorted(running, u * whole))  # a place there is, since u is below 1
     # A change of the logits by d in each entry moves the log odds of every boundary by at most 2 d, so this margin means what it does
     # for the other draws, as long as the order of the tokens stays.
     bounds = [float(running[at - 1]) / whole] if at else []

@@ -298,7 +298,7 @@ class Sampler:
         return candidates
 
     def _choose(self, candidates: Candidates, address: Address, prompt_length: int) -> Winner:
-        if candidates.gap is not None and candidates.values.size == 1:
+        if candidates.gap is not None:
             return Winner(0, candidates.gap)
         # Without a prompt, as in a single draw, the step says where the token stands: as after a prompt of one.
         position = max(1, prompt_length) - 1 + address.step

@@ -63,7 +63,7 @@ class Tail:
             return None
         finite = row.logprobs[row.logprobs > -np.inf]
         if not finite.size:
-            return cls(len(row), count, -math.inf, 0.0, 0.0, 0.0, after=int(row.token_ids[-1]))
+            return cls(len(row), count, -math.inf, 0.0, 0.0, 0.0)
         reference = float(finite[0])
         weights = portable.exp(finite.astype(np.float64) - reference)
         whole, listed = portable.exp_scalar(-reference), portable.total(weights)

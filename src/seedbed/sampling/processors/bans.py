@@ -83,7 +83,7 @@ class BadWords(Processor):
 
     def apply(self, candidates: Candidates, history: History) -> Candidates:
         seen = tuple(history.token_ids) if self.scope == "output" else (*history.prompt_token_ids, *history.token_ids)
-        banned = {word[-1] for word in self.words if len(word) <= len(seen) + 1 and tuple(word[:-1]) == seen[len(seen) - len(word) + 1 :]}
+        banned = {word[-1] for word in self.words if tuple(word[:-1]) == seen[len(seen) - len(word) + 1 :]}
         return candidates.ban(np.array(sorted(banned), dtype=np.int64))
 
 
