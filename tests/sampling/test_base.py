@@ -196,3 +196,17 @@ def test_a_row_that_is_too_short_says_for_what_and_what_to_ask_for(chain: str, w
     ask = "full rows, or put a top_k first" if needed == 9 else f"top_k={needed} or more"
     want = f"{words}; the server listed 3 of 9 tokens: ask it for {ask} [prompt 0, sequence 0, step 0]"
     assert (str(caught.value), caught.value.needed) == (want, needed)
+
+
+class Three:
+    """What Python itself takes for an int."""
+
+    def __index__(self) -> int:
+        return 3
+
+
+def test_numbers_of_any_kind_become_python_s_own_and_floats_where_floats_are_meant() -> None:
+    for three in (3, np.int8(3), np.uint64(3), Three()):
+        assert repr(sampling.TopK(three)) == "TopK(k=3, ties='exact')"
+    for one in (1, 1.0, np.int64(1), np.float16(1)):
+        assert repr(sampling.Temperature(one)) == "Temperature(t=1.0)"

@@ -152,8 +152,11 @@ def test_a_seed_is_handed_on_as_an_int(seed):
 
 @pytest.mark.parametrize("seed", [-1, 2**128, 10**5000, 1.0, "7", True, None, np.float64(3)], ids=shown)
 def test_a_seed_that_is_none_is_refused(seed):
-    with pytest.raises(InvalidSeed, match="^seed must be "):
+    with pytest.raises(InvalidSeed, match="^seed must be ") as caught:
         check_seed(seed)
+    is_int = isinstance(seed, int) and not isinstance(seed, bool)
+    wanted = f"in [0, 2**128), not {shown(seed)}" if is_int else f"an int, not {type(seed).__name__}: {shown(seed)}"
+    assert str(caught.value) == f"seed must be {wanted}"
 
 
 @pytest.mark.parametrize(("name", "bits"), [("seed", 128), ("prompt_index", 48), ("index", 64), ("step", 64)])
