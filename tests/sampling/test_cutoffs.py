@@ -82,6 +82,14 @@ def test_eta_keeps_more_of_a_flat_row_than_epsilon():
     assert len(kept(EtaCutoff(0.003), row)) > len(kept(EpsilonCutoff(0.003), row))
 
 
+def test_eta_keeps_the_ties_for_the_best_where_rounding_leaves_the_threshold_above_them():
+    """As epsilon nears 1, e**-H of equal tokens is their probability, or the next number above it."""
+    nearly_1 = math.nextafter(1.0, 0.0)
+
+    for size in range(1, 100):
+        assert kept(EtaCutoff(nearly_1), np.zeros(size)) == list(range(size))
+
+
 @given(ROWS, st.floats(0.01, 1.0))
 def test_top_h_keeps_its_share_of_the_entropy(row, h):
     probabilities = softmax(row)
@@ -169,7 +177,7 @@ def test_xtc_fires_as_often_as_it_is_told_to_by_words_of_its_own():
 
 
 def test_xtc_that_might_fire_needs_to_know_where():
-    with pytest.raises(InvalidSampler, match="process with an address"):
+    with pytest.raises(InvalidSampler, match="^whether xtc fires is drawn at each step: draw a token, or process with an address$"):
         Sampler(xtc_probability=0.5).process([0.0, 0.0])
 
 

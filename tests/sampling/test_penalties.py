@@ -179,6 +179,11 @@ def test_a_repeat_of_no_token_counts_where_none_is_free():
     assert dry([0, 1], allowed_length=0) == only(1, 2.0**0)
 
 
+def test_repeats_that_overlap_themselves_count_in_full():
+    assert dry([3, 3, 3]) == only(3, 2.0**1)
+    assert dry([1, 2, 1, 1, 1]) == [0.0, 2.0**1, 2.0**0, *[0.0] * 7]
+
+
 def test_powers_of_dry_stop_below_what_float32_can_hold():
     assert dry([3] * 300) == only(3, 2.0**127)
 

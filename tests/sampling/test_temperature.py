@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seedbed.errors import InvalidSampler
-from seedbed.sampling import Address, DynamicTemperature, Sampler, Temperature, softmax
+from seedbed.llm import TopLogprobs
+from seedbed.sampling import Address, DynamicTemperature, History, Sampler, Temperature, softmax
+from seedbed.sampling.candidates import Candidates
 
 
 def test_temperature_0_is_the_lowest_id_among_the_best_and_uses_no_randomness():
@@ -86,3 +88,11 @@ def test_a_temperature_that_is_none_is_refused(t):
     ):
         with pytest.raises(InvalidSampler):
             construct(t)
+
+
+def test_a_dynamic_temperature_of_no_range_or_of_one_token_is_a_plain_one():
+    """So it needs no entropy, of which a list has none and one token has 0 of 0."""
+    listed = Candidates.of(TopLogprobs([5, 2], np.log([0.5, 0.2]), 9))
+
+    assert DynamicTemperature(0.5, 0.0).apply(listed, History()).values.tolist() == (2 * listed.values).tolist()
+    assert DynamicTemperature(0.5, 0.2)([3.0]).tolist() == [6.0]
