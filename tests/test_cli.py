@@ -492,7 +492,7 @@ class TestDoctor:
     def test_an_answer_that_differs_is_measured(self, monkeypatch: pytest.MonkeyPatch) -> None:
         rows = iter([[0.0, 1.0, 2.0], [0.0, 1.25, 2.0]] * 2)
         llm = ScriptedLLM(lambda _: next(rows), info=ModelInfo(vocab_size=3, eos_token_ids=(0,)))
-        monkeypatch.setattr("seedbed.cli.source.ReplayLLM", lambda _: llm)
+        monkeypatch.setattr("seedbed.cli.source.ReplayLLM", lambda recording, how_to_extend: llm)
 
         assert "repeatable      no, the same question twice differed by up to 0.25\n" in seedbed("doctor", TINY).stdout
         found = json.loads(seedbed("doctor", TINY, "--json").stdout)

@@ -30,7 +30,7 @@ from seedbed.observing import (
     TaskEnded,
     TokensDrawn,
 )
-from seedbed.recording import ReplayLLM
+from seedbed.recording import Recording, ReplayLLM
 from tests.test_cli import RUN, Run, seedbed
 
 ROOT = Path(__file__).parents[1]
@@ -124,8 +124,8 @@ async def never_connected(*_: object, **__: object):
 class Asleep(ReplayLLM):
     """A recording that takes a thousand seconds for each answer of one kind, and none for the others."""
 
-    def __init__(self, kind: str, path: str) -> None:
-        super().__init__(path)
+    def __init__(self, kind: str, recording: Recording, how_to_extend: str | None) -> None:
+        super().__init__(recording, how_to_extend=how_to_extend)
         setattr(self, kind, asleep)
 
 
@@ -196,7 +196,7 @@ from seedbed import TinyLM
 from seedbed.recording import ReplayLLM
 import seedbed.cli.source as source
 class Silent(TinyLM):
-    def __init__(self, path): super().__init__()
+    def __init__(self, recording, how_to_extend): super().__init__()
     async def next_token_logits(self, prefix):
         print("asked", flush=True)
         await trio.sleep_forever()
