@@ -55,8 +55,15 @@ def test_every_cause_has_a_fault_of_its_own_here():
     assert {name for _, _, name, _ in FAULTS} | elsewhere == examined
 
 
-@pytest.mark.parametrize("tier", ["full", "top_k"])
-@pytest.mark.parametrize(("fault", "where", "name", "says"), FAULTS, ids=lambda value: repr(value)[:40])
+def in_both_tiers(faults):
+    """Each in one of the two, by turns; thoroughly, in the other one, too."""
+    for number, fault in enumerate(faults):
+        one, other = ("full", "top_k")[:: 1 if number % 2 else -1]
+        yield pytest.param(one, *fault, id=f"{fault[0]!r:.40}-{one}")
+        yield pytest.param(other, *fault, id=f"{fault[0]!r:.40}-{other}", marks=pytest.mark.thorough)
+
+
+@pytest.mark.parametrize(("tier", "fault", "where", "name", "says"), [*in_both_tiers(FAULTS)])
 async def test_it_is_named_and_nothing_else_is(recordings, tier, fault, where, name, says):
     report = await check(recordings / tier, PlantedLLM(model(), fault, where=where), free_run=False)
 

@@ -32,15 +32,14 @@ def names(report):
 class TestDistribution:
     @pytest.mark.parametrize("parameters", [{}, {"temperature": 0.7, "top_k": 20}, {"temperature": 1.5, "top_p": 0.9, "min_p": 0.02}])
     async def test_a_server_that_does_as_it_is_asked_conforms(self, parameters):
-        report = await conformance(PlantedSampler(TinyLM()), seed=1, draws=400, **parameters)
+        report = await conformance(PlantedSampler(TinyLM()), seed=1, draws=250, **parameters)
 
         assert (report.flaws, report.untold, report.excluded) == ((), (), 0)
         assert report.is_conforming
         assert abs(report.z_score) < 3
 
-    @pytest.mark.parametrize("seed", [1, 2])
-    async def test_a_temperature_of_1_1_for_1_is_found_in_1000_draws(self, seed):
-        report = await conformance(PlantedSampler(TinyLM(), temperature=1.1), seed=seed, draws=1000)
+    async def test_a_temperature_of_1_1_for_1_is_found_in_1000_draws(self):
+        report = await conformance(PlantedSampler(TinyLM(), temperature=1.1), seed=1, draws=1000)
 
         assert names(report) == ["temperature"]
         assert report.detectable < 0.1
@@ -51,7 +50,7 @@ class TestDistribution:
     )
     async def test_a_wrong_order_is_named_well_within_5000_draws(self, expected, planted):
         server = PlantedSampler(TinyLM(), planted)
-        report = await conformance(server, seed=1, order=expected, temperature=1.5, top_k=20, top_p=0.9, min_p=0.02, draws=700)
+        report = await conformance(server, seed=1, order=expected, temperature=1.5, top_k=20, top_p=0.9, min_p=0.02, draws=500)
 
         assert names(report) == ["order"]
         assert f"order were that of {planted}" in report.flaws[0].detail
@@ -67,7 +66,7 @@ class TestDistribution:
         ],
     )
     async def test_what_else_servers_do_is_named(self, asked, planted, name, says):
-        report = await conformance(PlantedSampler(TinyLM(), **planted), seed=1, draws=500, **asked)
+        report = await conformance(PlantedSampler(TinyLM(), **planted), seed=1, draws=400, **asked)
 
         assert names(report)[0] == name
         assert says in report.flaws[0].detail
@@ -159,7 +158,7 @@ class TestSeeds:
         ],
     )
     async def test_what_they_do_is_named(self, seeds, name, says, is_fault):
-        report = await conformance(PlantedSampler(TinyLM(), seeds=seeds), seed=1, draws=300)
+        report = await conformance(PlantedSampler(TinyLM(), seeds=seeds), seed=1, draws=200)
 
         assert names(report) == [name]
         assert says in report.flaws[0].detail
@@ -180,7 +179,7 @@ class TestSeeds:
                 self.seen.add(key)
                 return await super().sample(replace(question, seed=question.seed + (1 << 40)) if forgets else question)
 
-        report = await conformance(Forgetful(TinyLM()), seed=1, draws=300)
+        report = await conformance(Forgetful(TinyLM()), seed=1, draws=200)
 
         assert names(report) == ["seeds do not always repeat"]
         assert not report.is_conforming

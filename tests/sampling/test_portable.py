@@ -25,12 +25,14 @@ def test_exp_is_within_one_unit_in_the_last_place(xs):
 
 
 def test_exp_does_not_care_how_long_its_array_is():
-    """Chunks are an optimisation: every element is computed alone."""
+    """Chunks are an optimisation, and so is doing a few one by one: every element is computed alone."""
     x = -np.linspace(0.0, 750.0, 40_001)
 
     whole = portable.exp(x)
 
-    assert np.array_equal(whole, np.concatenate([portable.exp(part) for part in np.array_split(x, 7)]))
+    for parts in (7, 40_001 // portable.FEW):
+        assert np.array_equal(whole, np.concatenate([portable.exp(part) for part in np.array_split(x, parts)]))
+    assert np.array_equal(whole[:6].reshape(2, 3), portable.exp(x[:6].reshape(2, 3)))
     assert np.array_equal(whole.reshape(1, -1), portable.exp(x.reshape(1, -1)))
 
 
@@ -57,6 +59,18 @@ def test_exp_of_one_number_is_that_of_an_array():
 )
 def test_exp_of_one_number_leaves_float64_at_its_ends(x, expected):
     assert portable.exp_scalar(x) == expected
+
+
+@given(st.one_of(st.floats(5e-324, 1e308), st.floats(0.5, 2.0), st.floats(1 - 1e-9, 1 + 1e-9)))
+def test_ln_of_one_number_is_within_one_unit_in_the_last_place(x):
+    exact = portable.DIGITS.ln(Decimal(x))
+
+    assert abs((Decimal(portable.ln_scalar(x)) - exact) / Decimal(math.ulp(float(exact)))) < 1
+    assert portable.ln_scalar(x) == pytest.approx(portable.ln(x), rel=2.3e-16)
+
+
+def test_ln_of_one_number_at_its_ends():
+    assert [portable.ln_scalar(x) for x in (1.0, 2.0, 5e-324, math.inf)] == [0.0, math.log(2), math.log(5e-324), math.inf]
 
 
 @given(st.floats(5e-324, 1e308))

@@ -60,7 +60,7 @@ class Mass:
 
     def entropy(self) -> float:
         """Of the listed tokens, renormalised; in nats."""
-        return max(0.0, portable.ln(self.listed) + portable.total(self.surprise_terms()) / self.listed)
+        return max(0.0, portable.ln_scalar(self.listed) + portable.total(self.surprise_terms()) / self.listed)
 
     def surprise_terms(self) -> NDArray[np.float64]:
         """weight x depth, 0 for excluded tokens."""

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", np.float32, np.float64)
 
-__all__ = ["DIGITS", "LARGEST", "LN2", "chunks", "exp", "exp_scalar", "ln", "log_softmax", "power", "total"]
+__all__ = ["DIGITS", "LARGEST", "LN2", "chunks", "exp", "exp_scalar", "ln", "ln_scalar", "log_softmax", "power", "total"]
 
 CHUNK = 16_384
+FEW = 32  # up to so many numbers are sooner done by Python than by twenty calls of numpy's
 # All of it said, since what is not comes from decimal.DefaultContext, which a program may change; what overflows is infinite.
 DIGITS = Context(50, ROUND_HALF_EVEN, Emin=-999_999, Emax=999_999, capitals=1, clamp=0, traps=[DivisionByZero, InvalidOperation])
 LARGEST = float(np.finfo(np.float64).max)
@@ -39,6 +40,10 @@ with localcontext(DIGITS):
     _POWERS_OF_TWO = [float(Decimal(2) ** (Decimal(j) / 32)) for j in range(32)]
 _POWERS = np.array(_POWERS_OF_TWO)
 _TAYLOR = (1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0)
+# ln(2) in two parts likewise; and 2/3, 2/5, ..., until what is left out is below 2**-60 of ln(1 + f), as |s| <= 3 - sqrt(8).
+_LN2_HIGH, _LN2_LOW = 32 * _STEP_HIGH, 32 * _STEP_LOW
+_LN_TAYLOR = tuple(2 / n for n in range(23, 2, -2))
+_ROOT_HALF = float.fromhex("0x1.6a09e667f3bcdp-1")
 _LOWEST = -708.0  # exp of this is still a normal number, so flush-to-zero modes do not matter
 
 
@@ -52,6 +57,8 @@ def exp(x: NDArray[np.float64]) -> NDArray[np.float64]:
         >>> exp(np.array([0.0, -np.inf])).tolist()
         [1.0, 0.0]
     """
+    if x.size <= FEW:
+        return np.array([exp_scalar(one) if one >= _LOWEST else 0.0 for one in x.reshape(-1).tolist()]).reshape(x.shape)
     out = np.empty(x.shape, dtype=np.float64)
     # Chunks that stay in the second-level cache: twice as fast as whole passes over a vocabulary.
     scratch = np.empty((3, min(x.size, CHUNK)))
@@ -126,9 +133,35 @@ def exp_scalar(x: float) -> float:
         return math.inf
 
 
+def ln_scalar(x: float) -> float:
+    """The natural logarithm of one number in (0, inf], within 1 ulp, bit-identical on every CPU; a fiftieth of the time of ``ln``.
+
+    With x = 2**k (1 + f), 1 + f between the roots of 1/2 and of 2, and s = f / (2 + f), it is k ln 2 + f - (f**2 / 2 - s (f**2 / 2 + r)),
+    where r = 2 (s**2 / 3 + s**4 / 5 + ...): what is rounded is small beside f, which is exact.
+
+    Example:
+        >>> ln_scalar(1.0), ln_scalar(math.inf)
+        (0.0, inf)
+
+    Source: the arrangement of fdlibm's ``e_log.c`` (Sun Microsystems 1993).
+    """
+    if x == math.inf:
+        return x
+    m, k = math.frexp(x)
+    if m < _ROOT_HALF:
+        m, k = 2.0 * m, k - 1
+    f = m - 1.0
+    s = f / (2.0 + f)
+    square, half = s * s, 0.5 * f * f
+    r = 0.0
+    for coefficient in _LN_TAYLOR:
+        r = (r + coefficient) * square
+    return k * _LN2_HIGH - ((half - (s * (half + r) + k * _LN2_LOW)) - f)
+
+
 @lru_cache(maxsize=1024)
 def ln(x: float) -> float:
-    """The natural logarithm of a number in (0, inf), correctly rounded; tens of microseconds, but a filter asks for the same each step.
+    """The natural logarithm of a number in (0, inf), correctly rounded; tens of microseconds, but a parameter's is the same each step.
 
     Example:
         >>> ln(1.0)
@@ -138,7 +171,7 @@ def ln(x: float) -> float:
         return float(Decimal(x).ln())
 
 
-@lru_cache(maxsize=4096)  # siblings draw from one row, which asks for the same powers of its tail
+@lru_cache(maxsize=1024)
 def power(x: float, exponent: float) -> float:
     """x**exponent for x >= 0, correctly rounded; 0**0 is 1, and what no float64 can hold is inf."""
     if x == 0.0:
@@ -155,5 +188,5 @@ def log_softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
         [0.0, -inf]
     """
     depth = x - x.max()  # first: beside a logit of 1e17 the logarithm of the sum would be lost
-    values: NDArray[np.float64] = depth - ln(total(exp(depth)))
+    values: NDArray[np.float64] = depth - ln_scalar(total(exp(depth)))
     return values

@@ -91,9 +91,10 @@ class Tail:
         """
         exponent = 1.0 / temperature
         ceiling = portable.exp_scalar(self.ceiling - self.reference)
-        low, high = (self._packed(self.low, ceiling, exponent), self._even(self.high, exponent))
         if exponent > 1:
             low, high = self._even(self.low, exponent), self._packed(self.high, ceiling, exponent)
+        else:
+            low, high = self._packed(self.low, ceiling, exponent), self._even(self.high, exponent)
         return replace(
             self,
             ceiling=(self.ceiling - shift) / temperature,
@@ -103,14 +104,14 @@ class Tail:
         )
 
     def _even(self, weight: float, exponent: float) -> float:
-        return self.count * portable.power(weight / self.count, exponent)
+        return self.count * _power(weight / self.count, exponent)
 
     def _packed(self, weight: float, ceiling: float, exponent: float) -> float:
         if ceiling == 0.0 or weight == math.inf:
             return min(ceiling, weight)
         full = min(self.count, math.floor(weight / ceiling))
         rest = 0.0 if full == self.count else max(0.0, weight - full * ceiling)
-        return (full * portable.power(ceiling, exponent) if full else 0.0) + portable.power(rest, exponent)
+        return (full * _power(ceiling, exponent) if full else 0.0) + _power(rest, exponent)
 
     def holds(self, token_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of ``token_ids``, none of them listed, are still in the race."""
@@ -147,3 +148,8 @@ class Tail:
             return None
         each = portable.exp_scalar(self.ceiling - self.reference)
         return replace(tail, count=count, low=max(0.0, self.low - (self.count - count) * each), high=min(self.high, count * each))
+
+
+def _power(x: float, exponent: float) -> float:
+    """x**exponent to a few ulp for each unit of ``exponent ln x``: far less than the rounding of the listed logprobs, which bounds hold."""
+    return portable.exp_scalar(exponent * portable.ln_scalar(x)) if x else 0.0

@@ -63,7 +63,7 @@ class TypicalP(Processor):
             return candidates
         candidates.refuse_tail("typical_p needs the whole row")
         mass = Mass.of(candidates)
-        scores = np.abs(mass.depth + (portable.ln(mass.listed) - mass.entropy()))
+        scores = np.abs(mass.depth + (portable.ln_scalar(mass.listed) - mass.entropy()))
         limit = self.p * mass.listed
         kept, _ = lightest_first(scores, mass.weights.__getitem__, limit, inclusive=self.rule == "<=", at_least=max(1, self.min_keep))
         if self.ties == "keep":
@@ -166,7 +166,7 @@ class TopH(Processor):
         mass = Mass.of(best)
         order = np.argsort(mass.depth, kind="stable")
         # -p ln p for p = w/W is w (depth + ln W) / W; the common W cancels.
-        terms = (mass.weights * np.where(mass.weights > 0.0, mass.depth + portable.ln(mass.listed), 0.0))[order].cumsum()
+        terms = (mass.weights * np.where(mass.weights > 0.0, mass.depth + portable.ln_scalar(mass.listed), 0.0))[order].cumsum()
         kept = np.zeros(order.shape, dtype=bool)
         kept[order[: max(1, int(np.searchsorted(terms, float(self.h) * terms[-1], side="right")))]] = True
         return best.keep(kept)

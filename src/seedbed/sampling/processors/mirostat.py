@@ -40,7 +40,7 @@ class _Feedback(StatefulProcessor):
         return 2.0 * self.tau if state is None else state
 
     def after(self, state: float | None, probability: float) -> float:
-        surprise = -portable.ln(probability) / portable.LN2
+        surprise = -portable.ln_scalar(probability) / portable.LN2
         mu = self._mu(state) - self.eta * (surprise - self.tau)
         return min(max(mu, -portable.LARGEST), portable.LARGEST)  # a state is finite, whatever the rate
 
