@@ -146,7 +146,7 @@ def _key(token_ids: Sequence[int]) -> str:
 
 @lru_cache(65_536)
 def _ln(n: int) -> float:
-    return portable.ln(n)
+    return portable.ln_scalar(n)
 
 
 class HashLM(LLM):
