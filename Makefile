@@ -28,7 +28,7 @@ demo-llama: $(LLAMA_READY) ## the same against a real llama.cpp server with a re
 	@$(BIN)/python tests/examples/demo_llama.py
 
 test: $(READY) ## the test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-thorough: $(READY) ## every bit of a recording changed, every octet cut off, fifty kills, ten thousand faulty steps: minutes
 	$(BIN)/python -m pytest -m thorough -n 2
