@@ -134,19 +134,19 @@ def exp_scalar(x: float) -> float:
 
 
 def ln_scalar(x: float) -> float:
-    """The natural logarithm of one number in (0, inf], within 1 ulp, bit-identical on every CPU; a fiftieth of the time of ``ln``.
+    """The natural logarithm of one number in [0, inf], within 1 ulp, bit-identical on every CPU; a fiftieth of the time of ``ln``.
 
     With x = 2**k (1 + f), 1 + f between the roots of 1/2 and of 2, and s = f / (2 + f), it is k ln 2 + f - (f**2 / 2 - s (f**2 / 2 + r)),
     where r = 2 (s**2 / 3 + s**4 / 5 + ...): what is rounded is small beside f, which is exact.
 
     Example:
-        >>> ln_scalar(1.0), ln_scalar(math.inf)
-        (0.0, inf)
+        >>> ln_scalar(1.0), ln_scalar(math.inf), ln_scalar(0.0)
+        (0.0, inf, -inf)
 
     Source: the arrangement of fdlibm's ``e_log.c`` (Sun Microsystems 1993).
     """
-    if x == math.inf:
-        return x
+    if x in (0.0, math.inf):
+        return x or -math.inf
     m, k = math.frexp(x)
     if m < _ROOT_HALF:
         m, k = 2.0 * m, k - 1
