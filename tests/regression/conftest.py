@@ -14,7 +14,7 @@ from seedbed.server.planted import Noise, PlantedLLM
 
 VOCAB_SIZE = 257
 BOS = 256
-PROMPTS = [list(text) for text in (b"The seed", b"In", b"Every draw of it", b"A server", b"When the")]
+PROMPTS = [list(text) for text in (b"The seed", b"In", b"Every draw of it", b"A server")]
 
 
 def model() -> HashLM:
