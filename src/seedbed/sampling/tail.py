@@ -152,4 +152,4 @@ class Tail:
 
 def _power(x: float, exponent: float) -> float:
     """x**exponent to a few ulp for each unit of ``exponent ln x``: far less than the rounding of the listed logprobs, which bounds hold."""
-    return portable.exp_scalar(exponent * portable.ln_scalar(x)) if x else 0.0
+    return portable.exp_scalar(exponent * portable.ln_scalar(x))
