@@ -2,7 +2,8 @@
 
 ``numpy.exp`` differs between its dispatch levels in 5 % of float64 values by one unit in the last place, and ``math.log`` follows the
 platform's libm. What is portable by argument: elementwise ``+ - * /``, ``rint`` and integer operations as *separate* ufunc calls (so
-nothing can be fused into an FMA), sequential ``cumsum``, and ``decimal``, which is correctly rounded by specification.
+nothing can be fused into an FMA), the same operations of Python's on two floats, ``frexp`` and ``ldexp``, sequential ``cumsum``, and
+``decimal``, which is correctly rounded by specification.
 
 A ``Decimal``'s operators and methods, and the making of one from a float, obey the calling thread's context, whose digits and traps are
 the caller's own: so all of it happens within ``localcontext(DIGITS)``.
