@@ -121,6 +121,15 @@ class TestNoiseFreeDrift:
 
         assert noise_free_drift(*values).d == pytest.approx(4 * (1 - math.sqrt(softmax(row)[row > 2.0].sum())))
 
+    @pytest.mark.parametrize("shared", [(0, 0, 2, 3), (0, 1, 2, 2), (0, 0, 2, 2)], ids=["before", "after", "both"])
+    def test_an_answer_that_stands_twice_counts_as_two_equal_ones(self, shared):
+        """Of one array in two places less is computed, and the same comes out."""
+        rows, _, _ = simulated(11, 20, noise=0.3, shift=0.1)
+        same = [rows[i] for i in shared]
+        drift, apart = noise_free_drift(*same), noise_free_drift(*(row.copy() for row in same))
+
+        assert (drift.d.tolist(), drift.rho.tolist()) == (apart.d.tolist(), apart.rho.tolist())
+
     def test_equal_rows_have_none(self):
         (a, *_), *_ = simulated(4, 5, noise=0.1, shift=0.0)
         drift = noise_free_drift(a, a, a, a)

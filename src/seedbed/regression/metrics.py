@@ -166,7 +166,7 @@ def _listed(row: Row) -> _Listed:
         order = np.argsort(row.token_ids)
         return _Listed(row.token_ids[order], row.logprobs[order].astype(np.float64), row.vocab_size)
     candidates = Candidates.of(row)
-    return _Listed(candidates.ids, _log_softmax(candidates.logits), candidates.vocab_size)
+    return _Listed(None, _log_softmax(candidates.logits), candidates.vocab_size)
 
 
 class Drift(NamedTuple):
