@@ -19,7 +19,7 @@ from seedbed.recording.format import MANIFEST, STEPS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and signals")
 
-RUNS = 8
+RUNS = 12
 CHANGING = ("write", "fsync", "ftruncate", "replace")
 
 

@@ -8,8 +8,8 @@ import pytest
 from seedbed.sampling import Sampler, softmax
 
 ROW = np.array([1.5, 0.0, 1.0, -1.0, 0.5, 1.25, -2.0, 0.75], dtype=np.float32)
-DRAWS = 4_000  # what was drawn from is told exactly by process(), which the oracles test; the draw is the same after every chain
-DRAWS_OF_CHAINS = 1_500
+DRAWS = 8_000  # what was drawn from is told exactly by process(), which the oracles test; the draw is the same after every chain
+DRAWS_OF_CHAINS = 3_000
 PRESETS = [
     Sampler(),
     Sampler(temperature=1.7),
@@ -36,14 +36,14 @@ def test_every_preset_draws_from_the_distribution_it_reports(sampler, goodness_o
 def test_a_larger_vocabulary_is_drawn_from_right_where_noise_is_pruned(goodness_of_fit):
     row = np.repeat(ROW, 1_000)
 
-    drawn = [Sampler().draw(row, seed=5, step=step) // 1_000 for step in range(2_000)]
+    drawn = [Sampler().draw(row, seed=5, step=step) // 1_000 for step in range(4_000)]
 
     assert goodness_of_fit(np.bincount(drawn, minlength=ROW.size), softmax(ROW)) > 1e-3
 
 
 def test_sequences_steps_prompts_and_seeds_are_independent_of_each_other(tail_probability):
     """The chance that two independent draws agree is sum p**2; shared randomness anywhere would show as more."""
-    side = 48
+    side = 64
     table = np.array([[Sampler().draw(ROW, seed=3, index=index, step=step) for step in range(side)] for index in range(side)])
     other = np.array([[Sampler().draw(ROW, seed=4, index=index, step=step) for step in range(side)] for index in range(side)])
     agree = float((softmax(ROW) ** 2).sum())
@@ -83,8 +83,8 @@ MARKOV = {0: np.float32([math.log(0.3), math.log(0.7)]), 1: np.float32([math.log
 
 
 def test_whole_sequences_of_a_two_state_model_have_their_exact_probabilities(goodness_of_fit):
-    """4,000 sequences of 6 steps of a Markov chain: all 64 outcomes, so 63 degrees of freedom, against products of probabilities."""
-    length, count = 6, 4_000
+    """8,000 sequences of 6 steps of a Markov chain: all 64 outcomes, so 63 degrees of freedom, against products of probabilities."""
+    length, count = 6, 8_000
     probabilities = {state: softmax(row) for state, row in MARKOV.items()}
     expected = np.zeros(2**length)
     for outcome in range(2**length):
@@ -108,7 +108,7 @@ def test_whole_sequences_of_a_two_state_model_have_their_exact_probabilities(goo
 def test_sequences_that_stop_have_their_exact_probabilities_by_length(goodness_of_fit):
     """Token 0 ends the sequence; what is cut at 6 tokens is an outcome of its own."""
     stop, sampler, lengths = float(softmax(MARKOV[0])[0]), Sampler(), np.zeros(7, dtype=int)
-    for index in range(2_000):
+    for index in range(4_000):
         step = 0
         while step < 6 and sampler.draw(MARKOV[0], seed=5, index=index, step=step) != 0:
             step += 1

@@ -237,7 +237,7 @@ def test_every_scheme_draws_from_the_distribution(scheme, goodness_of_fit):
     p = np.exp(ROW.astype(np.float64))
     sampler = Sampler(draw=scheme)
     # llama.cpp's generator runs from the start to each step, so seeds stand in for steps.
-    places = [{"seed": 1 + n, "step": 0} if scheme == "llama.cpp" else {"seed": 1, "step": n} for n in range(1_500)]
+    places = [{"seed": 1 + n, "step": 0} if scheme == "llama.cpp" else {"seed": 1, "step": n} for n in range(3_000)]
 
     counts = np.bincount([sampler.draw(ROW, **place) for place in places], minlength=ROW.size)
 
